@@ -1,0 +1,345 @@
+"""The environment as pure batched functions: initial, transition, observation, reward.
+
+Both environment classes are thin over this; a batch of B rows costs one denoiser call a stage.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from art_env.diffusion.denoiser import CheckedDenoiser, per_row
+from art_env.diffusion.flow import ReferenceFlow, curvature, norm
+from art_env.diffusion.solvers import Carry, Solver, euler_step, get_solver
+from art_env.names import check_name
+from art_env.problems import Problem
+from art_env.schedules.optimal import closed_form
+from art_env.schedules.schedule import Schedule, check_num_steps
+
+REWARDS = ("euler", "local", "global")
+CONTROLS = ("log_speed", "speed")
+FEATURES = ("log_f", "log_q", "size", "cosine", "x")
+DEFAULT_FEATURES = ("log_f", "log_q", "size", "cosine")
+MAX_X_FEATURES = 8
+
+# Features hold log10 of a norm between 1e-6 and 1e6, divided by 6.
+LOG_SPAN = 6.0
+
+Clock = Callable[[np.ndarray], np.ndarray]
+
+
+class State(NamedTuple):
+    """B trajectories. All float64 but ``k`` and ``index``.
+
+    Attributes:
+        x: ``[B, *shape]``, the sampler's iterate.
+        sigma: ``[B]``, its noise level.
+        t: ``[B]``, the part of the budget that is spent, in the clock's coordinate, in [0, 1].
+        k: ``[B]``, steps done.
+        d: ``[B, *shape]``, slope ``dx/dsigma`` at ``(x, sigma)``; the next step's first evaluation.
+        q: ``[B]``, ``|Q|`` at ``(x, sigma)``: exact with ``reward="euler"``, else the secant of the last two
+            slopes; NaN before there are two.
+        cosine: ``[B]``, cosine between the last two slopes, 0 before there are two.
+        error: ``[B]``, squared distance to the exact trajectory, per coordinate, over ``sigma^2 + sigma_data^2``.
+        nfe: ``[B]``, network evaluations so far, as samplers count them.
+        index: ``[B]``, row of the reference's noises; -1 without a reference.
+    """
+
+    x: Tensor
+    sigma: Tensor
+    t: Tensor
+    k: Tensor
+    d: Tensor
+    q: Tensor
+    cosine: Tensor
+    error: Tensor
+    nfe: Tensor
+    index: Tensor
+
+
+def make_clock(clock: float | str | Schedule, problem: Problem, num_steps: int) -> Clock:
+    """The coordinate in which even spending means ``action = 0``: a monotone map ``t in [0, 1] -> sigma``.
+
+    Args:
+        clock: a number rho: even steps of ``sigma^(1/rho)`` as in ``edm(num_steps, rho=rho)`` (7: EDM's grid,
+            1: the uniform one); ``"closed_form"``: the optimum of the paper's objective; or any ``Schedule``.
+        problem: its range and terminal.
+        num_steps: K.
+
+    Raises:
+        ValueError: a name or number that is not a clock, or a schedule for another noise range.
+    """
+    if isinstance(clock, str):
+        check_name("clock", clock, ("closed_form",))
+        clock = closed_form(problem.reference(min(problem.num_noises, 256)), 256)
+    if isinstance(clock, Schedule):
+        clock.check_range(problem.sigma_max, problem.sigma_end)
+        return clock.interpolator()
+    rho = float(clock)
+    if not (math.isfinite(rho) and rho > 0):
+        raise ValueError(f"clock = {clock!r} must be a positive number rho, 'closed_form' or a Schedule")
+    high, low = problem.sigma_max ** (1 / rho), problem.sigma_min ** (1 / rho)
+    # K noise levels and then 0: the ramp takes all the ticks but the last.
+    split = (num_steps - 1) / num_steps if problem.terminal == "zero" and problem.sigma_min > 0 else 1.0
+
+    def sigma_of(t: np.ndarray) -> np.ndarray:
+        if split == 0.0:
+            return np.asarray(problem.sigma_max * (1 - t))
+        ramp = (high + np.minimum(t / split, 1.0) * (low - high)) ** rho
+        if split == 1.0:
+            return np.asarray(ramp)
+        return np.where(t > split, problem.sigma_min * (1 - t) / (1 - split), ramp)
+
+    return sigma_of
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one transition produced, ``[B]`` each: reward, and what ``info`` shows."""
+
+    reward: Tensor
+    local_error: Tensor | None
+
+
+class Dynamics:
+    """The control problem as pure functions of ``(state, action)``.
+
+    Args:
+        problem: what is sampled.
+        solver: name of the solver.
+        num_steps: K, the length of every episode.
+        reward: ``"euler"``, ``"local"`` or ``"global"`` (see ``reward``).
+        control: ``"log_speed"`` or ``"speed"`` (see ``transition``).
+        features: what is observed besides time and budget: names from ``FEATURES``; ``()`` for time only.
+        clock: the coordinate of even spending (see ``make_clock``).
+        action_range: octaves of speed, ``c`` in ``2^(c a)``.
+        num_noises: size of the pool of start noises whose exact trajectories are known.
+        noise_seed: seed of that pool.
+        reference: exact trajectories to use instead (its noises are the pool).
+
+    Raises:
+        ValueError: unknown reward, control, feature, solver (with the nearest name), or ``num_steps < 1``.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        solver: str | Solver = "heun",
+        num_steps: int = 5,
+        reward: str = "global",
+        control: str = "log_speed",
+        features: Sequence[str] = DEFAULT_FEATURES,
+        clock: float | str | Schedule = 7.0,
+        action_range: float = 3.0,
+        num_noises: int | None = None,
+        noise_seed: int = 0,
+        reference: ReferenceFlow | None = None,
+    ) -> None:
+        self.problem = problem
+        self.solver = get_solver(solver)
+        self.num_steps = check_num_steps(num_steps)
+        self.reward_name = check_name("reward", reward, REWARDS)
+        self.control = check_name("control", control, CONTROLS)
+        if isinstance(features, str):
+            features = (features,)
+        self.features = tuple(check_name("feature", f, FEATURES) for f in features)
+        if "x" in self.features and math.prod(problem.shape) > MAX_X_FEATURES:
+            raise ValueError(
+                f"feature 'x' needs at most {MAX_X_FEATURES} coordinates; "
+                f"{problem.name!r} has {math.prod(problem.shape)}"
+            )
+        if not (math.isfinite(action_range) and action_range > 0):
+            raise ValueError(f"action_range = {action_range} must be a positive number of octaves")
+        self.action_range = float(action_range)
+        self.clock = make_clock(clock, problem, self.num_steps)
+        self.denoiser = CheckedDenoiser(problem.denoiser, f"denoiser of {problem.name!r}")
+        self.horizon = problem.sigma_max - problem.sigma_end  # the paper's T
+        self.dt = self.horizon / self.num_steps
+        self.sigma_data = float(problem.denoiser.sigma_data)
+        self.reference: ReferenceFlow | None = None
+        if self.reward_name != "euler":
+            self.reference = reference or problem.reference(num_noises, noise_seed)
+        elif reference is not None:
+            self.reference = reference
+        self.device = torch.device(problem.device)
+
+    # Observations
+
+    def observation_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest value of each entry, float32."""
+        width = sum(math.prod(self.problem.shape) if f == "x" else 1 for f in self.features)
+        low = np.concatenate([np.zeros(2), -np.ones(width)]).astype(np.float32)
+        return low, np.ones(2 + width, dtype=np.float32)
+
+    @torch.no_grad()
+    def observation(self, state: State) -> Tensor:
+        """``[B, n]`` float32: time k/K, remaining budget, then the features, each within its bounds."""
+        spread = torch.sqrt(state.sigma**2 + self.sigma_data**2)
+        root_n = math.sqrt(math.prod(self.problem.shape))
+        columns = [(state.k / self.num_steps).to(state.x), 1.0 - state.t]
+        for name in self.features:
+            if name == "log_f":
+                columns.append(_log_feature(norm(state.d) / root_n))
+            elif name == "log_q":
+                columns.append(torch.nan_to_num(_log_feature(state.q), nan=0.0))
+            elif name == "size":
+                size = norm(state.x) / root_n / spread
+                columns.append((torch.log2(size.clamp_min(1e-9)) / 4).clamp(-1, 1))
+            elif name == "cosine":
+                columns.append(state.cosine.clamp(-1, 1))
+            else:
+                scaled = state.x.flatten(1) / spread[:, None] / 4
+                columns.extend(scaled.clamp(-1, 1).unbind(1))
+        return torch.stack(columns, dim=1).to(torch.float32)
+
+    # Episodes
+
+    @torch.no_grad()
+    def initial(self, x: Tensor | None = None, index: Tensor | None = None) -> State:
+        """Start of an episode, from start noises ``x: [B, *shape]`` or rows ``index: [B]`` of the pool."""
+        if index is not None:
+            if self.reference is None:
+                raise ValueError("index needs a reference; with reward='euler' pass start noises x")
+            x = self.reference.start[index]
+        elif x is None:
+            raise ValueError("pass x or index")
+        elif self.reference is not None:
+            raise ValueError(f"reward={self.reward_name!r} starts from the pool of known trajectories: pass index")
+        B = x.shape[0]
+        zeros = torch.zeros(B, dtype=x.dtype, device=x.device)
+        long = torch.zeros(B, dtype=torch.int64, device=x.device)
+        sigma = torch.full_like(zeros, self.problem.sigma_max)
+        self.denoiser.step = 0
+        d, q = self._slope(x, sigma)
+        return State(
+            x=x,
+            sigma=sigma,
+            t=zeros,
+            k=long,
+            d=d,
+            q=torch.full_like(zeros, float("nan")) if q is None else q,
+            cosine=zeros,
+            error=zeros,
+            nfe=long,
+            index=long - 1 if index is None else index,
+        )
+
+    @torch.no_grad()
+    def transition(self, state: State, action: Tensor) -> State:
+        """One solver step; ``action: [B]``.
+
+        ``log_speed``: with n steps left the step takes the share ``m / (m + n - 1)`` of the remaining budget,
+        ``m = 2^(c a)``: its speed is ``m`` times the mean speed of the steps after it. ``a = 0`` spends evenly,
+        and the last step spends what is left, whatever the action.
+        ``speed``: the paper's raw theta: sigma falls by ``theta dt`` and is held within the range.
+        """
+        problem = self.problem
+        K = self.num_steps
+        last = state.k >= K - 1
+        if self.control == "log_speed":
+            left = (K - state.k).to(state.t)
+            m = torch.exp2(self.action_range * action.clamp(-1, 1))
+            t_next = state.t + (1.0 - state.t) * m / (m + left - 1.0)
+            t_next = torch.where(last, torch.ones_like(t_next), t_next)
+            sigma_next = torch.from_numpy(self.clock(t_next.cpu().numpy())).to(state.sigma)
+            sigma_next = torch.where(last, torch.full_like(sigma_next, problem.sigma_end), sigma_next)
+        else:
+            sigma_next = (state.sigma - action * self.dt).clamp(problem.sigma_end, problem.sigma_max)
+            t_next = (problem.sigma_max - sigma_next) / self.horizon
+        self.denoiser.step = int(state.k.max())
+        x = self._step(state, sigma_next, last)
+        if not torch.isfinite(x).all():
+            raise ValueError(
+                f"sample of {problem.name!r} is not finite after step {self.denoiser.step} "
+                f"(sigma={float(sigma_next.max()):.6g}); the start noise or the step is out of range"
+            )
+        nfe = state.nfe + torch.where(last, 1, self.solver.evals_per_step)
+        # The last state needs no slope: nobody steps from it.
+        if bool(last.all()):
+            d, q = torch.zeros_like(x), None
+        else:
+            self.denoiser.step += 1
+            d, q = self._slope(x, sigma_next)
+        if q is None:
+            gap = (sigma_next - state.sigma).abs().clamp_min(1e-12)
+            q = norm(d - state.d) / gap
+        lengths = (norm(d) * norm(state.d)).clamp_min(1e-30)
+        cosine = (d * state.d).flatten(1).sum(1) / lengths
+        error = state.error
+        if self.reference is not None:
+            off = norm(x - self.reference.at(sigma_next, state.index)) ** 2 / math.prod(problem.shape)
+            error = off / (sigma_next**2 + self.sigma_data**2)
+        return State(x, sigma_next, t_next, state.k + 1, d, q, cosine, error, nfe, state.index)
+
+    @torch.no_grad()
+    def reward(self, state: State, action: Tensor, after: State) -> Outcome:
+        """What the step from ``state`` to ``after`` earned.
+
+        ``euler``: the paper's ``-|Q(x, sigma)| theta^2 dt`` at the sampler's own iterate.
+        ``local``: minus the norm of the true error of this solver's step, started on the exact trajectory.
+        ``global``: minus the growth of ``State.error``; the return is minus the final squared error exactly.
+        """
+        if self.reward_name == "global":
+            return Outcome(state.error - after.error, None)
+        if self.reward_name == "euler":
+            theta = action if self.control == "speed" else (state.sigma - after.sigma) / self.dt
+            value = -state.q * theta**2 * self.dt
+            return Outcome(value, -value * self.dt / 2)
+        assert self.reference is not None
+        exact = self.reference.at(state.sigma, state.index)
+        d, _ = self._slope(exact, state.sigma)
+        on_path = state._replace(x=exact, d=d)
+        end = self._step(on_path, after.sigma, state.k >= self.num_steps - 1)
+        error = norm(end - self.reference.at(after.sigma, state.index))
+        return Outcome(-error, error)
+
+    def terminated(self, state: State) -> Tensor:
+        """``[B]`` bool: all K steps are done."""
+        return state.k >= self.num_steps
+
+    # Pieces
+
+    def _slope(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor | None]:
+        """``dx/dsigma`` and, for the paper's reward, exact ``|Q|``."""
+        # At 0 the slope is the limit: the denoiser is not asked below its range.
+        level = sigma.clamp_min(self.problem.sigma_floor)
+        if self.reward_name == "euler":
+            F, Q = curvature(self.denoiser, x, level)
+            return -F, norm(Q)
+        return (x - self.denoiser(x, level)) / per_row(level, x), None
+
+    def _step(self, state: State, sigma_next: Tensor, last: Tensor) -> Tensor:
+        def advance(rows: Tensor | None, step: Callable[..., tuple[Tensor, Carry]]) -> Tensor:
+            pick = (lambda v: v) if rows is None else (lambda v: v[rows])
+            x, _ = step(
+                self.denoiser, pick(state.x), pick(state.sigma), pick(sigma_next), Carry(pick(state.d))
+            )
+            return x
+
+        if self.control == "speed":
+            # The raw clock may reach the end early: a stage at the final noise level could not be evaluated.
+            last = last | (sigma_next < self.problem.sigma_floor)
+        if bool(last.all()):
+            return advance(None, euler_step)
+        if not bool(last.any()):
+            return advance(None, self.solver.step)
+        out = torch.empty_like(state.x)
+        out[last] = advance(last, euler_step)
+        out[~last] = advance(~last, self.solver.step)
+        return out
+
+
+def _log_feature(value: Tensor) -> Tensor:
+    return (torch.log10(value.clamp_min(1e-12)) / LOG_SPAN).clamp(-1, 1)
+
+
+def norm_from_feature(feature: Tensor) -> Tensor:
+    """The norm behind a ``log_f`` or ``log_q`` feature, between 1e-6 and 1e6."""
+    return torch.pow(10.0, LOG_SPAN * feature)

@@ -1,0 +1,570 @@
+"""The Gymnasium environments: one scalar, one vectorised, both thin over ``dynamics``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from torch import Tensor
+
+from art_env.diffusion.denoiser import Denoiser
+from art_env.diffusion.flow import ReferenceFlow
+from art_env.diffusion.solvers import Solver
+from art_env.dynamics import DEFAULT_FEATURES, Dynamics, State
+from art_env.names import check_name, unknown_name
+from art_env.problems import Problem, custom_problem, make_problem
+from art_env.render import Frame, draw
+from art_env.schedules.schedule import Schedule
+
+VECTOR_ONLY = ("self", "__class__", "num_envs", "autoreset_mode", "noise_groups", "render_mode")
+METADATA: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 2}
+
+
+def make_dynamics(
+    problem: str | Problem = "digits",
+    *,
+    denoiser: Denoiser | None = None,
+    terminal: str | None = None,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    device: str = "cpu",
+    **settings: Any,
+) -> Dynamics:
+    """``Dynamics`` from plain settings: those of ``ARTEnv``.
+
+    Raises:
+        ValueError, TypeError: a setting that is not understood; names it, its value and the fix.
+    """
+    if isinstance(problem, str):
+        if problem == "custom":
+            if denoiser is None:
+                raise ValueError("denoiser = None: ART/Diffusion-v0 needs your model, denoiser=...")
+            own = {"sigma_min": sigma_min, "sigma_max": sigma_max, "terminal": terminal}
+            problem = custom_problem(
+                denoiser,
+                device=device,
+                **{k: v for k, v in own.items() if v is not None},  # type: ignore[arg-type]
+            )
+            denoiser = None
+        else:
+            problem = make_problem(
+                problem, terminal=terminal, sigma_min=sigma_min, sigma_max=sigma_max, device=device
+            )
+    if denoiser is not None:
+        raise ValueError(
+            f"denoiser is given, but problem {problem.name!r} has its own; use the id ART/Diffusion-v0"
+        )
+    return Dynamics(problem, **settings)
+
+
+class _Common:
+    """What both environments share: settings, spaces, checks of what comes in."""
+
+    dynamics: Dynamics
+    render_mode: str | None
+    _frames: list[Frame]
+
+    def _set_up(self, render_mode: str | None, settings: dict[str, Any]) -> tuple[gym.spaces.Box, gym.spaces.Box]:
+        if render_mode is not None:
+            check_name("render_mode", render_mode, METADATA["render_modes"])
+        self.render_mode = render_mode
+        self.dynamics = make_dynamics(**settings)
+        self._frames = []
+        low, high = self.dynamics.observation_bounds()
+        bound = 1.0 if self.dynamics.control == "log_speed" else np.inf
+        return gym.spaces.Box(low, high, dtype=np.float32), gym.spaces.Box(-bound, bound, (1,), np.float32)
+
+    @property
+    def num_steps(self) -> int:
+        """K, the length of every episode."""
+        return self.dynamics.num_steps
+
+    @property
+    def control(self) -> str:
+        """``log_speed`` or ``speed``."""
+        return self.dynamics.control
+
+    @property
+    def horizon(self) -> float:
+        """The paper's T: ``sigma_max`` minus the last noise level."""
+        return self.dynamics.horizon
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """What each entry of the observation is."""
+        names: list[str] = ["time", "budget"]
+        for feature in self.dynamics.features:
+            if feature == "x":
+                names += [f"x{i}" for i in range(int(np.prod(self.dynamics.problem.shape)))]
+            else:
+                names.append(feature)
+        return tuple(names)
+
+    @property
+    def denoiser_evals(self) -> int:
+        """Denoiser evaluations so far, rewards included and one a row (reference trajectories not)."""
+        return self.dynamics.denoiser.evals
+
+    def _actions(self, action: Any, num_rows: int) -> Tensor:
+        try:
+            array = np.asarray(action, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"action = {action!r} is not an array of numbers") from error
+        want = (1,) if num_rows == 0 else (num_rows, 1)
+        if array.shape != want:
+            raise ValueError(f"action has shape {array.shape}; expected {want}")
+        if not np.isfinite(array).all():
+            row = int(np.flatnonzero(~np.isfinite(array))[0])
+            raise ValueError(
+                f"action[{row}] = {array.flat[row]} is not finite; the policy has diverged, or its input was NaN"
+            )
+        return torch.from_numpy(array.reshape(-1)).to(self.dynamics.device)
+
+    def _starts(
+        self, generators: Sequence[np.random.Generator], options: dict[str, Any] | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """``(x, index)`` for ``Dynamics.initial``, one row per generator; validates the options."""
+        options = dict(options or {})
+        dynamics, problem = self.dynamics, self.dynamics.problem
+        known = ["noise_index"] if dynamics.reference is not None else ["x"]
+        for key in options:
+            if key not in known:
+                raise ValueError(unknown_name("reset option", key, known))
+        n = len(generators)
+        if dynamics.reference is not None:
+            pool = dynamics.reference.num_noises
+            if "noise_index" in options:
+                value = np.broadcast_to(np.asarray(options["noise_index"]), (n,))
+                if not np.issubdtype(value.dtype, np.integer) or value.min() < 0 or value.max() >= pool:
+                    raise ValueError(
+                        f"noise_index = {options['noise_index']!r} must be whole numbers from 0 to {pool - 1}"
+                    )
+                index = value.astype(np.int64)
+            else:
+                index = np.array([g.integers(pool) for g in generators], dtype=np.int64)
+            return None, torch.from_numpy(index.copy()).to(dynamics.device)
+        if "x" in options:
+            x = np.asarray(options["x"], dtype=np.float64)
+            if x.shape == problem.shape:
+                x = np.broadcast_to(x, (n, *problem.shape))
+            if x.shape != (n, *problem.shape) or not np.isfinite(x).all():
+                raise ValueError(
+                    f"x has shape {x.shape}; expected {problem.shape} or {(n, *problem.shape)}, all finite"
+                )
+        else:
+            x = problem.prior_std * np.stack([g.standard_normal(problem.shape) for g in generators])
+        return torch.from_numpy(np.array(x)).to(dynamics.device), None
+
+    def _infos(self, state: State, local_error: Tensor | None) -> dict[str, np.ndarray]:
+        """Batched info of every row; the episode's results for rows that have ended."""
+        dynamics = self.dynamics
+        info = {"sigma": state.sigma.cpu().numpy(), "nfe": state.nfe.cpu().numpy()}
+        if dynamics.reference is not None:
+            info["error"] = torch.sqrt(state.error).cpu().numpy()
+        if local_error is not None:
+            info["local_error"] = local_error.cpu().numpy()
+        return info
+
+    def _results(self, state: State) -> dict[str, np.ndarray]:
+        dynamics = self.dynamics
+        out = {"terminal_mismatch": (state.sigma - dynamics.problem.sigma_end).cpu().numpy()}
+        if dynamics.reference is not None:
+            weight = state.sigma**2 + dynamics.sigma_data**2
+            out["final_rmse"] = torch.sqrt(state.error * weight).cpu().numpy()
+        return out
+
+    def _remember(self, state: State, reward: float, first: bool) -> None:
+        """Row 0, for ``render``."""
+        if self.render_mode is None:
+            return
+        if first:
+            self._frames = []
+        error = float(torch.sqrt(state.error[0])) if self.dynamics.reference is not None else None
+        self._frames.append(Frame(float(state.sigma[0]), error, reward))
+
+
+class ARTEnv(_Common, gym.Env):
+    """Choose the noise levels of a diffusion sampler, one step at a time.
+
+    ## Description
+    A sampler walks from pure noise (``sigma_max``) to an image (``sigma_end``) in K solver steps. Before each
+    step the agent sets the speed of the sampling clock: how much of the remaining way the step takes. Small
+    steps where the exact trajectory bends, large ones where it is straight; the budget of K steps is fixed.
+    The control problem is that of Huang, Tang and Zhou, "ART for Diffusion Sampling" (arXiv 2601.18681).
+
+    ## Action space
+    ``Box(-1, 1, (1,), float32)`` with ``control="log_speed"``. With n steps left the step takes the share
+    ``m / (m + n - 1)`` of the remaining budget, ``m = 2^(action_range * action)``: its speed is m times the
+    mean speed of the steps after it. Budget is measured in the coordinate ``clock``: with ``clock=7``,
+    ``action = 0`` everywhere is the EDM grid. The last step spends what is left, so the terminal noise level
+    is exact whatever the agent does.
+    ``Box(-inf, inf, (1,), float32)`` with ``control="speed"``: the paper's raw theta; sigma falls by
+    ``theta T / K``, is held within the range, and may miss the end (``info["terminal_mismatch"]``).
+
+    ## Observation space
+    ``Box`` float32, bounded and clipped:
+
+    | entry | meaning | min | max |
+    |---|---|---|---|
+    | time | k / K, the reparameterized time | 0 | 1 |
+    | budget | part of the clock's coordinate that is left | 0 | 1 |
+    | log_f | log10 of the RMS of F = -dx/dsigma, over 6 | -1 | 1 |
+    | log_q | log10 of the norm of Q = d2x/dsigma2, over 6 (0 before it is known) | -1 | 1 |
+    | size | log2 of the RMS of x over sqrt(sigma^2 + sigma_data^2), over 4 | -1 | 1 |
+    | cosine | between the last two slopes (0 before there are two) | -1 | 1 |
+    | x | each coordinate over 4 sqrt(sigma^2 + sigma_data^2); at most 8 coordinates | -1 | 1 |
+
+    ``features`` picks the rows after the first two; all come from evaluations that the solver makes anyway.
+
+    ## Rewards
+    - ``"euler"``: ``-|Q(x, sigma)| theta^2 dt`` at the sampler's own iterate, the paper's objective.
+    - ``"local"``: minus the norm of the true error of this solver's step, started on the exact trajectory.
+    - ``"global"``: minus the growth of ``|x - x_exact|^2 / d / (sigma^2 + sigma_data^2)``. The return is
+      exactly minus the final squared error, for any solver.
+
+    ## Starting state
+    ``sigma_max`` and noise of standard deviation ``prior_std``. With ``"local"`` and ``"global"`` it is drawn from a
+    pool of ``num_noises`` whose exact trajectories are integrated once, at construction.
+    ``reset(options={"noise_index": i})`` picks one; with ``"euler"``, ``options={"x": array}``.
+
+    ## Episode end
+    ``terminated`` after K steps (the budget is observed); never ``truncated``. ``info`` holds ``sigma``, ``nfe``
+    and, where known, ``error`` and ``local_error``; the last step adds ``terminal_mismatch`` and ``final_rmse``.
+
+    ## Arguments
+    ```python
+    gym.make("art_env:ART/Mixture1D-v0", solver="heun", num_steps=5, reward="global", features=())
+    ```
+
+    Args:
+        problem: a name (``art_env.problems.PROBLEMS``), a ``Problem``, or ``"custom"`` with ``denoiser``.
+        denoiser: a caller's own model (``ART/Diffusion-v0``).
+        solver: ``"euler"``, ``"heun"`` or ``"rk4"``.
+        num_steps: K.
+        reward: ``"euler"``, ``"local"`` or ``"global"``.
+        control: ``"log_speed"`` or ``"speed"``.
+        features: names from the table, or ``()``.
+        clock: rho of ``sigma^(1/rho)``, ``"closed_form"``, or a ``Schedule``.
+        action_range: octaves of speed between action 0 and 1.
+        terminal: ``"zero"`` or ``"sigma_min"``; None: the problem's own.
+        sigma_min, sigma_max: another noise range.
+        num_noises, noise_seed: the pool of start noises.
+        reference: exact trajectories to use instead of integrating them.
+        device: where the denoiser runs.
+        render_mode: ``None`` or ``"rgb_array"``: the schedule so far against EDM's, and the error per step.
+
+    ## Version history
+    - v0: first version.
+    """
+
+    metadata = METADATA
+
+    def __init__(
+        self,
+        problem: str | Problem = "digits",
+        *,
+        denoiser: Denoiser | None = None,
+        solver: str | Solver = "heun",
+        num_steps: int = 5,
+        reward: str = "global",
+        control: str = "log_speed",
+        features: Sequence[str] = DEFAULT_FEATURES,
+        clock: float | str | Schedule = 7.0,
+        action_range: float = 3.0,
+        terminal: str | None = None,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+        num_noises: int | None = None,
+        noise_seed: int = 0,
+        reference: ReferenceFlow | None = None,
+        device: str = "cpu",
+        render_mode: str | None = None,
+    ) -> None:
+        settings = {k: v for k, v in locals().items() if k not in ("self", "render_mode", "__class__")}
+        self.observation_space, self.action_space = self._set_up(render_mode, settings)
+        self._state: State | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode; ``options``: ``noise_index`` or ``x`` (see "Starting state").
+
+        Raises:
+            ValueError: an unknown option, or a value out of range.
+        """
+        super().reset(seed=seed)
+        x, index = self._starts([self.np_random], options)
+        self._state = self.dynamics.initial(x, index)
+        self._remember(self._state, 0.0, first=True)
+        return self._get_obs(), self._row(self._infos(self._state, None))
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Take one solver step; ``action: [1]``.
+
+        Raises:
+            ValueError: an action of the wrong shape, or not finite.
+            RuntimeError: no episode is under way.
+            DenoiserError: the model returned something that is not finite; names problem, sigma and step.
+        """
+        if self._state is None:
+            raise RuntimeError("step without an episode: call reset() first, and again after terminated=True")
+        before = self._state
+        actions = self._actions(action, 0)
+        after = self.dynamics.transition(before, actions)
+        outcome = self.dynamics.reward(before, actions, after)
+        self._state = after
+        reward = float(outcome.reward[0])
+        done = bool(self.dynamics.terminated(after)[0])
+        info = self._row(self._infos(after, outcome.local_error))
+        obs = self._get_obs()
+        self._remember(after, reward, first=False)
+        if done:
+            info.update(self._row(self._results(after)))
+            self._state = None
+        return obs, reward, done, False, info
+
+    def render(self) -> np.ndarray | None:  # type: ignore[override]
+        """``[H, W, 3]`` uint8 with ``render_mode="rgb_array"``, else None."""
+        return draw(self.dynamics, self._frames) if self.render_mode == "rgb_array" else None
+
+    def _get_obs(self) -> np.ndarray:
+        assert self._state is not None
+        return self.dynamics.observation(self._state)[0].cpu().numpy()
+
+    @staticmethod
+    def _row(info: dict[str, np.ndarray]) -> dict[str, Any]:
+        return {key: value[0].item() for key, value in info.items()}
+
+
+class ARTVectorEnv(_Common, VectorEnv):
+    """``num_envs`` copies of ``ARTEnv`` that step together, in one denoiser call a stage.
+
+    Row ``i`` with ``reset(seed=s)`` is ``ARTEnv`` with ``reset(seed=s + i)``.
+
+    Args:
+        num_envs: rows.
+        autoreset_mode: ``NEXT_STEP`` (default), ``SAME_STEP`` or ``DISABLED`` (then reset with
+            ``options={"reset_mask": bool[num_envs]}``), as a member or its name.
+        noise_groups: the rows are that many groups that meet the same start noises: row ``i`` is seeded with
+            ``s + i % (num_envs / noise_groups)``, so groups differ by their actions only.
+        others: as ``ARTEnv``.
+    """
+
+    metadata = {**METADATA, "autoreset_mode": AutoresetMode.NEXT_STEP}
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        problem: str | Problem = "digits",
+        *,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        noise_groups: int = 1,
+        denoiser: Denoiser | None = None,
+        solver: str | Solver = "heun",
+        num_steps: int = 5,
+        reward: str = "global",
+        control: str = "log_speed",
+        features: Sequence[str] = DEFAULT_FEATURES,
+        clock: float | str | Schedule = 7.0,
+        action_range: float = 3.0,
+        terminal: str | None = None,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+        num_noises: int | None = None,
+        noise_seed: int = 0,
+        reference: ReferenceFlow | None = None,
+        device: str = "cpu",
+        render_mode: str | None = None,
+    ) -> None:
+        settings = {k: v for k, v in locals().items() if k not in VECTOR_ONLY}
+        if not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
+            raise ValueError(f"num_envs = {num_envs!r} must be a whole number of at least 1")
+        if noise_groups < 1 or num_envs % noise_groups:
+            raise ValueError(f"noise_groups = {noise_groups} must divide num_envs = {num_envs}")
+        self.num_envs = int(num_envs)
+        self.noise_groups = int(noise_groups)
+        self.autoreset_mode = _autoreset_mode(autoreset_mode)
+        self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
+        self.single_observation_space, self.single_action_space = self._set_up(render_mode, settings)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._generators: list[np.random.Generator] = []
+        self._state: State | None = None
+        self._done = np.zeros(self.num_envs, dtype=np.bool_)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode in every row, or in those of ``options["reset_mask"]: bool[num_envs]``.
+
+        Raises:
+            ValueError, TypeError: seeds, mask or options that are not understood.
+        """
+        options = dict(options or {})
+        mask = self._reset_mask(options.pop("reset_mask", None))
+        self._seed(seed, mask)
+        rows = np.flatnonzero(mask)
+        if self._state is None and len(rows) < self.num_envs:
+            raise ValueError("reset_mask before the first reset: reset every row once first")
+        fresh = self._begin(rows, options)
+        self._state = fresh if len(rows) == self.num_envs else self._merge(fresh, rows)
+        self._done[rows] = False
+        if mask[0]:
+            self._remember(self._state, 0.0, first=True)
+        return self._get_obs(), self._masked(self._infos(self._state, None), mask)
+
+    def step(
+        self, actions: Any
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Take one solver step in every row; ``actions: [num_envs, 1]``.
+
+        Raises:
+            ValueError: actions of the wrong shape, or not finite.
+            RuntimeError: ``reset`` has not been called, or (``DISABLED``) a row has ended and was not reset.
+            DenoiserError: the model returned something that is not finite; names problem, sigma and step.
+        """
+        if self._state is None:
+            raise RuntimeError("step without an episode: call reset() first")
+        tensor = self._actions(actions, self.num_envs)
+        ended = self._done.copy()
+        if ended.any() and self.autoreset_mode == AutoresetMode.DISABLED:
+            raise RuntimeError(
+                f"step after the end of row {int(np.flatnonzero(ended)[0])}: "
+                'reset it first, reset(options={"reset_mask": terminated})'
+            )
+        live = np.flatnonzero(~ended)
+        rewards = np.zeros(self.num_envs)
+        terminated = np.zeros(self.num_envs, dtype=np.bool_)
+        truncated = np.zeros(self.num_envs, dtype=np.bool_)
+        infos: dict[str, Any] = {}
+        if len(live):
+            whole = len(live) == self.num_envs
+            pick = torch.from_numpy(live).to(self.dynamics.device)
+            before = self._state if whole else State(*(v[pick] for v in self._state))
+            acted = tensor if whole else tensor[pick]
+            after = self.dynamics.transition(before, acted)
+            outcome = self.dynamics.reward(before, acted, after)
+            self._state = after if whole else self._merge(after, live)
+            rewards[live] = outcome.reward.cpu().numpy()
+            terminated[live] = self.dynamics.terminated(after).cpu().numpy()
+            if not ended[0]:
+                self._remember(self._state, float(rewards[0]), first=False)
+            local = None
+            if outcome.local_error is not None:
+                local = torch.zeros(self.num_envs, dtype=torch.float64, device=self.dynamics.device)
+                local[pick] = outcome.local_error
+            infos = self._masked(self._infos(self._state, local), ~ended)
+            if terminated.any():
+                infos.update(self._masked(self._results(self._state), terminated))
+        if ended.any():  # NEXT_STEP: the step after the end starts the next episode
+            rows = np.flatnonzero(ended)
+            self._state = self._merge(self._begin(rows, {}), rows)
+            if ended[0]:
+                self._remember(self._state, 0.0, first=True)
+            for key, value in self._masked(self._infos(self._state, None), ended).items():
+                if key in infos:
+                    infos[key] = np.where(ended, value, infos[key])
+                else:
+                    infos[key] = value
+        self._done = terminated.copy()
+        obs = self._get_obs()
+        if terminated.any() and self.autoreset_mode == AutoresetMode.SAME_STEP:
+            final = np.full(self.num_envs, None, dtype=object)
+            for i in np.flatnonzero(terminated):
+                final[i] = obs[i].copy()
+            last = {k: v for k, v in infos.items() if not k.startswith("_")}
+            rows = np.flatnonzero(terminated)
+            self._state = self._merge(self._begin(rows, {}), rows)
+            self._done[:] = False
+            if terminated[0]:
+                self._remember(self._state, 0.0, first=True)
+            started = self._infos(self._state, None)
+            infos = {
+                **self._masked(
+                    {k: np.where(terminated, started[k], v) for k, v in last.items() if k in started},
+                    np.ones(self.num_envs, dtype=np.bool_),
+                ),
+                "final_obs": final,
+                "_final_obs": terminated.copy(),
+                "final_info": self._masked(last, terminated),
+                "_final_info": terminated.copy(),
+            }
+            if "local_error" in last and not terminated.all():
+                infos.update(self._masked({"local_error": last["local_error"]}, ~terminated))
+            obs = self._get_obs()
+        return obs, rewards, terminated, truncated, infos
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """One frame, of row 0, with ``render_mode="rgb_array"``."""
+        return (draw(self.dynamics, self._frames),) if self.render_mode == "rgb_array" else None
+
+    def _begin(self, rows: np.ndarray, options: dict[str, Any]) -> State:
+        x, index = self._starts([self._generators[i] for i in rows], options)
+        return self.dynamics.initial(x, index)
+
+    def _merge(self, part: State, rows: np.ndarray) -> State:
+        """The state with ``rows`` replaced by those of ``part``."""
+        if len(rows) == self.num_envs:
+            return part
+        assert self._state is not None
+        pick = torch.from_numpy(rows).to(self.dynamics.device)
+        return State(*(old.index_copy(0, pick, new) for old, new in zip(self._state, part, strict=True)))
+
+    def _get_obs(self) -> np.ndarray:
+        assert self._state is not None
+        return self.dynamics.observation(self._state).cpu().numpy()
+
+    def _seed(self, seed: int | Sequence[int | None] | None, mask: np.ndarray) -> None:
+        members = self.num_envs // self.noise_groups
+        if isinstance(seed, (int, np.integer)):
+            seeds: list[int | None] = [int(seed) + i % members for i in range(self.num_envs)]
+        elif seed is None:
+            if self._generators:
+                return
+            first = seeding.np_random(None)[1] % 2**31
+            seeds = [first + i % members for i in range(self.num_envs)]
+        else:
+            seeds = list(seed)
+            if len(seeds) != self.num_envs:
+                raise ValueError(f"seed has {len(seeds)} entries; give one int, or num_envs = {self.num_envs}")
+        if not self._generators:
+            self._generators = [seeding.np_random(s)[0] for s in seeds]
+            return
+        for i in np.flatnonzero(mask):
+            if seeds[i] is not None:
+                self._generators[i] = seeding.np_random(seeds[i])[0]
+
+    def _reset_mask(self, mask: Any) -> np.ndarray:
+        if mask is None:
+            return np.ones(self.num_envs, dtype=np.bool_)
+        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+            raise TypeError(f"options['reset_mask'] must be a numpy array of bool, not {type(mask).__name__}")
+        if mask.shape != (self.num_envs,) or not mask.any():
+            raise ValueError(
+                f"options['reset_mask'] must have shape ({self.num_envs},) and a True in it; got {mask.shape}, "
+                f"{int(mask.sum())} True"
+            )
+        return mask
+
+    @staticmethod
+    def _masked(info: dict[str, np.ndarray], mask: np.ndarray) -> dict[str, Any]:
+        """Gymnasium's batched info: each key with its mask, zeros where it is not set."""
+        out: dict[str, Any] = {}
+        for key, value in info.items():
+            out[key] = np.where(mask, value, np.zeros_like(value))
+            out[f"_{key}"] = mask.copy()
+        return out
+
+
+def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
+    if isinstance(mode, AutoresetMode):
+        return mode
+    names = {m.name: m for m in AutoresetMode} | {m.value: m for m in AutoresetMode}
+    check_name("autoreset_mode", mode, names)
+    return names[mode]

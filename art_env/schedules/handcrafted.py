@@ -1,0 +1,142 @@
+"""The schedules that people copy by hand today.
+
+Each is a pure function with the same leading arguments. With ``terminal="sigma_min"`` the ramp has
+``num_steps + 1`` noise levels, from ``sigma_max`` to ``sigma_min``. With ``terminal="zero"`` (EDM's
+convention) it has ``num_steps`` levels and then 0; if ``sigma_min`` is itself 0 the ramp runs to 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from art_env.names import check_name
+from art_env.schedules.schedule import Array, Schedule, check_num_steps
+
+TERMINALS = ("zero", "sigma_min")
+
+
+class Handcrafted(Protocol):
+    """What every function here looks like (some take one keyword more)."""
+
+    def __call__(
+        self, num_steps: int, sigma_min: float, sigma_max: float, *, terminal: str = "zero"
+    ) -> Schedule: ...
+
+
+def check_sigma_range(sigma_min: float, sigma_max: float) -> None:
+    """Raise a ValueError unless ``0 <= sigma_min < sigma_max`` are finite."""
+    for field, value in (("sigma_min", sigma_min), ("sigma_max", sigma_max)):
+        if not math.isfinite(value):
+            raise ValueError(f"{field} = {value} is not finite")
+    if sigma_max <= 0:
+        raise ValueError(f"sigma_max = {sigma_max:g} must be above 0")
+    if sigma_min < 0:
+        raise ValueError(f"sigma_min = {sigma_min:g} must not be negative")
+    if sigma_min >= sigma_max:
+        raise ValueError(f"sigma_min = {sigma_min:g} must be below sigma_max = {sigma_max:g}; swap them?")
+
+
+def _ramp(
+    num_steps: int,
+    sigma_min: float,
+    sigma_max: float,
+    terminal: str,
+    inside: Callable[[Array], Array],
+    name: str,
+) -> Schedule:
+    """Noise levels at even clock ticks ``r``, where ``inside`` maps 0 -> sigma_max and 1 -> sigma_min."""
+    check_num_steps(num_steps)
+    check_sigma_range(sigma_min, sigma_max)
+    check_name("terminal", terminal, TERMINALS)
+    append_zero = terminal == "zero" and sigma_min > 0
+    ticks = np.linspace(0.0, 1.0, num_steps if append_zero else num_steps + 1)
+    sigmas = inside(ticks)
+    sigmas[0] = sigma_max
+    if len(ticks) > 1:
+        sigmas[-1] = sigma_min
+    if append_zero:
+        sigmas = np.append(sigmas, 0.0)
+    return Schedule(sigmas, name)
+
+
+def uniform(num_steps: int, sigma_min: float, sigma_max: float, *, terminal: str = "zero") -> Schedule:
+    """Equal steps of sigma."""
+    return _ramp(
+        num_steps,
+        sigma_min,
+        sigma_max,
+        terminal,
+        lambda r: sigma_max + r * (sigma_min - sigma_max),
+        "uniform",
+    )
+
+
+def edm(
+    num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0, *, terminal: str = "zero"
+) -> Schedule:
+    """Equal steps of ``sigma ** (1 / rho)`` (Karras et al. 2022, eq. 5).
+
+    Raises:
+        ValueError: ``rho`` is not a positive number.
+    """
+    if not (math.isfinite(rho) and rho > 0):
+        raise ValueError(f"rho = {rho} must be a positive number")
+    high, low = sigma_max ** (1 / rho), max(sigma_min, 0.0) ** (1 / rho)
+    name = "edm" if rho == 7 else f"edm:rho={rho:g}"
+    return _ramp(
+        num_steps, sigma_min, sigma_max, terminal, lambda r: (high + r * (low - high)) ** rho, name
+    )
+
+
+def log_snr(num_steps: int, sigma_min: float, sigma_max: float, *, terminal: str = "zero") -> Schedule:
+    """Equal steps of log sigma, that is of the log signal-to-noise ratio (DPM-Solver, Lu et al. 2022).
+
+    Raises:
+        ValueError: ``sigma_min`` is 0, which is infinitely far away on this scale.
+    """
+    if sigma_min <= 0:
+        raise ValueError(f"log_snr needs sigma_min above 0, not {sigma_min:g}; pass for example sigma_min=1e-4")
+    high, low = math.log(sigma_max) if sigma_max > 0 else 0.0, math.log(sigma_min)
+    return _ramp(
+        num_steps, sigma_min, sigma_max, terminal, lambda r: np.exp(high + r * (low - high)), "log_snr"
+    )
+
+
+def arctan(
+    num_steps: int, sigma_min: float, sigma_max: float, c: float = 1.0, *, terminal: str = "zero"
+) -> Schedule:
+    """Equal steps of ``arctan(sigma / c)``: Euler's optimum at every K if the data is N(0, c^2).
+
+    Raises:
+        ValueError: ``c`` is not a positive number.
+    """
+    if not (math.isfinite(c) and c > 0):
+        raise ValueError(f"c = {c} must be a positive number, the standard deviation of the data")
+    high, low = math.atan(sigma_max / c), math.atan(sigma_min / c)
+    name = "arctan" if c == 1 else f"arctan:c={c:g}"
+    return _ramp(
+        num_steps, sigma_min, sigma_max, terminal, lambda r: c * np.tan(high + r * (low - high)), name
+    )
+
+
+def cosine(num_steps: int, sigma_min: float, sigma_max: float, *, terminal: str = "zero") -> Schedule:
+    """The cosine schedule (Nichol and Dhariwal 2021) in variance-exploding terms.
+
+    ``alpha_bar = cos(angle)^2`` means ``sigma = sqrt(1 / alpha_bar - 1) = tan(angle)``, so even steps of its
+    time are even steps of the angle: the same list as ``arctan`` with ``c = 1``.
+    """
+    schedule = arctan(num_steps, sigma_min, sigma_max, 1.0, terminal=terminal)
+    return Schedule(schedule.sigmas, "cosine")
+
+
+HANDCRAFTED: dict[str, Callable[..., Schedule]] = {
+    "uniform": uniform,
+    "edm": edm,
+    "log_snr": log_snr,
+    "cosine": cosine,
+    "arctan": arctan,
+}

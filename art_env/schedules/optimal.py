@@ -1,0 +1,264 @@
+"""Schedules that are computed, not learned: what a learner is measured against.
+
+``closed_form`` minimises the paper's objective, ``dynamic_programming`` the sum of the solver's own local
+errors, ``direct`` the final error itself (by gradients through the whole sampler): the limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from scipy.interpolate import PchipInterpolator
+from scipy.optimize import minimize
+from torch import Tensor
+
+from art_env.diffusion.denoiser import Denoiser
+from art_env.diffusion.flow import ReferenceFlow, norm
+from art_env.diffusion.solvers import Carry, Solver, euler_step, get_solver, sample
+from art_env.schedules.handcrafted import edm, log_snr
+from art_env.schedules.schedule import Array, Schedule, check_num_steps, from_sigmas
+
+
+def closed_form(reference: ReferenceFlow, num_steps: int) -> Schedule:
+    """The optimum of the paper's objective: equal ``sqrt(E|Q|) dsigma`` per step (``theta ~ E|Q|^(-1/2)``).
+
+    Reads E|Q| from the reference trajectories; costs no network evaluation.
+    """
+    check_num_steps(num_steps)
+    sigmas = reference.sigmas.cpu().numpy()
+    density = np.sqrt(reference.curvature_norms().mean(1).cpu().numpy())
+    if reference.sigma_end == 0:
+        sigmas, density = np.append(sigmas, 0.0), np.append(density, density[-1])
+    areas = 0.5 * (density[1:] + density[:-1]) * -np.diff(sigmas)
+    travelled = np.concatenate([[0.0], np.cumsum(areas)])
+    # Strictly increasing, also where the flow is straight to rounding (Q = 0).
+    travelled = travelled / travelled[-1] + 1e-9 * np.linspace(0.0, 1.0, len(travelled))
+    clock = PchipInterpolator(travelled / travelled[-1], sigmas)
+    nodes = clock(np.linspace(0.0, 1.0, num_steps + 1))
+    nodes[0], nodes[-1] = sigmas[0], sigmas[-1]
+    return from_sigmas(nodes, "closed_form", num_noises=reference.num_noises)
+
+
+@torch.no_grad()
+def dynamic_programming(
+    denoiser: Denoiser,
+    reference: ReferenceFlow,
+    num_steps: int,
+    solver: str | Solver = "euler",
+    num_candidates: int = 64,
+    coefficient: float = 1.0,
+    max_noises: int = 256,
+) -> Schedule:
+    """Shortest path over the matrix of local errors, as GITS (Chen et al. 2024) but for any solver.
+
+    The cost of a step ``i -> j`` is the mean error of the solver's step that starts on the exact trajectory.
+
+    Args:
+        denoiser: the model; an Euler step needs no evaluation (the reference knows its slope).
+        reference: exact trajectories.
+        num_steps: K.
+        solver: a name or a ``Solver``; the last step is Euler.
+        num_candidates: noise levels to choose from, half even in log sigma, half even in ``closed_form``.
+        coefficient: GITS' fudge factor: later costs are multiplied by it once a step (1: none).
+        max_noises: trajectories used.
+
+    Raises:
+        ValueError: fewer candidates than steps.
+    """
+    check_num_steps(num_steps)
+    rule = get_solver(solver)
+    if num_candidates < num_steps + 1:
+        raise ValueError(f"num_candidates = {num_candidates} must exceed num_steps = {num_steps}")
+    dense = closed_form(reference, num_candidates // 2).sigmas
+    sigma_max, floor = float(reference.sigmas[0]), float(reference.sigmas[-1])
+    levels = np.unique(np.concatenate([dense, np.geomspace(sigma_max, floor, num_candidates // 2)]))[::-1]
+    keep = np.append(True, -np.diff(levels) > 1e-9 * levels[:-1])
+    levels = levels[keep]
+    M = len(levels)
+    index = torch.arange(min(max_noises, reference.num_noises), device=reference.x.device)
+    grid = torch.as_tensor(levels.copy(), dtype=reference.x.dtype, device=reference.x.device)
+    states = [reference.at(s, index) for s in grid]
+    cost = np.full((M, M), np.inf)
+    last = np.full(M, np.inf)
+    for i in range(M - 1):
+        d = (states[i] - denoiser(states[i], grid[i])) / grid[i]
+        for j in range(i + 1, M):
+            jump, _ = euler_step(denoiser, states[i], grid[i], grid[j], Carry(d))
+            if j == M - 1:
+                last[i] = float(norm(jump - states[j]).mean())
+            else:
+                if rule.evals_per_step > 1:
+                    jump, _ = rule.step(denoiser, states[i], grid[i], grid[j], Carry(d))
+                cost[i, j] = float(norm(jump - states[j]).mean())
+    value = last.copy()  # best cost from level i to the end with one step left
+    choice: list[np.ndarray] = []
+    for _ in range(num_steps - 1):
+        total = cost + coefficient * value[None, :]
+        choice.append(np.argmin(total, axis=1))
+        value = total.min(axis=1)
+    path = [0]
+    for best in reversed(choice):
+        path.append(int(best[path[-1]]))
+    name = "dp" if coefficient == 1 else f"dp:coefficient={coefficient:g}"
+    return from_sigmas(
+        np.append(levels[path], reference.sigma_end), name, solver=rule.name, objective="local"
+    )
+
+
+def final_rmse(
+    denoiser: Denoiser,
+    reference: ReferenceFlow,
+    sigmas: Tensor | Array,
+    solver: str | Solver,
+    batch_size: int = 4096,
+) -> float:
+    """Paired RMSE over all coordinates between the sampler's end and the exact end, from the same noises."""
+    total = 0.0
+    with torch.no_grad():
+        for x, end in zip(reference.start.split(batch_size), reference.x_end.split(batch_size), strict=True):
+            total += float((sample(denoiser, x, sigmas, solver) - end).square().sum())
+    return float(np.sqrt(total / reference.x_end.numel()))
+
+
+def direct(
+    denoiser: Denoiser,
+    reference: ReferenceFlow,
+    num_steps: int,
+    solver: str | Solver = "heun",
+    starts: Iterable[Schedule] = (),
+    num_searches: int = 3,
+    max_iterations: int = 200,
+    screen_noises: int = 512,
+    batch_size: int = 512,
+) -> Schedule:
+    """The limit: the grid with the least final error, by BFGS with gradients through the whole sampler.
+
+    Minimises the very RMSE that tables report, on the reference's own noises, so that a schedule scored on
+    the same noises cannot be better than the limit. The final error has several local minima; searches start
+    from the best few of EDM, log-SNR, the closed form, dynamic programming and ``starts``, first on a part of
+    the noises, then on all of them, and the last search is restarted until it moves by less than 0.1%.
+
+    Args:
+        denoiser: differentiable in x and sigma.
+        reference: exact trajectories.
+        num_steps: K.
+        solver: a name or a ``Solver``.
+        starts: more grids to start from (other K are resampled).
+        num_searches: how many starts are followed.
+        max_iterations: of each search on all the noises.
+        screen_noises: noises of the first searches.
+        batch_size: rows differentiated at once.
+
+    Returns:
+        a schedule whose meta has ``rmse``, ``evaluations`` (rows times evaluations, a gradient counted as
+        three), and ``last_change``, the relative gain of the last restart.
+    """
+    K = check_num_steps(num_steps)
+    rule = get_solver(solver)
+    sigma_max, floor = float(reference.sigmas[0]), float(reference.sigmas[-1])
+    terminal = "zero" if reference.sigma_end == 0 else "sigma_min"
+    if K == 1:
+        only = from_sigmas([sigma_max, reference.sigma_end], "limit")
+        rmse = final_rmse(denoiser, reference, only.sigmas, rule)
+        return from_sigmas(only.sigmas, "limit", solver=rule.name, rmse=rmse, evaluations=0, last_change=0.0)
+    grids: list[Schedule] = [
+        edm(K, floor, sigma_max, terminal=terminal),
+        edm(K, floor, sigma_max, 3.0, terminal=terminal),
+        log_snr(K, floor, sigma_max, terminal=terminal),
+        closed_form(reference, K),
+        dynamic_programming(denoiser, reference, K, rule, max(48, 2 * K), max_noises=64),
+        *(s.resample(K) for s in starts),
+    ]
+    part = _first(reference, screen_noises)
+    search = _Search(denoiser, rule, batch_size, scale=_scale(reference))
+    ranked = sorted(grids, key=lambda s: final_rmse(denoiser, part, s.sigmas, rule))[:num_searches]
+    found = [search.run(part, s.sigmas, min(60, max_iterations)) for s in ranked]
+    best = min([*found, *(s.sigmas for s in grids)], key=lambda g: final_rmse(denoiser, reference, g, rule))
+    rmse = final_rmse(denoiser, reference, best, rule)
+    change = np.inf
+    for _ in range(6):
+        # A restart forgets BFGS' picture of the curvature: it catches searches that stalled.
+        after = search.run(reference, best, max_iterations)
+        new = final_rmse(denoiser, reference, after, rule)
+        change = (rmse - new) / rmse if rmse > 0 else 0.0
+        if new < rmse:
+            best, rmse = after, new
+        if change < 1e-3:
+            break
+    return from_sigmas(
+        best,
+        "limit",
+        solver=rule.name,
+        objective="global",
+        rmse=rmse,
+        evaluations=search.evaluations,
+        last_change=max(float(change), 0.0),
+        num_noises=reference.num_noises,
+    )
+
+
+def _scale(reference: ReferenceFlow) -> float:
+    """Where the search's coordinate turns from log to linear: well below the last useful noise level."""
+    return float(reference.sigmas[-1]) if reference.sigma_end > 0 else 0.05 * float(reference.x_end.std())
+
+
+def _first(reference: ReferenceFlow, n: int) -> ReferenceFlow:
+    if n >= reference.num_noises:
+        return reference
+    return ReferenceFlow(
+        reference.sigmas, reference.x[:, :n], reference.slope[:, :n], reference.sigma_end, reference.meta
+    )
+
+
+class _Search:
+    """BFGS over the K step sizes, as a softmax in the coordinate ``asinh(sigma / scale)``."""
+
+    def __init__(self, denoiser: Denoiser, solver: Solver, batch_size: int, scale: float) -> None:
+        self.denoiser, self.solver, self.batch_size, self.scale = denoiser, solver, batch_size, scale
+        self.evaluations = 0
+
+    def run(self, reference: ReferenceFlow, sigmas: Sequence[float] | Array, max_iterations: int) -> Array:
+        u = np.arcsinh(np.asarray(sigmas) / self.scale)
+        z = np.log(np.maximum(-np.diff(u), 1e-12))
+        result = minimize(
+            self._objective,
+            z,
+            args=(reference, float(u[0]), float(u[-1])),
+            jac=True,
+            method="BFGS",
+            options={"maxiter": max_iterations, "gtol": 1e-6},
+        )
+        out = self._levels(torch.from_numpy(result.x), float(u[0]), float(u[-1])).numpy().copy()
+        out[0], out[-1] = sigmas[0], sigmas[-1]
+        if not (np.isfinite(out).all() and (np.diff(out) < 0).all()):
+            return np.asarray(sigmas, dtype=np.float64)
+        return np.asarray(out, dtype=np.float64)
+
+    def _levels(self, z: Tensor, u0: float, u1: float) -> Tensor:
+        steps = torch.softmax(z, 0) * (u0 - u1)
+        u = torch.cat([torch.full((1,), u0, dtype=z.dtype), u0 - torch.cumsum(steps, 0)])
+        u = torch.cat([u[:-1], torch.full((1,), u1, dtype=z.dtype)])
+        return self.scale * torch.sinh(u)
+
+    def _objective(self, z: Array, reference: ReferenceFlow, u0: float, u1: float) -> tuple[float, Array]:
+        """log RMSE and its gradient: the log makes the step sizes of all problems alike."""
+        leaf = torch.tensor(z, dtype=torch.float64, requires_grad=True)
+        total, grad = 0.0, torch.zeros_like(leaf)
+        rows = reference.start.shape[0]
+        for x, end in zip(
+            reference.start.split(self.batch_size), reference.x_end.split(self.batch_size), strict=True
+        ):
+            levels = self._levels(leaf, u0, u1).to(x.device)
+            error = (sample(self.denoiser, x, levels, self.solver) - end).square().sum()
+            (g,) = torch.autograd.grad(error, leaf)
+            total += float(error.detach())
+            grad += g
+        self.evaluations += 3 * rows * self.solver.nfe(len(z))
+        mean = total / reference.x_end.numel()
+        if not np.isfinite(mean) or mean <= 0:
+            return 1e6, np.zeros_like(z)
+        return 0.5 * float(np.log(mean)), (0.5 * grad / total).numpy().astype(np.float64)
+
+

@@ -1,0 +1,253 @@
+"""Schedule: the list of noise levels that a sampler walks down."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.interpolate import PchipInterpolator
+
+from art_env.files import write_text
+
+FORMAT = "art-schedule"
+VERSION = 1
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """A validated, immutable list of noise levels.
+
+    Args:
+        sigmas: ``[num_steps + 1]``, strictly descending, finite, the first > 0, the last >= 0.
+        name: what tables call it.
+        meta: where it comes from (problem, solver, objective, seed, versions); must be JSON.
+
+    Raises:
+        ValueError: the list is not a schedule; names the index and the value.
+    """
+
+    sigmas: Array
+    name: str = "schedule"
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        try:
+            sigmas = np.array(self.sigmas, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"sigmas is not a list of numbers: {error}") from error
+        if sigmas.ndim != 1 or sigmas.size < 2:
+            raise ValueError(
+                f"sigmas has shape {sigmas.shape}; give one list of at least two noise levels (num_steps + 1)"
+            )
+        for i, value in enumerate(sigmas):
+            if not np.isfinite(value):
+                raise ValueError(f"sigmas[{i}] = {value} is not finite")
+            if value < 0:
+                raise ValueError(f"sigmas[{i}] = {value:g} is negative; noise levels are >= 0")
+            if i and value >= sigmas[i - 1]:
+                how = "repeats" if value == sigmas[i - 1] else "is above"
+                raise ValueError(
+                    f"sigmas[{i}] = {value:g} {how} sigmas[{i - 1}] = {sigmas[i - 1]:g}; "
+                    "a schedule descends strictly, from much noise to little"
+                )
+        sigmas.setflags(write=False)
+        object.__setattr__(self, "sigmas", sigmas)
+        object.__setattr__(self, "meta", dict(self.meta))
+
+    def __len__(self) -> int:
+        return len(self.sigmas)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Schedule) and np.array_equal(self.sigmas, other.sigmas)
+
+    def __hash__(self) -> int:
+        return hash(self.sigmas.tobytes())
+
+    @property
+    def num_steps(self) -> int:
+        """Solver steps: one fewer than noise levels."""
+        return len(self.sigmas) - 1
+
+    @property
+    def sigma_max(self) -> float:
+        """The first noise level."""
+        return float(self.sigmas[0])
+
+    @property
+    def sigma_end(self) -> float:
+        """The last noise level."""
+        return float(self.sigmas[-1])
+
+    @property
+    def terminal(self) -> str:
+        """``"zero"`` if the list ends at 0, else ``"sigma_min"``."""
+        return "zero" if self.sigmas[-1] == 0 else "sigma_min"
+
+    def theta(self) -> Array:
+        """Clock speed of each step on the uniform clock, ``[num_steps]``.
+
+        The clock ticks ``dt = T / num_steps`` with ``T = sigmas[0] - sigmas[-1]``, so the mean speed is 1.
+        """
+        steps: Array = -np.diff(self.sigmas)
+        return steps * self.num_steps / steps.sum()
+
+    def interpolator(self) -> Callable[[ArrayLike], Array]:
+        """The clock behind the list: a monotone map ``t in [0, 1] -> sigma`` through ``(k / K, sigmas[k])``.
+
+        Cubic (PCHIP) in log sigma; linear in sigma only down the last interval to a 0.
+        """
+        K = self.num_steps
+        knots = np.linspace(0.0, 1.0, K + 1)
+        positive = self.sigmas > 0
+        t_pos, log_pos = knots[positive], np.log(self.sigmas[positive])
+        smooth = PchipInterpolator(t_pos, log_pos) if len(t_pos) > 1 else None
+
+        def sigma_of(t: ArrayLike) -> Array:
+            t = np.clip(np.asarray(t, dtype=np.float64), 0.0, 1.0)
+            head = np.minimum(t, t_pos[-1])
+            out = np.exp(smooth(head)) if smooth is not None else np.full_like(t, self.sigmas[0])
+            if self.terminal == "zero":
+                tail = self.sigmas[-2] * (1.0 - t) * K
+                out = np.where(t > t_pos[-1], tail, out)
+            return np.asarray(out, dtype=np.float64)
+
+        return sigma_of
+
+    def resample(self, num_steps: int, keep_zero: bool = False) -> Schedule:
+        """The same clock at another number of steps.
+
+        Args:
+            num_steps: the new K, at least 1.
+            keep_zero: EDM's convention and the paper's transfer: set the final 0 aside, resample the K noise
+                levels before it log-linearly, then append the 0 again.
+
+        Raises:
+            ValueError: ``num_steps < 1``, or ``keep_zero`` on a schedule that does not end at 0.
+        """
+        check_num_steps(num_steps)
+        meta = {**self.meta, "resampled_from": self.num_steps}
+        if num_steps == self.num_steps:
+            return self
+        if keep_zero:
+            if self.terminal != "zero":
+                raise ValueError(
+                    f"keep_zero needs a schedule that ends at 0; this one ends at {self.sigma_end:g}. "
+                    "Use keep_zero=False"
+                )
+            K = self.num_steps
+            old = np.linspace(0.0, 1.0, K) if K > 1 else np.zeros(1)
+            new = np.linspace(0.0, 1.0, num_steps) if num_steps > 1 else np.zeros(1)
+            body = np.exp(np.interp(new, old, np.log(self.sigmas[:-1])))
+            if K == 1 and num_steps > 1:
+                raise ValueError("keep_zero cannot resample a single step: it has only one noise level above 0")
+            body[0] = self.sigmas[0]
+            return Schedule(np.append(body, 0.0), self.name, meta)
+        sigmas = self.interpolator()(np.linspace(0.0, 1.0, num_steps + 1))
+        sigmas[0], sigmas[-1] = self.sigmas[0], self.sigmas[-1]
+        return Schedule(sigmas, self.name, meta)
+
+    def check_range(self, sigma_max: float, sigma_end: float) -> None:
+        """Refuse to be used for another noise range.
+
+        Raises:
+            ValueError: the first or the last noise level is not that of the problem (0.1% tolerance).
+        """
+        if not np.isclose(self.sigma_max, sigma_max, rtol=1e-3):
+            raise ValueError(
+                f"schedule {self.name!r} starts at sigma={self.sigma_max:g}, the problem at "
+                f"sigma_max={sigma_max:g}; use a schedule made for this range"
+            )
+        if not np.isclose(self.sigma_end, sigma_end, rtol=1e-3, atol=1e-12):
+            raise ValueError(
+                f"schedule {self.name!r} ends at sigma={self.sigma_end:g}, the problem at sigma={sigma_end:g}; "
+                "use a schedule made for this end (terminal='zero' or 'sigma_min')"
+            )
+
+    def to_json(self) -> str:
+        """A JSON text that ``from_json`` reads back exactly."""
+        body = {
+            "format": FORMAT,
+            "version": VERSION,
+            "name": self.name,
+            "num_steps": self.num_steps,
+            "terminal": self.terminal,
+            "sigmas": [float(s) for s in self.sigmas],
+            "meta": self.meta,
+        }
+        return json.dumps(body, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Schedule:
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            ValueError: not JSON, not a schedule, of another version, or with bad noise levels.
+        """
+        try:
+            body = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"not valid JSON (line {error.lineno}: {error.msg}); truncated, or not a schedule file?"
+            ) from error
+        if not isinstance(body, dict) or body.get("format") != FORMAT:
+            raise ValueError(f'not a schedule: expected an object with "format": "{FORMAT}"')
+        if body.get("version") != VERSION:
+            raise ValueError(
+                f"schedule version {body.get('version')!r} is not {VERSION}; write it again with this release"
+            )
+        sigmas = body.get("sigmas")
+        if not isinstance(sigmas, list):
+            raise ValueError('schedule has no list "sigmas"')
+        meta = body.get("meta", {})
+        if not isinstance(meta, dict):
+            raise ValueError(f'schedule "meta" is {type(meta).__name__}, not an object')
+        schedule = cls(sigmas, str(body.get("name", "schedule")), meta)
+        if body.get("num_steps", schedule.num_steps) != schedule.num_steps:
+            raise ValueError(
+                f"num_steps = {body['num_steps']!r} but sigmas has {schedule.num_steps + 1} entries "
+                "(num_steps + 1 expected)"
+            )
+        return schedule
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write ``to_json()`` to a file, in one piece."""
+        write_text(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Schedule:
+        """Read a file that ``save`` wrote.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: as ``from_json``, with the file's name in front.
+        """
+        file = Path(path)
+        if not file.is_file():
+            raise FileNotFoundError(f"no schedule file at {str(path)!r}")
+        try:
+            return cls.from_json(file.read_text(encoding="utf-8"))
+        except (ValueError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def check_num_steps(num_steps: object) -> int:
+    """Return ``num_steps`` if it is a whole number of at least 1.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if isinstance(num_steps, bool) or not isinstance(num_steps, (int, np.integer)) or num_steps < 1:
+        raise ValueError(f"num_steps = {num_steps!r} must be a whole number of at least 1")
+    return int(num_steps)
+
+
+def from_sigmas(sigmas: Sequence[float] | Array, name: str, **meta: Any) -> Schedule:
+    """``Schedule`` with its meta as keywords."""
+    return Schedule(np.asarray(sigmas, dtype=np.float64), name, meta)
