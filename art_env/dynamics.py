@@ -31,6 +31,9 @@ MAX_X_FEATURES = 8
 # Features hold log10 of a norm between 1e-6 and 1e6, divided by 6.
 LOG_SPAN = 6.0
 
+# Least part of the clock's coordinate that a step takes: far below any useful one, far above rounding.
+MIN_SHARE = 1e-9
+
 Clock = Callable[[np.ndarray], np.ndarray]
 
 
@@ -46,7 +49,8 @@ class State(NamedTuple):
         q: ``[B]``, ``|Q|`` at ``(x, sigma)``: exact with ``reward="euler"``, else the secant of the last two
             slopes; NaN before there are two.
         cosine: ``[B]``, cosine between the last two slopes, 0 before there are two.
-        error: ``[B]``, squared distance to the exact trajectory, per coordinate, over ``sigma^2 + sigma_data^2``.
+        error: ``[B]``, squared distance to the exact trajectory, per coordinate, over
+            ``sigma^2 + sigma_data^2``.
         nfe: ``[B]``, network evaluations so far, as samplers count them.
         index: ``[B]``, row of the reference's noises; -1 without a reference.
     """
@@ -60,7 +64,7 @@ class State(NamedTuple):
     cosine: Tensor
     error: Tensor
     nfe: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]
 
 
 def make_clock(clock: float | str | Schedule, problem: Problem, num_steps: int) -> Clock:
@@ -81,7 +85,10 @@ def make_clock(clock: float | str | Schedule, problem: Problem, num_steps: int) 
     if isinstance(clock, Schedule):
         clock.check_range(problem.sigma_max, problem.sigma_end)
         return clock.interpolator()
-    rho = float(clock)
+    try:
+        rho = float(clock)
+    except (TypeError, ValueError):
+        rho = math.nan
     if not (math.isfinite(rho) and rho > 0):
         raise ValueError(f"clock = {clock!r} must be a positive number rho, 'closed_form' or a Schedule")
     high, low = problem.sigma_max ** (1 / rho), problem.sigma_min ** (1 / rho)
@@ -168,6 +175,8 @@ class Dynamics:
             self.reference = reference or problem.reference(num_noises, noise_seed)
         elif reference is not None:
             self.reference = reference
+        if reference is not None:
+            _check_reference(reference, problem)
         self.device = torch.device(problem.device)
 
     # Observations
@@ -211,7 +220,9 @@ class Dynamics:
         elif x is None:
             raise ValueError("pass x or index")
         elif self.reference is not None:
-            raise ValueError(f"reward={self.reward_name!r} starts from the pool of known trajectories: pass index")
+            raise ValueError(
+                f"reward={self.reward_name!r} starts from the pool of known trajectories: pass index"
+            )
         B = x.shape[0]
         zeros = torch.zeros(B, dtype=x.dtype, device=x.device)
         long = torch.zeros(B, dtype=torch.int64, device=x.device)
@@ -236,8 +247,8 @@ class Dynamics:
         """One solver step; ``action: [B]``.
 
         ``log_speed``: with n steps left the step takes the share ``m / (m + n - 1)`` of the remaining budget,
-        ``m = 2^(c a)``: its speed is ``m`` times the mean speed of the steps after it. ``a = 0`` spends evenly,
-        and the last step spends what is left, whatever the action.
+        ``m = 2^(c a)``: its speed is ``m`` times the mean speed of the steps after it. ``a = 0`` spends
+        evenly, and the last step spends what is left, whatever the action.
         ``speed``: the paper's raw theta: sigma falls by ``theta dt`` and is held within the range.
         """
         problem = self.problem
@@ -247,6 +258,8 @@ class Dynamics:
             left = (K - state.k).to(state.t)
             m = torch.exp2(self.action_range * action.clamp(-1, 1))
             t_next = state.t + (1.0 - state.t) * m / (m + left - 1.0)
+            # Extreme actions must not round to a step of no length, nor to the end before the last step.
+            t_next = torch.clamp(t_next, state.t + MIN_SHARE, 1.0 - MIN_SHARE * (left - 1.0))
             t_next = torch.where(last, torch.ones_like(t_next), t_next)
             sigma_next = torch.from_numpy(self.clock(t_next.cpu().numpy())).to(state.sigma)
             sigma_next = torch.where(last, torch.full_like(sigma_next, problem.sigma_end), sigma_next)
@@ -260,16 +273,22 @@ class Dynamics:
                 f"sample of {problem.name!r} is not finite after step {self.denoiser.step} "
                 f"(sigma={float(sigma_next.max()):.6g}); the start noise or the step is out of range"
             )
-        nfe = state.nfe + torch.where(last, 1, self.solver.evals_per_step)
-        # The last state needs no slope: nobody steps from it.
-        if bool(last.all()):
-            d, q = torch.zeros_like(x), None
-        else:
+        nfe = state.nfe + torch.where(self._is_euler(sigma_next, last), 1, self.solver.evals_per_step)
+        # The last state needs no slope: nobody steps from it. Rows may end at different times.
+        d, exact = torch.zeros_like(x), None
+        if not bool(last.any()):
             self.denoiser.step += 1
-            d, q = self._slope(x, sigma_next)
-        if q is None:
-            gap = (sigma_next - state.sigma).abs().clamp_min(1e-12)
-            q = norm(d - state.d) / gap
+            d, exact = self._slope(x, sigma_next)
+        elif not bool(last.all()):
+            going = ~last
+            self.denoiser.step = int(state.k[going].max()) + 1
+            d[going], part = self._slope(x[going], sigma_next[going])
+            if part is not None:
+                exact = torch.zeros_like(sigma_next).masked_scatter(going, part)
+        gap = (sigma_next - state.sigma).abs().clamp_min(1e-12)
+        q = norm(d - state.d) / gap
+        if exact is not None:
+            q = torch.where(last, q, exact)
         lengths = (norm(d) * norm(state.d)).clamp_min(1e-30)
         cosine = (d * state.d).flatten(1).sum(1) / lengths
         error = state.error
@@ -294,6 +313,7 @@ class Dynamics:
             return Outcome(value, -value * self.dt / 2)
         assert self.reference is not None
         exact = self.reference.at(state.sigma, state.index)
+        self.denoiser.step = int(state.k.max())
         d, _ = self._slope(exact, state.sigma)
         on_path = state._replace(x=exact, d=d)
         end = self._step(on_path, after.sigma, state.k >= self.num_steps - 1)
@@ -315,6 +335,13 @@ class Dynamics:
             return -F, norm(Q)
         return (x - self.denoiser(x, level)) / per_row(level, x), None
 
+    def _is_euler(self, sigma_next: Tensor, last: Tensor) -> Tensor:
+        """``[B]`` bool: which rows take an Euler step instead of the solver's."""
+        if self.control == "speed":
+            # The raw clock may reach the end early: a stage at the final noise level could not be evaluated.
+            return last | (sigma_next < self.problem.sigma_floor)
+        return last
+
     def _step(self, state: State, sigma_next: Tensor, last: Tensor) -> Tensor:
         def advance(rows: Tensor | None, step: Callable[..., tuple[Tensor, Carry]]) -> Tensor:
             pick = (lambda v: v) if rows is None else (lambda v: v[rows])
@@ -323,9 +350,7 @@ class Dynamics:
             )
             return x
 
-        if self.control == "speed":
-            # The raw clock may reach the end early: a stage at the final noise level could not be evaluated.
-            last = last | (sigma_next < self.problem.sigma_floor)
+        last = self._is_euler(sigma_next, last)
         if bool(last.all()):
             return advance(None, euler_step)
         if not bool(last.any()):
@@ -334,6 +359,22 @@ class Dynamics:
         out[last] = advance(last, euler_step)
         out[~last] = advance(~last, self.solver.step)
         return out
+
+
+def _check_reference(reference: ReferenceFlow, problem: Problem) -> None:
+    """Raise a ValueError unless the trajectories are of this problem's shape and range of noise."""
+    shape = tuple(reference.x.shape[2:])
+    if shape != problem.shape:
+        raise ValueError(
+            f"reference has samples of shape {shape}, problem {problem.name!r} of {problem.shape}"
+        )
+    have = (float(reference.sigmas[0]), float(reference.sigmas[-1]), reference.sigma_end)
+    want = (problem.sigma_max, problem.sigma_floor, problem.sigma_end)
+    if not np.allclose(have, want, rtol=1e-6, atol=0.0):
+        raise ValueError(
+            f"reference runs over sigma (first, last knot, end) = {have}, problem {problem.name!r} over "
+            f"{want}; integrate it again for this range"
+        )
 
 
 def _log_feature(value: Tensor) -> Tensor:

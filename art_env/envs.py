@@ -70,7 +70,9 @@ class _Common:
     render_mode: str | None
     _frames: list[Frame]
 
-    def _set_up(self, render_mode: str | None, settings: dict[str, Any]) -> tuple[gym.spaces.Box, gym.spaces.Box]:
+    def _set_up(
+        self, render_mode: str | None, settings: dict[str, Any]
+    ) -> tuple[gym.spaces.Box, gym.spaces.Box]:
         if render_mode is not None:
             check_name("render_mode", render_mode, METADATA["render_modes"])
         self.render_mode = render_mode
@@ -122,7 +124,8 @@ class _Common:
         if not np.isfinite(array).all():
             row = int(np.flatnonzero(~np.isfinite(array))[0])
             raise ValueError(
-                f"action[{row}] = {array.flat[row]} is not finite; the policy has diverged, or its input was NaN"
+                f"action[{row}] = {array.flat[row]} is not finite; "
+                "the policy has diverged, or its input was NaN"
             )
         return torch.from_numpy(array.reshape(-1)).to(self.dynamics.device)
 
@@ -140,12 +143,14 @@ class _Common:
         if dynamics.reference is not None:
             pool = dynamics.reference.num_noises
             if "noise_index" in options:
-                value = np.broadcast_to(np.asarray(options["noise_index"]), (n,))
-                if not np.issubdtype(value.dtype, np.integer) or value.min() < 0 or value.max() >= pool:
+                value = np.asarray(options["noise_index"])
+                whole = np.issubdtype(value.dtype, np.integer) and value.shape in ((), (n,))
+                if not whole or value.min() < 0 or value.max() >= pool:
                     raise ValueError(
                         f"noise_index = {options['noise_index']!r} must be whole numbers from 0 to {pool - 1}"
+                        f", one or {n}"
                     )
-                index = value.astype(np.int64)
+                index = np.broadcast_to(value, (n,)).astype(np.int64)
             else:
                 index = np.array([g.integers(pool) for g in generators], dtype=np.int64)
             return None, torch.from_numpy(index.copy()).to(dynamics.device)
@@ -229,13 +234,14 @@ class ARTEnv(_Common, gym.Env):
       exactly minus the final squared error, for any solver.
 
     ## Starting state
-    ``sigma_max`` and noise of standard deviation ``prior_std``. With ``"local"`` and ``"global"`` it is drawn from a
-    pool of ``num_noises`` whose exact trajectories are integrated once, at construction.
+    ``sigma_max`` and noise of standard deviation ``prior_std``. With ``"local"`` and ``"global"`` it is drawn
+    from a pool of ``num_noises`` whose exact trajectories are integrated once, at construction.
     ``reset(options={"noise_index": i})`` picks one; with ``"euler"``, ``options={"x": array}``.
 
     ## Episode end
-    ``terminated`` after K steps (the budget is observed); never ``truncated``. ``info`` holds ``sigma``, ``nfe``
-    and, where known, ``error`` and ``local_error``; the last step adds ``terminal_mismatch`` and ``final_rmse``.
+    ``terminated`` after K steps (the budget is observed); never ``truncated``. ``info`` holds ``sigma``,
+    ``nfe`` and, where known, ``error`` and ``local_error``; the last step adds ``terminal_mismatch`` and
+    ``final_rmse``.
 
     ## Arguments
     ```python
@@ -329,7 +335,7 @@ class ARTEnv(_Common, gym.Env):
             self._state = None
         return obs, reward, done, False, info
 
-    def render(self) -> np.ndarray | None:  # type: ignore[override]
+    def render(self) -> np.ndarray | None:
         """``[H, W, 3]`` uint8 with ``render_mode="rgb_array"``, else None."""
         return draw(self.dynamics, self._frames) if self.render_mode == "rgb_array" else None
 
@@ -356,7 +362,7 @@ class ARTVectorEnv(_Common, VectorEnv):
         others: as ``ARTEnv``.
     """
 
-    metadata = {**METADATA, "autoreset_mode": AutoresetMode.NEXT_STEP}
+    metadata: dict[str, Any] = {**METADATA, "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
 
     def __init__(
         self,
@@ -419,9 +425,7 @@ class ARTVectorEnv(_Common, VectorEnv):
             self._remember(self._state, 0.0, first=True)
         return self._get_obs(), self._masked(self._infos(self._state, None), mask)
 
-    def step(
-        self, actions: Any
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Take one solver step in every row; ``actions: [num_envs, 1]``.
 
         Raises:
@@ -532,7 +536,9 @@ class ARTVectorEnv(_Common, VectorEnv):
         else:
             seeds = list(seed)
             if len(seeds) != self.num_envs:
-                raise ValueError(f"seed has {len(seeds)} entries; give one int, or num_envs = {self.num_envs}")
+                raise ValueError(
+                    f"seed has {len(seeds)} entries; give one int, or num_envs = {self.num_envs}"
+                )
         if not self._generators:
             self._generators = [seeding.np_random(s)[0] for s in seeds]
             return
@@ -547,8 +553,8 @@ class ARTVectorEnv(_Common, VectorEnv):
             raise TypeError(f"options['reset_mask'] must be a numpy array of bool, not {type(mask).__name__}")
         if mask.shape != (self.num_envs,) or not mask.any():
             raise ValueError(
-                f"options['reset_mask'] must have shape ({self.num_envs},) and a True in it; got {mask.shape}, "
-                f"{int(mask.sum())} True"
+                f"options['reset_mask'] must have shape ({self.num_envs},) and a True in it; "
+                f"got {mask.shape}, {int(mask.sum())} True"
             )
         return mask
 

@@ -12,7 +12,8 @@ T = TypeVar("T")
 def unknown_name(field: str, value: object, known: Iterable[str]) -> str:
     """The error text for an unknown name: field, value, the nearest known name, and all of them."""
     names = list(known)
-    near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
+    near = [name for name in names if name.lower() == str(value).lower()]
+    near = near or difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"unknown {field} {value!r}.{hint} Known: {', '.join(names)}"
 

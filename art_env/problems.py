@@ -87,8 +87,15 @@ class Problem:
         return self.data(n, seed)
 
     def reference(self, n: int | None = None, seed: int = 0, num_knots: int | None = None) -> ReferenceFlow:
-        """Exact trajectories of ``sample_noise(n, seed)``; kept in memory for the next caller."""
-        return _reference(self, n or self.num_noises, seed, num_knots or self.num_knots)
+        """Exact trajectories of ``sample_noise(n, seed)``; kept in memory for the next caller.
+
+        Raises:
+            ValueError: fewer than one trajectory or two knots.
+        """
+        n = self.num_noises if n is None else n
+        if n < 1:
+            raise ValueError(f"num_noises = {n} must be at least 1")
+        return _reference(self, n, seed, self.num_knots if num_knots is None else num_knots)
 
 
 @lru_cache(maxsize=8)
@@ -218,7 +225,9 @@ def check_device(device: str) -> str:
     if kind.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (kind.index or 0) >= count:
-            raise ValueError(f"device = {device!r} is not there: torch sees {count} CUDA device(s); use 'cpu'")
+            raise ValueError(
+                f"device = {device!r} is not there: torch sees {count} CUDA device(s); use 'cpu'"
+            )
     return device
 
 

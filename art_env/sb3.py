@@ -60,7 +60,7 @@ class VectorEnvToSB3(VecEnv):
             final = infos["final_obs"]
             last = infos.get("final_info", {})
             for i in np.flatnonzero(dones):
-                rows[i] = self._row(last, i)
+                rows[i] = self._row(last, int(i))
                 rows[i]["terminal_observation"] = final[i]
                 rows[i]["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
         return obs, rewards.astype(np.float32), dones, rows

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from art_env.diffusion.denoiser import Denoiser, per_row
 from art_env.files import atomic_path
@@ -22,7 +23,7 @@ from art_env.files import atomic_path
 def velocity(denoiser: Denoiser, x: Tensor, sigma: Tensor | float) -> Tensor:
     """``F = (D(x; sigma) - x) / sigma = -dx/dsigma``: the drift in the sampler's own direction of time.
 
-    ``x: [B, *shape]``, ``sigma``: scalar or ``[B]``, above 0. (Huang et al. 2026, with f = 0 and g = sqrt(2t).)
+    ``x: [B, *shape]``, ``sigma``: scalar or ``[B]``, above 0. (Huang et al. 2026, f = 0 and g = sqrt(2t).)
     """
     return (denoiser(x, sigma) - x) / per_row(sigma, x)
 
@@ -36,9 +37,9 @@ def curvature(denoiser: Denoiser, x: Tensor, sigma: Tensor | float) -> tuple[Ten
     _load_forward_mode()
     levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape[0]).contiguous()
     F = velocity(denoiser, x, levels)
-    _, Q = torch.func.jvp(
+    Q = torch.func.jvp(
         lambda x_, s_: velocity(denoiser, x_, s_), (x, levels), (F.detach(), -torch.ones_like(levels))
-    )
+    )[1]
     return F, Q
 
 
@@ -47,7 +48,8 @@ def _load_forward_mode() -> None:
     """torch loads its forward-mode rules at first use, with a deprecation warning of its own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        torch.func.jvp(torch.sin, (torch.zeros(1),), (torch.ones(1),))
+        with forward_ad.dual_level():
+            forward_ad.make_dual(torch.zeros(1), torch.ones(1))
 
 
 def curvature_secant(
@@ -73,8 +75,8 @@ class ReferenceFlow:
     """Exact trajectories of a set of start noises, kept so that no network is needed to read them.
 
     Integrated once with RK4 in log sigma on even ticks of log sigma; ``x`` and ``dx/dlog sigma`` are kept at
-    the knots, cubic Hermite in between. If the flow ends at 0, the last knot above it is ``sigma_floor`` and a
-    single Euler step goes on to 0 (EDM's convention; the network is not trained below).
+    the knots, cubic Hermite in between. If the flow ends at 0, the last knot above it is ``sigma_floor`` and
+    a single Euler step goes on to 0 (EDM's convention; the network is not trained below).
 
     Args:
         sigmas: ``[M]``, descending, all above 0.
@@ -125,7 +127,9 @@ class ReferenceFlow:
         if num_knots < 2:
             raise ValueError(f"num_knots = {num_knots} must be at least 2")
         if not 0 < sigma_floor < sigma_max:
-            raise ValueError(f"sigma_floor = {sigma_floor:g} must lie between 0 and sigma_max = {sigma_max:g}")
+            raise ValueError(
+                f"sigma_floor = {sigma_floor:g} must lie between 0 and sigma_max = {sigma_max:g}"
+            )
         logs = torch.linspace(
             math.log(sigma_max), math.log(sigma_floor), num_knots, dtype=x.dtype, device=x.device
         )
@@ -183,10 +187,11 @@ class ReferenceFlow:
     def curvature_norms(self) -> Tensor:
         """``|Q|`` at the knots, ``[M, N]``, by central differences of the stored slopes (no evaluations).
 
-        With ``g = dx/dlog sigma``: ``d^2x/dsigma^2 = (dg/dlog sigma - g) / sigma^2``.
+        With ``g = dx/dlog sigma = x - D``: ``sigma^2 Q = dg/dlog sigma - g = -dD/dlog sigma``. D is what is
+        differenced: at large sigma the two terms in g are equal but for the last few digits.
         """
-        dg = torch.gradient(self.slope, spacing=(self._log,), dim=0, edge_order=2)[0]
-        Q = (dg - self.slope) / self.sigmas.reshape(-1, *([1] * (self.x.ndim - 1))) ** 2
+        dD = torch.gradient(self.x - self.slope, spacing=(self._log,), dim=0, edge_order=2)[0]
+        Q = -dD / self.sigmas.reshape(-1, *([1] * (self.x.ndim - 1))) ** 2
         return Q.flatten(2).norm(dim=2)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -211,7 +216,9 @@ class ReferenceFlow:
                 header = json.loads((file.metadata() or {})["reference_flow"])
                 tensors = {k: file.get_tensor(k) for k in ("sigmas", "x", "slope")}
         except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path}: not a reference file ({error}); delete it and make it again") from error
+            raise ValueError(
+                f"{path}: not a reference file ({error}); delete it and make it again"
+            ) from error
         if expect is not None and header["meta"] != expect:
             raise ValueError(
                 f"{path}: made for {header['meta']}, wanted {expect}; delete it or use another path"

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -40,7 +40,7 @@ class Schedule:
     def __post_init__(self) -> None:
         try:
             sigmas = np.array(self.sigmas, dtype=np.float64)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"sigmas is not a list of numbers: {error}") from error
         if sigmas.ndim != 1 or sigmas.size < 2:
             raise ValueError(
@@ -133,20 +133,22 @@ class Schedule:
         """
         check_num_steps(num_steps)
         meta = {**self.meta, "resampled_from": self.num_steps}
+        if keep_zero and self.terminal != "zero":
+            raise ValueError(
+                f"keep_zero needs a schedule that ends at 0; this one ends at {self.sigma_end:g}. "
+                "Use keep_zero=False"
+            )
         if num_steps == self.num_steps:
             return self
         if keep_zero:
-            if self.terminal != "zero":
-                raise ValueError(
-                    f"keep_zero needs a schedule that ends at 0; this one ends at {self.sigma_end:g}. "
-                    "Use keep_zero=False"
-                )
             K = self.num_steps
             old = np.linspace(0.0, 1.0, K) if K > 1 else np.zeros(1)
             new = np.linspace(0.0, 1.0, num_steps) if num_steps > 1 else np.zeros(1)
             body = np.exp(np.interp(new, old, np.log(self.sigmas[:-1])))
             if K == 1 and num_steps > 1:
-                raise ValueError("keep_zero cannot resample a single step: it has only one noise level above 0")
+                raise ValueError(
+                    "keep_zero cannot resample a single step: it has only one noise level above 0"
+                )
             body[0] = self.sigmas[0]
             return Schedule(np.append(body, 0.0), self.name, meta)
         sigmas = self.interpolator()(np.linspace(0.0, 1.0, num_steps + 1))
@@ -166,8 +168,8 @@ class Schedule:
             )
         if not np.isclose(self.sigma_end, sigma_end, rtol=1e-3, atol=1e-12):
             raise ValueError(
-                f"schedule {self.name!r} ends at sigma={self.sigma_end:g}, the problem at sigma={sigma_end:g}; "
-                "use a schedule made for this end (terminal='zero' or 'sigma_min')"
+                f"schedule {self.name!r} ends at sigma={self.sigma_end:g}, the problem at "
+                f"sigma={sigma_end:g}; use a schedule made for this end (terminal='zero' or 'sigma_min')"
             )
 
     def to_json(self) -> str:
@@ -208,7 +210,7 @@ class Schedule:
         meta = body.get("meta", {})
         if not isinstance(meta, dict):
             raise ValueError(f'schedule "meta" is {type(meta).__name__}, not an object')
-        schedule = cls(sigmas, str(body.get("name", "schedule")), meta)
+        schedule = cls(cast("Array", sigmas), str(body.get("name", "schedule")), meta)
         if body.get("num_steps", schedule.num_steps) != schedule.num_steps:
             raise ValueError(
                 f"num_steps = {body['num_steps']!r} but sigmas has {schedule.num_steps + 1} entries "

@@ -1,0 +1,6 @@
+"""ART-RL, as a stable-baselines3 algorithm."""
+
+from agents.art_rl.art_rl import ARTRL
+from agents.art_rl.policies import ARTPolicy
+
+__all__ = ["ARTRL", "ARTPolicy"]

@@ -1,0 +1,341 @@
+"""ART-RL: the actor-critic of Huang, Tang and Zhou (2026) for the speed of the sampling clock."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.utils import explained_variance
+from torch import Tensor
+
+from agents.art_rl.policies import ARTPolicy
+
+SelfARTRL = TypeVar("SelfARTRL", bound="ARTRL")
+
+
+class ARTRL(OnPolicyAlgorithm):
+    """Adaptive Reparameterized Time by reinforcement learning (ART-RL).
+
+    Paper: https://arxiv.org/abs/2601.18681 (Algorithm 1). ``ARTRL.paper(env)`` is the literal algorithm; this
+    default is the same method made stable. What differs, why, and what it does (mixture-1d, Heun, K = 5,
+    gap to the limit, unless said otherwise):
+
+    - *Control.* The Gaussian is on the log of the speed, not on the speed. At the optimum
+      ``|Q| theta^2`` is constant, so the paper's width ``lambda / |Q|`` on theta is a constant width on
+      log theta, without the tail where ``|Q|`` is 0: the literal algorithm lets the clock leave its range there.
+      The budget then holds by construction, and no multiplier is needed.
+    - *Batches, and exploration shared within a group.* Rows form groups; all groups meet the same start noises,
+      and the rows of a group share their exploration noise (in antithetic pairs). The final error is heavy-tailed
+      over start noises, and comparing groups on equal noises removes that from the gradient.
+    - *Baseline.* The mean over groups of the advantage at the same step and start noise is subtracted.
+    - *Traces.* Test functions are eligibility traces, ``gae_lambda`` (1: the whole return), which the paper's
+      moment conditions allow. A one-step TD error needs a critic that knows the budget well before the actor can
+      use it.
+    - *Policy.* The mean is one number per step plus, if there are features, a network of them. A smooth network
+      of (time, budget) misses the sharp turns of the best schedules.
+    - *Annealing.* The width falls from ``std_start`` to ``std_end`` and the actor's step linearly to 0; the
+      deployed policy is the average over the last fifth of training.
+
+    Args:
+        policy: ``"ARTPolicy"`` or a subclass of it.
+        env: with an attribute ``num_steps`` (``art_env``'s environments have it), best a native vector
+            environment with ``noise_groups``, through ``art_env.sb3.to_sb3``.
+        learning_rate: of the actor's Adam, in units of the action.
+        critic_learning_rate: of the critic's Adam.
+        n_steps: steps per row and update; None: one episode.
+        gae_lambda: trace of the TD errors.
+        critic_updates: passes of the critic over each rollout.
+        std_start, std_end: width of the exploration at the start and the end, in units of the action.
+        average_last: part of training over which the deployed policy is averaged.
+        noise_groups: None: what the environment says, else 1.
+        temperature: lambda of the literal algorithm.
+        multiplier_step: step of the budget's multiplier in the literal algorithm.
+        literal: use the update of Algorithm 1 (see ``ARTRL.paper``).
+        tensorboard_log, policy_kwargs, verbose, seed, device: as in every SB3 algorithm.
+
+    Raises:
+        ValueError: a setting out of range, or an environment without ``num_steps``.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"ARTPolicy": ARTPolicy}
+    policy: ARTPolicy  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        policy: str | type[ARTPolicy],
+        env: GymEnv | str,
+        learning_rate: float = 0.05,
+        critic_learning_rate: float = 1e-3,
+        n_steps: int | None = None,
+        gae_lambda: float = 1.0,
+        critic_updates: int = 4,
+        std_start: float = 0.3,
+        std_end: float = 0.02,
+        average_last: float = 0.2,
+        noise_groups: int | None = None,
+        temperature: float = 0.1,
+        multiplier_step: float = 1e-4,
+        literal: bool = False,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "cpu",
+        _init_setup_model: bool = True,
+    ) -> None:
+        for name, value in (("std_start", std_start), ("std_end", std_end), ("temperature", temperature)):
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} = {value} must be a positive number")
+        for name, value in (("gae_lambda", gae_lambda), ("average_last", average_last)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} = {value} must lie between 0 and 1")
+        super().__init__(
+            policy,  # type: ignore[arg-type]
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps or 1,
+            gamma=1.0,
+            gae_lambda=gae_lambda,
+            ent_coef=0.0,
+            vf_coef=1.0,
+            max_grad_norm=float("inf"),
+            use_sde=False,
+            sde_sample_freq=-1,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            supported_action_spaces=(spaces.Box,),
+            _init_setup_model=False,
+        )
+        self._n_steps_given = n_steps is not None
+        self.critic_learning_rate = critic_learning_rate
+        self.critic_updates = critic_updates
+        self.std_start, self.std_end, self.average_last = std_start, std_end, average_last
+        self.noise_groups = noise_groups
+        self.temperature, self.multiplier_step = temperature, multiplier_step
+        self.literal = literal
+        self.multiplier = 0.0
+        self.horizon = 1.0
+        self.num_updates = 0
+        self._average: dict[str, Tensor] = {}
+        self._averaged = 0
+        if _init_setup_model:
+            self._setup_model()
+
+    @classmethod
+    def paper(cls: type[SelfARTRL], env: GymEnv, **kwargs: Any) -> SelfARTRL:
+        """Algorithm 1 with the published settings; ``env`` with ``control="speed"`` and ``reward="euler"``.
+
+        One trajectory an iteration (``env`` of one row), actor and critic of 3 layers of 128 with Softplus,
+        lambda = 0.1, eps = 1e-6, Adam 1e-4 for both, multiplier step 1e-4; 5,000 iterations are
+        ``learn(5000 * num_steps)``. The observation needs ``log_q`` among its features. Two deviations: inputs
+        are scaled to the observation's bounds, and psi is held in [0, T] by the environment.
+        """
+        settings: dict[str, Any] = {
+            "learning_rate": 1e-4,
+            "critic_learning_rate": 1e-4,
+            "temperature": 0.1,
+            "multiplier_step": 1e-4,
+            "literal": True,
+            "policy_kwargs": {"net_arch": (128, 128, 128), "adam_betas": (0.9, 0.999)},
+        }
+        return cls("ARTPolicy", env, **{**settings, **kwargs})
+
+    def _setup_model(self) -> None:
+        if self.env is not None:
+            self._read_environment()
+        super()._setup_model()
+        assert isinstance(self.rollout_buffer, RolloutBuffer)
+
+    def _read_environment(self) -> None:
+        """Take from the environment what the networks must know."""
+        assert self.env is not None
+        try:
+            num_steps = int(self.env.get_attr("num_steps")[0])
+        except AttributeError as error:
+            raise ValueError(
+                "env has no attribute num_steps, the length of its episodes; use an art_env environment"
+            ) from error
+        if not self._n_steps_given:
+            self.n_steps = num_steps
+        if self.noise_groups is None:
+            self.noise_groups = self._env_attr("noise_groups", 1)
+        if self.env.num_envs % self.noise_groups:
+            raise ValueError(f"noise_groups = {self.noise_groups} must divide num_envs = {self.env.num_envs}")
+        self.horizon = float(self._env_attr("horizon", 1.0))
+        own = {
+            "num_steps": num_steps,
+            "noise_groups": self.noise_groups,
+            "critic_learning_rate": self.critic_learning_rate,
+            "stiffness_tied": self.literal,
+            "temperature": self.temperature,
+        }
+        if self.literal:
+            names = self._env_attr("feature_names", ())
+            if self._env_attr("control", "") != "speed" or "log_q" not in names:
+                raise ValueError(
+                    "ARTRL.paper needs an env with control='speed', reward='euler' and 'log_q' among its features; "
+                    f"got control={self._env_attr('control', None)!r}, features={tuple(names)!r}"
+                )
+            own["log_q_index"] = list(names).index("log_q")
+        self.policy_kwargs = {**own, **self.policy_kwargs}
+
+    def _env_attr(self, name: str, default: Any) -> Any:
+        assert self.env is not None
+        try:
+            return self.env.get_attr(name)[0]
+        except AttributeError:
+            return default
+
+    def train(self) -> None:
+        """One update from the rollout that was just collected."""
+        self.policy.set_training_mode(True)
+        self.num_updates += 1
+        if self.literal:
+            self._train_literal()
+        else:
+            self._train_stable()
+
+    def _rollout(self) -> tuple[Tensor, Tensor]:
+        """Observations ``[T, B, n]`` and actions ``[T, B, 1]`` of the rollout."""
+        buffer = self.rollout_buffer
+        obs = torch.as_tensor(np.asarray(buffer.observations), device=self.device)
+        return obs, torch.as_tensor(buffer.actions, device=self.device)
+
+    def _train_stable(self) -> None:
+        buffer, policy = self.rollout_buffer, self.policy
+        remaining = self._current_progress_remaining
+        obs, actions = self._rollout()
+        T, B = obs.shape[:2]
+        flat_obs, flat_actions = obs.flatten(0, 1), actions.flatten(0, 1)
+        advantages = torch.as_tensor(buffer.advantages, device=self.device).double()  # [T, B]
+        returns = torch.as_tensor(buffer.returns, device=self.device)
+
+        # Actor: E[grad log pi * advantage], the advantage centred over groups that met the same noise.
+        assert self.noise_groups is not None
+        groups = self.noise_groups if self.noise_groups > 1 else B
+        by_group = advantages.reshape(T, groups, B // groups)
+        by_group = by_group - by_group.mean(1, keepdim=True)
+        scale = by_group.mean(2).std()
+        weights = (by_group / scale.clamp_min(1e-300)).reshape(T * B).float()
+        self._set_learning_rate(policy.optimizer, self.learning_rate_now(remaining))
+        actor_loss = -(policy.log_prob(flat_obs, flat_actions) * weights).mean()
+        policy.optimizer.zero_grad()
+        actor_loss.backward()
+        policy.optimizer.step()
+        if policy.table is not None:
+            with torch.no_grad():
+                policy.table.values.clamp_(-1.0, 1.0)
+
+        # Critic: the martingale moment condition with traces, that is least squares on the traced returns.
+        spread = returns.square().mean().sqrt()
+        first = self.num_updates == 1
+        policy.value_scale.copy_(spread if first else 0.9 * policy.value_scale + 0.1 * spread)
+        policy.value_scale.clamp_min_(1e-30)
+        target = (returns / policy.value_scale).reshape(-1).float()
+        for _ in range(self.critic_updates):
+            value = policy.predict_values(flat_obs)[:, 0] / policy.value_scale
+            critic_loss = torch.nn.functional.mse_loss(value, target)
+            policy.critic_optimizer.zero_grad()
+            critic_loss.backward()
+            policy.critic_optimizer.step()
+
+        decay = (self.std_end / self.std_start) ** (1.0 - remaining)
+        policy.std.fill_(self.std_start * decay)
+        if remaining <= self.average_last:
+            self._accumulate()
+        self.logger.record("train/actor_loss", actor_loss.item())
+        self.logger.record("train/critic_loss", critic_loss.item())
+        self.logger.record("train/std", policy.std.item())
+        self.logger.record(
+            "train/explained_variance", float(explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
+        )
+        self.logger.record("train/n_updates", self.num_updates, exclude="tensorboard")
+
+    def learning_rate_now(self, remaining: float) -> float:
+        """The actor's step: linear to 0."""
+        return float(self.lr_schedule(remaining)) * remaining
+
+    @staticmethod
+    def _set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = value
+
+    @torch.no_grad()
+    def _accumulate(self) -> None:
+        """Running mean of the actor over the last part of training."""
+        self._averaged += 1
+        for name, value in self.policy.named_parameters():
+            if name.startswith("critic_net"):
+                continue
+            mean = self._average.setdefault(name, torch.zeros_like(value))
+            mean += (value - mean) / self._averaged
+
+    def learn(
+        self: SelfARTRL,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "ARTRL",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfARTRL:
+        """Train; at the end the actor is replaced by its average over the last part."""
+        if reset_num_timesteps:
+            self._average, self._averaged = {}, 0
+        super().learn(
+            total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
+        )
+        if self._averaged and self._current_progress_remaining <= 0:
+            with torch.no_grad():
+                parameters = dict(self.policy.named_parameters())
+                for name, mean in self._average.items():
+                    parameters[name].copy_(mean)
+        return self
+
+    def _train_literal(self) -> None:
+        """Algorithm 1: moments of the one-step TD error with the gradients as test functions."""
+        buffer, policy = self.rollout_buffer, self.policy
+        obs, actions = self._rollout()
+        T, B = obs.shape[:2]
+        K, horizon, lam, gamma = policy.num_steps, self.horizon, self.temperature, self.multiplier
+        dt = horizon / K
+        values = policy.predict_values(obs.flatten(0, 1)).reshape(T, B)  # NN_c
+        reward = torch.as_tensor(buffer.rewards, device=self.device)  # -|Q| theta^2 dt
+        theta = actions[..., 0]
+        shifted = values + lam * horizon * obs[..., 0]  # V = NN_c + lambda t
+        anchored = torch.full((1, B), (gamma + lam) * horizon, device=self.device)  # V(T), known
+        ahead = torch.cat([shifted[1:], anchored])
+        ends = (torch.arange(T, device=self.device) + 1) % K == 0
+        ahead = torch.where(ends[:, None], anchored, ahead)
+        delta = (ahead - shifted - gamma * theta * dt + reward).detach()
+
+        # Adam ascends the moments sum_k grad NN_c(k) delta_k and sum_k grad log pi(theta_k) delta_k.
+        critic_moment = (values * delta).sum() / B
+        log_prob = policy.log_prob(obs.flatten(0, 1), actions.flatten(0, 1)).reshape(T, B)
+        actor_moment = (log_prob * delta).sum() / B
+        policy.optimizer.zero_grad()
+        policy.critic_optimizer.zero_grad()
+        (-(critic_moment + actor_moment)).backward()
+        policy.optimizer.step()
+        policy.critic_optimizer.step()
+        # The budget's price: gamma += a (psi(T) - T), with psi(T) = sum of theta dt.
+        spent = float(theta.sum(0).mean()) * dt * K / T
+        self.multiplier += self.multiplier_step * (spent - horizon)
+        self.logger.record("train/actor_moment", actor_moment.item())
+        self.logger.record("train/critic_moment", critic_moment.item())
+        self.logger.record("art/multiplier", self.multiplier)
+        self.logger.record("art/budget_spent", spent)
+        self.logger.record("train/n_updates", self.num_updates, exclude="tensorboard")
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "policy.optimizer", "policy.critic_optimizer"], []

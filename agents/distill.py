@@ -1,0 +1,111 @@
+"""Policy -> Schedule: run the policy, average its clock speeds, keep the grid, throw the policy away."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from art_env.dynamics import Dynamics
+from art_env.schedules.schedule import Schedule
+
+# Smallest clock speed kept, in units of the mean speed: the raw control may stand still or run backwards.
+MIN_SPEED = 1e-6
+
+
+class Policy(Protocol):
+    """Anything that acts as Stable-Baselines3's agents do."""
+
+    def predict(self, observation: np.ndarray, *, deterministic: bool = ...) -> tuple[np.ndarray, Any]:
+        """``[B, n]`` float32 in, actions ``[B, 1]`` out."""
+        ...
+
+
+@torch.no_grad()
+def distill(
+    policy: Policy, dynamics: Dynamics, num_noises: int = 256, seed: int = 0, name: str = "distilled"
+) -> Schedule:
+    """Average a policy's clock over trajectories into one list of noise levels (Huang et al. 2026).
+
+    Each trajectory's speeds ``theta`` are normalised to sum to T, so every one of them ends exactly at the
+    terminal noise level; the mean over trajectories then does too. With ``control="speed"`` theta is the raw
+    action, and speeds below 1e-6 of the mean are raised to it first (``meta["clipped"]`` says what part).
+
+    Args:
+        policy: has ``.predict(observation, deterministic=True)``.
+        dynamics: the environment that it was made for.
+        num_noises: trajectories averaged: of the pool if there is one (all of it at most), else fresh noises.
+        seed: picks the noises.
+        name: of the schedule.
+
+    Returns:
+        a schedule whose meta has the settings and ``theta_sd``, the spread of theta over trajectories at each
+        step: where it is large, one list for all loses what the policy knew.
+
+    Raises:
+        ValueError: no noises, or the policy returned the wrong shape or a value that is not finite.
+    """
+    if num_noises < 1:
+        raise ValueError(f"num_noises = {num_noises} must be at least 1")
+    problem, K = dynamics.problem, dynamics.num_steps
+    if dynamics.reference is not None:
+        pool = dynamics.reference.num_noises
+        picked = np.random.default_rng(seed).permutation(pool)[:num_noises]
+        state = dynamics.initial(index=torch.from_numpy(picked).to(dynamics.device))
+    else:
+        state = dynamics.initial(problem.sample_noise(num_noises, seed))
+    B = state.x.shape[0]
+    theta = np.empty((B, K))
+    for k in range(K):
+        action = _checked(policy.predict(dynamics.observation(state).cpu().numpy(), deterministic=True), B, k)
+        after = dynamics.transition(state, torch.from_numpy(action).to(dynamics.device))
+        if dynamics.control == "speed":
+            theta[:, k] = action
+        else:
+            theta[:, k] = ((state.sigma - after.sigma) / dynamics.dt).cpu().numpy()
+        state = after
+    least = MIN_SPEED if dynamics.control == "speed" else 1e-12
+    clipped = float((theta < least).mean())
+    theta = np.maximum(theta, least)
+    theta *= K / theta.sum(1, keepdims=True)  # speeds of mean 1 spend T = K dt exactly
+    steps = theta.mean(0) * dynamics.dt
+    # Summed from the end, where the noise levels are small.
+    sigmas = problem.sigma_end + np.append(np.cumsum(steps[::-1])[::-1], 0.0)
+    sigmas[0] = problem.sigma_max
+    meta = {
+        "method": "distilled",
+        "problem": problem.name,
+        "solver": dynamics.solver.name,
+        "num_steps": K,
+        "reward": dynamics.reward_name,
+        "control": dynamics.control,
+        "features": list(dynamics.features),
+        "num_noises": B,
+        "seed": seed,
+        "theta_sd": theta.std(0).tolist(),
+        "clipped": clipped,
+    }
+    if clipped:
+        meta["note"] = f"{clipped:.1%} of the speeds were below {least:g} and raised to it before averaging"
+    return Schedule(sigmas, name, meta)
+
+
+def _checked(answer: Any, B: int, k: int) -> np.ndarray:
+    """The actions as ``[B]`` float64."""
+    if not isinstance(answer, tuple) or len(answer) != 2:
+        kind = type(answer).__name__
+        raise ValueError(f"policy.predict returned {kind} at step {k}; return (actions, state)")
+    action = np.asarray(answer[0], dtype=np.float64)
+    if action.shape != (B, 1):
+        raise ValueError(
+            f"policy.predict returned actions of shape {action.shape} at step {k}; expected {(B, 1)}: "
+            "one action for each row"
+        )
+    if not np.isfinite(action).all():
+        row = int(np.flatnonzero(~np.isfinite(action))[0])
+        raise ValueError(
+            f"policy.predict returned {action[row, 0]} in row {row} at step {k}; the policy has diverged, "
+            "or was saved after it had"
+        )
+    return action[:, 0]

@@ -1,0 +1,489 @@
+"""(problem, solver, schedule, seeds) -> rows of a results table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from art_env.diffusion.flow import ReferenceFlow
+from art_env.diffusion.solvers import Solver, get_solver, sample
+from art_env.files import write_text
+from art_env.metrics import DigitFeatures, frechet_distance, rmse, sliced_w2, wasserstein_1d
+from art_env.names import check_name, unknown_name
+from art_env.problems import Problem
+from art_env.schedules.handcrafted import HANDCRAFTED, log_snr
+from art_env.schedules.optimal import closed_form, direct, dynamic_programming
+from art_env.schedules.schedule import Schedule, check_num_steps
+
+# Scores use other noises and data than training (seeds from 0) does.
+NOISE_SEED, SECOND_SEED = 10_000, 20_000
+# Where log-SNR ends on a problem that runs to 0, which it cannot reach (the paper's table 1).
+LOG_SNR_END = 1e-4
+# Trajectories that the closed form and dynamic programming read.
+PILOT_NOISES = 256
+BATCH = 512
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of a results table.
+
+    Attributes:
+        problem, solver: names.
+        terminal: the schedule's own end, ``"zero"`` or ``"sigma_min"``.
+        schedule: its name.
+        num_steps: K.
+        nfe: network evaluations a sample.
+        metric: ``rmse``, ``w2``, ``sliced_w2``, ``frechet`` or ``gap``.
+        mean, sd: over the seed sets; sd (ddof 1) is NaN for a single one, and 0 for an exact figure.
+        n: number of seed sets.
+    """
+
+    problem: str
+    solver: str
+    terminal: str
+    schedule: str
+    num_steps: int
+    nfe: int
+    metric: str
+    mean: float
+    sd: float
+    n: int
+
+
+COLUMNS = tuple(f.name for f in fields(Row))
+
+
+def write_csv(rows: Iterable[Row], path: str | os.PathLike[str]) -> None:
+    """Write the rows in long format, one number a line, in one piece; columns are the fields of ``Row``."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(astuple(row) for row in rows)
+    write_text(path, text.getvalue())
+
+
+class Scorer:
+    """Scores schedules on one problem and solver; what does not depend on the schedule is computed once.
+
+    Args:
+        problem: what is sampled.
+        solver: a name or a ``Solver``.
+        seeds: one seed set each: held-out start noises (and data); the mean and spread are over these.
+        num_images: samples per seed set for the Frechet distance.
+        num_noises: start noises per seed set for everything else; default the problem's own number.
+
+    Raises:
+        ValueError: unknown solver, no or repeated or negative seeds, too few images or noises.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        solver: str | Solver,
+        seeds: Sequence[int] = (0, 1, 2),
+        num_images: int = 2000,
+        num_noises: int | None = None,
+    ) -> None:
+        self.problem, self.solver = problem, get_solver(solver)
+        self.seeds = tuple(int(s) for s in seeds)
+        if not self.seeds:
+            raise ValueError("seeds = () is empty; give at least one, such as 0")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds = {self.seeds} repeats one, which would understate the spread")
+        if min(self.seeds) < 0 or max(self.seeds) >= SECOND_SEED - NOISE_SEED:
+            raise ValueError(f"seeds = {self.seeds} must lie between 0 and {SECOND_SEED - NOISE_SEED - 1}")
+        self.num_noises = problem.num_noises if num_noises is None else num_noises
+        if self.num_noises < 2:
+            raise ValueError(f"num_noises = {self.num_noises} must be at least 2")
+        if problem.linear:
+            # Scores are exact; a reference only serves the search for the limit.
+            self.num_noises = min(self.num_noises, 256)
+        self.num_images = int(num_images)
+        self._features: DigitFeatures | None = None
+        if "frechet" in problem.metrics:
+            self._features = DigitFeatures()
+            if self.num_images <= self._features.dim:
+                raise ValueError(
+                    f"num_images = {num_images} must exceed the {self._features.dim} features of the Frechet "
+                    "distance; 2000 is a good number"
+                )
+        self._real: np.ndarray | None = None
+        self._data: dict[int, Tensor] = {}
+        self._references: dict[int, ReferenceFlow] = {}
+        self._rmse: dict[Schedule, list[float]] = {}
+
+    # Scores
+
+    def check(self, schedule: Schedule) -> None:
+        """Refuse a schedule made for another noise range.
+
+        Log-SNR may end at 1e-4 on a problem that runs to 0 by itself.
+
+        Raises:
+            ValueError: its first or last noise level is not the problem's.
+        """
+        check_fit(schedule, self.problem)
+
+    def rows(self, schedule: Schedule, limit: Schedule | None = None) -> list[Row]:
+        """Every metric of the problem for one schedule, ``rmse`` first.
+
+        ``rmse`` is the paired error over all coordinates against the exact solution from the same noise. On a
+        linear problem both it and ``w2`` are exact, without sampling.
+
+        Args:
+            schedule: what to score; its name is what the table calls it.
+            limit: the best schedule at the same K, computed on ``reference()``: adds the row ``gap``.
+
+        Raises:
+            ValueError: the schedule is for another noise range, or ``limit`` for another K.
+        """
+        self.check(schedule)
+        if self.problem.linear:
+            values = self._linear(schedule)
+        else:
+            values = self._sampled(schedule)
+        self._rmse[schedule] = values["rmse"]
+        rows = [self._row(schedule, metric, v) for metric, v in values.items()]
+        if limit is not None:
+            rows.append(self._row(schedule, "gap", [self.gap(schedule, limit)]))
+        return rows
+
+    def gap(self, schedule: Schedule, limit: Schedule) -> float:
+        """``rmse`` of the schedule over that of the limit, on the noises of the first seed set.
+
+        Raises:
+            ValueError: they differ in K.
+        """
+        if schedule.num_steps != limit.num_steps:
+            raise ValueError(
+                f"schedule {schedule.name!r} has {schedule.num_steps} steps, the limit {limit.num_steps}; "
+                "a gap compares schedules of one K"
+            )
+        own, best = (self._first_rmse(s) for s in (schedule, limit))
+        return own / best if best > 0 else math.nan
+
+    def reference(self, i: int = 0) -> ReferenceFlow:
+        """Exact trajectories of the held-out noises of seed set ``i``."""
+        if i not in self._references:
+            self._references[i] = self.problem.reference(self.num_noises, NOISE_SEED + self.seeds[i])
+        return self._references[i]
+
+    def reference_error(self) -> float:
+        """RMSE between the reference's end and one with half the steps: how exact "exact" is.
+
+        An upper bound for a convergent solver. 0 on a linear problem, which is scored without a reference.
+        """
+        if self.problem.linear:
+            return 0.0
+        half = (self.problem.num_knots - 1) // 2 + 1
+        coarse = self.problem.reference(self.num_noises, NOISE_SEED + self.seeds[0], half)
+        return rmse(self.reference().x_end, coarse.x_end)
+
+    def floor(self) -> Row | None:
+        """The distance that exact samples would still have: real data against real data.
+
+        Two independent sets for ``w2`` and ``sliced_w2``. For ``frechet`` ``num_images`` real ones, drawn
+        with replacement, against all there are: what a sampler that repeats the data would score. None where
+        there is no such metric, or it is exact.
+        """
+        metrics = [m for m in self.problem.metrics if m in ("w2", "sliced_w2", "frechet")]
+        if self.problem.linear or not metrics:
+            return None
+        metric, values = metrics[0], []
+        for i, seed in enumerate(self.seeds):
+            if metric == "frechet":
+                real = self._real_features()
+                # Halves would be smaller sets than those that are scored, and so have a higher floor.
+                drawn = np.random.default_rng(SECOND_SEED + seed).integers(len(real), size=self.num_images)
+                values.append(frechet_distance(real[drawn], real))
+            else:
+                other = self.problem.sample_data(self.num_noises, SECOND_SEED + seed)
+                values.append(self._distance(metric, other, i))
+        mean, sd = _mean_sd(values)
+        return Row(
+            self.problem.name, "none", self.problem.terminal, "floor", 0, 0, metric, mean, sd, len(values)
+        )
+
+    def samples(self, schedule: Schedule, n: int = 8) -> Tensor:
+        """The first ``n`` samples of the first seed set, ``[n, *shape]``."""
+        self.check(schedule)
+        return self._sample(schedule, self.problem.sample_noise(n, NOISE_SEED + self.seeds[0]))
+
+    # Pieces
+
+    def _row(self, schedule: Schedule, metric: str, values: Sequence[float]) -> Row:
+        K = schedule.num_steps
+        nfe = self.solver.nfe(K) * int(getattr(self.problem.denoiser, "nfe_per_call", 1))
+        mean, sd = _mean_sd(values)
+        if self.problem.linear and metric != "gap":
+            sd = 0.0  # exact, nothing is drawn
+        names = (self.problem.name, self.solver.name, schedule.terminal, schedule.name)
+        return Row(*names, K, nfe, metric, mean, sd, len(values))
+
+    def _linear(self, schedule: Schedule) -> dict[str, list[float]]:
+        """The sampler multiplies x by a number: run it once, on 1."""
+        problem = self.problem
+        c, start = float(problem.denoiser.sigma_data), problem.prior_std
+        one = torch.ones(1, *problem.shape, dtype=torch.float64, device=problem.device)
+        a = float(self._sample(schedule, one).flatten()[0])
+        exact = math.sqrt((schedule.sigma_end**2 + c**2) / (problem.sigma_max**2 + c**2))
+        # The same figure for every seed set: nothing is drawn.
+        repeat = len(self.seeds)
+        return {"rmse": [abs(a - exact) * start] * repeat, "w2": [abs(c - start * abs(a))] * repeat}
+
+    def _sampled(self, schedule: Schedule) -> dict[str, list[float]]:
+        metrics = ["rmse", *self.problem.metrics]
+        values: dict[str, list[float]] = {m: [] for m in metrics}
+        for i, seed in enumerate(self.seeds):
+            n = self.num_noises
+            if self._features is not None:
+                n = max(n, self.num_images)
+            # The first rows of a longer list of noises are the reference's own.
+            ends = self._sample(schedule, self.problem.sample_noise(n, NOISE_SEED + seed))
+            values["rmse"].append(rmse(ends[: self.num_noises], self._exact_end(schedule, i)))
+            for metric in self.problem.metrics:
+                values[metric].append(self._distance(metric, ends, i))
+        return values
+
+    def _first_rmse(self, schedule: Schedule) -> float:
+        if schedule not in self._rmse:
+            self.check(schedule)
+            if self.problem.linear:
+                self._rmse[schedule] = self._linear(schedule)["rmse"]
+            else:
+                ends = self._sample(schedule, self.reference().start)
+                self._rmse[schedule] = [rmse(ends, self._exact_end(schedule, 0))]
+        return self._rmse[schedule][0]
+
+    def _exact_end(self, schedule: Schedule, i: int) -> Tensor:
+        reference = self.reference(i)
+        if schedule.terminal == "zero" or reference.sigma_end > 0:
+            return reference.x_end
+        return reference.at(schedule.sigma_end)
+
+    @torch.no_grad()
+    def _sample(self, schedule: Schedule, x: Tensor) -> Tensor:
+        denoiser = self.problem.denoiser
+        return torch.cat([sample(denoiser, part, schedule.sigmas, self.solver) for part in x.split(BATCH)])
+
+    def _distance(self, metric: str, x: Tensor, i: int) -> float:
+        if metric == "frechet":
+            assert self._features is not None
+            return frechet_distance(self._features(x[: self.num_images]), self._real_features())
+        if i not in self._data:
+            self._data[i] = self.problem.sample_data(self.num_noises, NOISE_SEED + self.seeds[i])
+        if metric == "w2":
+            return wasserstein_1d(x, self._data[i])
+        check_name("metric", metric, ("w2", "sliced_w2", "frechet"))
+        return sliced_w2(x.flatten(1), self._data[i].flatten(1))
+
+    def _real_features(self) -> np.ndarray:
+        """Features of every real digit there is."""
+        if self._real is None:
+            assert self._features is not None
+            self._real = self._features(self.problem.sample_data(1797, 0))
+        return self._real
+
+
+def score(
+    problem: Problem,
+    solver: str | Solver,
+    schedule: Schedule,
+    seeds: Sequence[int] = (0, 1, 2),
+    num_images: int = 2000,
+) -> list[Row]:
+    """Rows of one schedule; for several, make a ``Scorer`` once."""
+    return Scorer(problem, solver, seeds, num_images).rows(schedule)
+
+
+def _mean_sd(values: Sequence[float]) -> tuple[float, float]:
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+    return float(np.mean(values)), sd
+
+
+def check_fit(schedule: Schedule, problem: Problem) -> None:
+    """Refuse a schedule made for another noise range than the problem's (see ``Scorer.check``).
+
+    Raises:
+        ValueError: its first or last noise level is not the problem's.
+    """
+    end = problem.sigma_end
+    if schedule.name == "log_snr" and problem.sigma_min == 0 and schedule.sigma_end > 0:
+        end = LOG_SNR_END
+    schedule.check_range(problem.sigma_max, end)
+
+
+# Baselines by name
+
+COMPUTED = ("closed_form", "dp", "limit")
+BASELINES = (*HANDCRAFTED, *COMPUTED)
+# name -> its one option, a positive number
+_OPTIONS = {"edm": "rho", "arctan": "c", "dp": "coefficient"}
+
+
+class _Spec(NamedTuple):
+    name: str
+    options: dict[str, float]
+    file: Schedule | None
+
+
+def check_spec(spec: str, problem: Problem) -> None:
+    """Refuse a text that ``baseline`` would refuse, without computing anything.
+
+    Raises:
+        ValueError: unknown name (suggests the nearest) or option, or a file that is not a schedule for this
+            problem.
+        FileNotFoundError: no such file.
+    """
+    _parse(spec, problem)
+
+
+def is_file_spec(spec: str) -> bool:
+    """Whether ``baseline`` reads this text as a path."""
+    return spec.endswith(".json") or "/" in spec or os.sep in spec or Path(spec).is_file()
+
+
+def _parse(spec: str, problem: Problem) -> _Spec:
+    if is_file_spec(spec):
+        schedule = Schedule.load(spec)
+        try:
+            check_fit(schedule, problem)
+        except ValueError as error:
+            raise ValueError(f"{spec}: {error}") from error
+        return _Spec(schedule.name, {}, schedule)
+    name, _, text = spec.partition(":")
+    if name not in BASELINES:
+        raise ValueError(f"{unknown_name('schedule', name, BASELINES)}, or the path of a schedule.json")
+    options: dict[str, float] = {}
+    known = _OPTIONS.get(name)
+    for part in text.split(",") if text else []:
+        key, _, value = part.partition("=")
+        if known is None:
+            raise ValueError(f"schedule {spec!r}: {name} has no options; write {name!r}")
+        if key != known:
+            why = unknown_name("option", key, [known])
+            raise ValueError(f"schedule {spec!r}: {why}, as in {name}:{known}=2")
+        try:
+            options[key] = float(value)
+        except ValueError:
+            raise ValueError(f"schedule {spec!r}: {key} = {value!r} is not a number") from None
+        if not (math.isfinite(options[key]) and options[key] > 0):
+            raise ValueError(f"schedule {spec!r}: {key} = {value} must be a positive number")
+    return _Spec(name, options, None)
+
+
+def baseline(
+    spec: str,
+    problem: Problem,
+    num_steps: int,
+    solver: str | Solver = "heun",
+    reference: ReferenceFlow | None = None,
+    starts: Iterable[Schedule] = (),
+) -> Schedule:
+    """A schedule from a text.
+
+    Args:
+        spec: ``uniform``, ``edm``, ``edm:rho=3``, ``log_snr``, ``cosine``, ``arctan`` (c: the data's
+            standard deviation), ``arctan:c=0.5``, ``closed_form``, ``dp``, ``dp:coefficient=1.15``, ``limit``
+            or the path of a schedule file, which is resampled if its K is another.
+        problem: whose noise range it is for.
+        num_steps: K.
+        solver: what ``dp`` and ``limit`` are computed for.
+        reference: exact trajectories for ``limit``: those that it is scored on (``Scorer.reference()``), so
+            that nothing can be better there. Default the problem's own pool, which ``closed_form`` and ``dp``
+            always read, as a learner does.
+        starts: more grids for ``limit`` to start from, beside the hand-crafted ones; those with another end
+            are left out.
+
+    Raises:
+        ValueError, FileNotFoundError: as ``check_spec``, or ``num_steps < 1``.
+    """
+    K = check_num_steps(num_steps)
+    name, options, file = _parse(spec, problem)
+    if file is not None:
+        return file.resample(K, keep_zero=False)
+    if name == "log_snr" and problem.sigma_min == 0:
+        return log_snr(K, LOG_SNR_END, problem.sigma_max, terminal="sigma_min")
+    if name == "arctan":
+        options = {"c": float(problem.denoiser.sigma_data), **options}
+    if name in HANDCRAFTED:
+        make: Callable[..., Schedule] = HANDCRAFTED[name]
+        return make(K, problem.sigma_min, problem.sigma_max, terminal=problem.terminal, **options)
+    if name == "limit":
+        # The error has several local minima: no named grid may be better just because nobody listed it.
+        named = [baseline(name, problem, K) for name in HANDCRAFTED]
+        usable = [s for s in (*starts, *named) if _fits(s, problem)]
+        known = reference or problem.reference()
+        return direct(problem.denoiser, known, K, solver, starts=usable)
+    pilot = problem.reference(min(problem.num_noises, PILOT_NOISES))
+    if name == "closed_form":
+        return closed_form(pilot, K)
+    candidates, coefficient = max(64, 2 * K), options.get("coefficient", 1.0)
+    return dynamic_programming(problem.denoiser, pilot, K, solver, candidates, coefficient)
+
+
+def _fits(schedule: Schedule, problem: Problem) -> bool:
+    try:
+        schedule.check_range(problem.sigma_max, problem.sigma_end)
+    except ValueError:
+        return False
+    return True
+
+
+# Tables
+
+
+def format_table(rows: Sequence[Row]) -> str:
+    """Aligned text: a line for each K and schedule, a column for each metric (mean +- sd over seed sets)."""
+    # rmse first, gap last, whatever comes first in the list.
+    metrics = sorted(dict.fromkeys(r.metric for r in rows), key=lambda m: (m == "gap", m != "rmse"))
+    cells: dict[tuple[int, str, str], dict[str, Row]] = {}
+    for row in rows:
+        cells.setdefault((row.num_steps, row.schedule, row.terminal), {})[row.metric] = row
+    table = Table(box=box.SIMPLE_HEAD)
+    for title, side in (("schedule", "left"), ("K", "right"), ("NFE", "right"), ("terminal", "left")):
+        table.add_column(title, justify=side, no_wrap=True)  # type: ignore[arg-type]
+    for metric in metrics:
+        table.add_column(metric, justify="right", no_wrap=True)
+    last = None
+    for key in sorted(cells, key=lambda k: k[0]):  # stable: schedules stay in the order given
+        K, name, terminal = key
+        if last not in (None, K):
+            table.add_section()
+        last = K
+        some = next(iter(cells[key].values()))
+        texts = [_cell(cells[key].get(m)) for m in metrics]
+        nfe = (str(K), str(some.nfe)) if K else ("-", "-")
+        table.add_row(name, *nfe, terminal, *texts)
+    out = io.StringIO()
+    Console(file=out, width=400, color_system=None, highlight=False, markup=False).print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n") + "\n"
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return ""
+    digits = 2 if row.metric == "gap" else 4
+    text = _number(row.mean, digits)
+    # No spread: a single seed set, or an exact figure.
+    return f"{text} +- {_number(row.sd, digits)}" if row.sd > 0 else text
+
+
+def _number(value: float, digits: int) -> str:
+    if value and abs(value) < 10.0**-digits:
+        return f"{value:.1e}"
+    return f"{value:.{digits}f}" if abs(value) < 100 else f"{value:.1f}"
