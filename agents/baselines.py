@@ -1,4 +1,4 @@
-"""What a learned agent is compared with: hand-crafted schedules as policies."""
+"""What ART-RL is compared with: stable-baselines3's SAC and PPO, and hand-crafted schedules as policies."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 from typing import Any
 
 import numpy as np
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.vec_env import VecEnv
 
 from art_env.dynamics import Clock, Dynamics
 from art_env.schedules.schedule import Schedule
@@ -116,3 +118,56 @@ def _speed_actions(schedule: Schedule, dynamics: Dynamics) -> np.ndarray:
     # A hair too fast: the clock is held at the end, and so meets it exactly.
     actions[-1] = np.nextafter(actions[-1], np.float32(np.inf))
     return actions
+
+
+def _falling(remaining: float) -> float:
+    return 3e-3 * remaining
+
+
+def make_ppo(env: VecEnv, total_timesteps: int, seed: int, learning_rate: float | None = None) -> PPO:
+    """PPO (Schulman et al. 2017) set up for short episodes of exactly ``num_steps``.
+
+    No discount (the horizon is fixed and observed), whole episodes a rollout, a narrow start of the exploration
+    (one octave), and a step size that falls to 0.
+    """
+    K = int(env.get_attr("num_steps")[0])
+    batch = env.num_envs * K
+    return PPO(
+        "MlpPolicy",
+        env,
+        learning_rate=_falling if learning_rate is None else learning_rate,
+        n_steps=K,
+        batch_size=max(batch // 4, 2),
+        n_epochs=4,
+        gamma=1.0,
+        gae_lambda=0.95,
+        ent_coef=0.0,
+        policy_kwargs={"log_std_init": -1.2, "net_arch": [64, 64]},
+        seed=seed,
+        device="cpu",
+    )
+
+
+def make_sac(env: VecEnv, total_timesteps: int, seed: int, learning_rate: float | None = None) -> SAC:
+    """SAC (Haarnoja et al. 2018) set up for many rows: four gradient steps for each step of all rows.
+
+    No discount; the entropy target is well below SB3's default (-1), because near the optimum the price of
+    exploring is larger than what is left to win.
+    """
+    return SAC(
+        "MlpPolicy",
+        env,
+        learning_rate=1e-3 if learning_rate is None else learning_rate,
+        buffer_size=min(total_timesteps, 300_000),
+        learning_starts=min(4 * env.num_envs, total_timesteps // 4),
+        batch_size=512,
+        tau=0.02,
+        gamma=1.0,
+        train_freq=1,
+        gradient_steps=4,
+        ent_coef="auto_0.1",
+        target_entropy=-3.0,
+        policy_kwargs={"net_arch": [64, 64]},
+        seed=seed,
+        device="cpu",
+    )

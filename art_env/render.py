@@ -37,7 +37,9 @@ def draw(dynamics: Dynamics, frames: Sequence[Frame]) -> np.ndarray:
     left.plot(range(K + 1), grid.sigmas, "o--", color="0.6", markersize=3, label="EDM")
     left.plot(range(len(frames)), [f.sigma for f in frames], "o-", color="C0", label="this episode")
     left.set_yscale("symlog", linthresh=max(problem.sigma_floor, 1e-3))
-    left.set(xlabel="step", ylabel="sigma", xlim=(-0.3, K + 0.3), title=f"{problem.name}, {dynamics.solver.name}")
+    left.set(
+        xlabel="step", ylabel="sigma", xlim=(-0.3, K + 0.3), title=f"{problem.name}, {dynamics.solver.name}"
+    )
     left.set_ylim(0 if problem.sigma_end == 0 else 0.8 * problem.sigma_end, 1.4 * problem.sigma_max)
     left.legend(frameon=False)
     steps = range(1, len(frames))

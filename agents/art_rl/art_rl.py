@@ -257,7 +257,8 @@ class ARTRL(OnPolicyAlgorithm):
         self.logger.record("train/critic_loss", critic_loss.item())
         self.logger.record("train/std", policy.std.item())
         self.logger.record(
-            "train/explained_variance", float(explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
+            "train/explained_variance",
+            float(explained_variance(buffer.values.flatten(), buffer.returns.flatten())),
         )
         self.logger.record("train/n_updates", self.num_updates, exclude="tensorboard")
 
@@ -292,9 +293,7 @@ class ARTRL(OnPolicyAlgorithm):
         """Train; at the end the actor is replaced by its average over the last part."""
         if reset_num_timesteps:
             self._average, self._averaged = {}, 0
-        super().learn(
-            total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
-        )
+        super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         if self._averaged and self._current_progress_remaining <= 0:
             with torch.no_grad():
                 parameters = dict(self.policy.named_parameters())

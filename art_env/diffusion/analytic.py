@@ -78,7 +78,9 @@ class GaussianMixtureDenoiser:
         variances, axes = np.linalg.eigh(cov)
         if not (variances > 0).all():
             i = int(np.argmin(variances.min(1)))
-            raise ValueError(f"covs[{i}] is not positive definite (smallest eigenvalue {variances[i].min():g})")
+            raise ValueError(
+                f"covs[{i}] is not positive definite (smallest eigenvalue {variances[i].min():g})"
+            )
         self.shape: tuple[int, ...] = (d,)
         self.weights = torch.from_numpy(w / w.sum())
         self.means = torch.from_numpy(mu.copy())

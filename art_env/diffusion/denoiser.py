@@ -112,4 +112,3 @@ class CheckedDenoiser:
         text = f"{float(s[0]):.6g}" if s.numel() else "?"
         at = f"sigma={text}" + (f", step {self.step}" if self.step is not None else "")
         return f"{self.name} at {at}"
-

@@ -87,9 +87,7 @@ def edm(
         raise ValueError(f"rho = {rho} must be a positive number")
     high, low = sigma_max ** (1 / rho), max(sigma_min, 0.0) ** (1 / rho)
     name = "edm" if rho == 7 else f"edm:rho={rho:g}"
-    return _ramp(
-        num_steps, sigma_min, sigma_max, terminal, lambda r: (high + r * (low - high)) ** rho, name
-    )
+    return _ramp(num_steps, sigma_min, sigma_max, terminal, lambda r: (high + r * (low - high)) ** rho, name)
 
 
 def log_snr(num_steps: int, sigma_min: float, sigma_max: float, *, terminal: str = "zero") -> Schedule:
@@ -99,7 +97,9 @@ def log_snr(num_steps: int, sigma_min: float, sigma_max: float, *, terminal: str
         ValueError: ``sigma_min`` is 0, which is infinitely far away on this scale.
     """
     if sigma_min <= 0:
-        raise ValueError(f"log_snr needs sigma_min above 0, not {sigma_min:g}; pass for example sigma_min=1e-4")
+        raise ValueError(
+            f"log_snr needs sigma_min above 0, not {sigma_min:g}; pass for example sigma_min=1e-4"
+        )
     high, low = math.log(sigma_max) if sigma_max > 0 else 0.0, math.log(sigma_min)
     return _ramp(
         num_steps, sigma_min, sigma_max, terminal, lambda r: np.exp(high + r * (low - high)), "log_snr"

@@ -132,6 +132,7 @@ def direct(
     max_iterations: int = 200,
     screen_noises: int = 512,
     batch_size: int = 512,
+    with_dp: bool = True,
 ) -> Schedule:
     """The limit: the grid with the least final error, by BFGS with gradients through the whole sampler.
 
@@ -150,6 +151,7 @@ def direct(
         max_iterations: of each search on all the noises.
         screen_noises: noises of the first searches.
         batch_size: rows differentiated at once.
+        with_dp: start from dynamic programming too (its local errors cost many evaluations of a network).
 
     Returns:
         a schedule whose meta has ``rmse``, ``evaluations`` (rows times evaluations, a gradient counted as
@@ -168,9 +170,10 @@ def direct(
         edm(K, floor, sigma_max, 3.0, terminal=terminal),
         log_snr(K, floor, sigma_max, terminal=terminal),
         closed_form(reference, K),
-        dynamic_programming(denoiser, reference, K, rule, max(48, 2 * K), max_noises=64),
         *(s.resample(K) for s in starts),
     ]
+    if with_dp:
+        grids.append(dynamic_programming(denoiser, reference, K, rule, max(48, 2 * K), max_noises=64))
     part = _first(reference, screen_noises)
     search = _Search(denoiser, rule, batch_size, scale=_scale(reference))
     ranked = sorted(grids, key=lambda s: final_rmse(denoiser, part, s.sigmas, rule))[:num_searches]
@@ -260,5 +263,3 @@ class _Search:
         if not np.isfinite(mean) or mean <= 0:
             return 1e6, np.zeros_like(z)
         return 0.5 * float(np.log(mean)), (0.5 * grad / total).numpy().astype(np.float64)
-
-

@@ -1,0 +1,108 @@
+"""What happens during training besides learning: TensorBoard's art/ group, and checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Figure as LoggedFigure
+
+from agents.distill import distill
+from art_env.diffusion.flow import ReferenceFlow
+from art_env.dynamics import Dynamics
+from art_env.plots import schedule_figure
+from art_env.schedules.optimal import final_rmse
+from art_env.schedules.schedule import Schedule
+
+
+class EveryNSteps(BaseCallback):
+    """Acts between rollouts, about ``times`` times in ``total_timesteps``."""
+
+    def __init__(self, total_timesteps: int, times: int) -> None:
+        super().__init__()
+        self.interval = max(total_timesteps // times, 1)
+        self._next = 0
+
+    def _on_training_start(self) -> None:
+        self._next = self.model.num_timesteps
+
+    def _on_rollout_start(self) -> None:
+        if self.model.num_timesteps >= self._next:
+            self._next = self.model.num_timesteps + self.interval
+            self.act()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def act(self) -> None:
+        """What to do."""
+        raise NotImplementedError
+
+
+class ScheduleCallback(EveryNSteps):
+    """Distils the policy now and then: its schedule, clock speed, error and gap to the limit.
+
+    Args:
+        dynamics: what the policy is for.
+        reference: held-out exact trajectories to measure on (their first ``num_noises``).
+        limit: the best schedule; None: no gap.
+        others: schedules to draw beside it.
+        total_timesteps, times: as ``EveryNSteps``.
+    """
+
+    def __init__(
+        self,
+        dynamics: Dynamics,
+        reference: ReferenceFlow,
+        limit: Schedule | None,
+        others: list[Schedule],
+        total_timesteps: int,
+        times: int = 20,
+    ) -> None:
+        super().__init__(total_timesteps, times)
+        self.dynamics, self.reference, self.others = dynamics, reference, others
+        solver = dynamics.solver
+        self.limit_rmse = (
+            None if limit is None else final_rmse(dynamics.problem.denoiser, reference, limit.sigmas, solver)
+        )
+
+    def act(self) -> None:
+        """Log ``art/rmse``, ``art/gap``, ``art/clock_speed/*`` and the figure ``art/schedule``."""
+        # A policy that sees only time and budget acts alike on every trajectory.
+        noises = 1 if not self.dynamics.features else 64
+        schedule = distill(self.model, self.dynamics, noises, name="now")  # type: ignore[arg-type]
+        problem = self.dynamics.problem
+        error = final_rmse(problem.denoiser, self.reference, schedule.sigmas, self.dynamics.solver)
+        self.logger.record("art/rmse", error)
+        if self.limit_rmse:
+            self.logger.record("art/gap", error / self.limit_rmse)
+        for k, theta in enumerate(schedule.theta()):
+            self.logger.record(f"art/clock_speed/step_{k:02d}", float(theta), exclude="csv")
+        figure = schedule_figure(
+            [*self.others, schedule], f"{self.model.num_timesteps:,} env steps", highlight="now"
+        )
+        self.logger.record(
+            "art/schedule", LoggedFigure(figure, close=False), exclude=("stdout", "csv", "log")
+        )
+
+
+class CheckpointCallback(EveryNSteps):
+    """Saves now and then, in one piece, so that a killed run can go on.
+
+    Args:
+        path: the file.
+        save: writes it.
+        total_timesteps, times: as ``EveryNSteps``.
+    """
+
+    def __init__(
+        self, path: Path, save: Callable[[Path], None], total_timesteps: int, times: int = 20
+    ) -> None:
+        super().__init__(total_timesteps, times)
+        self.path, self.save = path, save
+
+    def act(self) -> None:
+        """Replace the last checkpoint."""
+        if self.model.num_timesteps > 0:
+            self.save(self.path)

@@ -1,0 +1,76 @@
+"""Saving an agent with what it was trained for, and getting both back from the file."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.save_util import load_from_zip_file
+
+from agents.art_rl import ARTRL
+from art_env.dynamics import Dynamics
+from art_env.envs import make_dynamics
+from art_env.files import atomic_path
+from art_env.names import unknown_name
+
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"art": ARTRL, "art-paper": ARTRL, "sac": SAC, "ppo": PPO}
+
+
+def save_agent(model: BaseAlgorithm, path: str | Path, algorithm: str, settings: dict[str, Any]) -> None:
+    """Write ``model.zip`` in one piece; it remembers its algorithm and its environment's settings."""
+    model.art_settings = {"algorithm": algorithm, "env": dict(settings)}  # type: ignore[attr-defined]
+    with atomic_path(path) as temporary:
+        model.save(temporary)
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """``{"algorithm": ..., "env": ...}`` of a model file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a model file, or not written by ``save_agent``.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no model file at {str(path)!r}")
+    try:
+        data, _, _ = load_from_zip_file(path, device="cpu", load_data=True)
+    except (ValueError, zipfile.BadZipFile, KeyError, OSError) as error:
+        raise ValueError(
+            f"{path}: not a model file ({error}); use the model.zip of a finished run"
+        ) from error
+    settings = (data or {}).get("art_settings")
+    if not isinstance(settings, dict) or set(settings) != {"algorithm", "env"}:
+        raise ValueError(
+            f"{path}: a model, but not one that train.py wrote; it does not say what it was made for"
+        )
+    return settings
+
+
+def load_agent(path: str | Path, algorithm: str | None = None) -> tuple[BaseAlgorithm, Dynamics]:
+    """The agent and the dynamics that it was trained on.
+
+    Args:
+        path: a ``model.zip`` that ``train.py`` wrote.
+        algorithm: what it must be (``art``, ``art-paper``, ``sac``, ``ppo``); None: whatever it is.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``read_settings``; of another algorithm, or its observation does not fit.
+    """
+    settings = read_settings(path)
+    name = settings["algorithm"]
+    if name not in ALGORITHMS:
+        raise ValueError(f"{path}: {unknown_name('algorithm', name, ALGORITHMS)}")
+    if algorithm is not None and name != algorithm:
+        raise ValueError(
+            f"{path}: holds a model of {name!r}, not of {algorithm!r}; start it as `train.py {name}`"
+        )
+    dynamics = make_dynamics(**settings["env"])
+    model = ALGORITHMS[name].load(path, device="cpu")
+    assert model.observation_space is not None
+    have, want = model.observation_space.shape, dynamics.observation_bounds()[0].shape
+    if have != want:
+        raise ValueError(f"{path}: the model observes {have}, its environment offers {want}; train it again")
+    return model, dynamics

@@ -1,0 +1,73 @@
+"""Pictures of schedules and of samples; every function returns a matplotlib Figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from art_env.schedules.schedule import Schedule
+
+
+def schedule_figure(schedules: Sequence[Schedule], title: str = "", highlight: str | None = None) -> Figure:
+    """Noise level at each step, one line a schedule; ``highlight``: the name of the thick one."""
+    figure = Figure(figsize=(7, 4.5), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    lowest = min(float(s.sigmas[s.sigmas > 0].min()) for s in schedules)
+    for i, schedule in enumerate(schedules):
+        strong = schedule.name == highlight
+        axes.plot(
+            np.linspace(0, 1, len(schedule)),
+            schedule.sigmas,
+            "o-" if strong else ".--",
+            color=f"C{i % 10}",
+            linewidth=2.5 if strong else 1.2,
+            zorder=3 if strong else 2,
+            label=schedule.name,
+        )
+    axes.set_yscale("symlog", linthresh=max(lowest, 1e-3))
+    axes.set_ylim(bottom=0)
+    axes.set(xlabel="step / number of steps", ylabel="sigma", title=title)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    return figure
+
+
+def samples_figure(sets: Mapping[str, Tensor], title: str = "") -> Figure:
+    """Samples side by side, one row (images, ``[n, 1, H, W]``) or panel (points, ``[n, 1]`` or ``[n, 2]``) a set.
+
+    Images of one column start from the same noise.
+    """
+    first = next(iter(sets.values()))
+    if first.ndim == 4:
+        return _image_grid(sets, title)
+    figure = Figure(figsize=(3.2 * len(sets), 3.4), dpi=110, layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(sets), sharex=True, sharey=True))
+    span = 1.3 * float(first.abs().max())
+    for axes, (name, x) in zip(panels, sets.items(), strict=True):
+        points = x.flatten(1).cpu().numpy()
+        if points.shape[1] == 1:
+            axes.hist(points[:, 0], bins=np.linspace(-span, span, 81), density=True, color="C0")
+        else:
+            axes.scatter(points[:, 0], points[:, 1], s=2, alpha=0.4)
+            axes.set(xlim=(-span, span), ylim=(-span, span), aspect="equal")
+        axes.set_title(name)
+    figure.suptitle(title)
+    return figure
+
+
+def _image_grid(sets: Mapping[str, Tensor], title: str) -> Figure:
+    rows, columns = len(sets), min(len(x) for x in sets.values())
+    figure = Figure(figsize=(0.55 * columns + 1.4, 0.58 * rows + 0.5), dpi=130, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for line, (name, images) in zip(panels, sets.items(), strict=True):
+        for axes, image in zip(line, images[:columns], strict=True):
+            picture = ((image.clamp(-1, 1) + 1) / 2).permute(1, 2, 0).cpu().numpy()
+            axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axes.set_xticks([])
+            axes.set_yticks([])
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    figure.suptitle(title)
+    return figure

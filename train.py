@@ -1,0 +1,514 @@
+"""Learn a noise schedule: train an agent, distil it into a list of sigmas, compare it with the others.
+
+Examples:
+    python train.py
+    python train.py --problem mixture-1d --solver euler --num-steps 10
+    python train.py sac --problem mixture-1d
+    python train.py art-paper
+    python train.py --resume runs/digits__art__0__2026-01-31_12-00-00
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import torch
+import tyro
+from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ProgressBarCallback
+from stable_baselines3.common.logger import Logger, make_output_format
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from agents.art_rl import ARTRL
+from agents.baselines import make_ppo, make_sac
+from agents.callbacks import CheckpointCallback, ScheduleCallback
+from agents.distill import distill
+from agents.loading import ALGORITHMS, read_settings, save_agent
+from art_env import __version__
+from art_env.dynamics import Dynamics
+from art_env.envs import ARTVectorEnv, make_dynamics
+from art_env.files import atomic_path, write_text
+from art_env.names import check_name, unknown_name
+from art_env.plots import samples_figure, schedule_figure
+from art_env.sb3 import to_sb3
+from art_env.schedules import Schedule, direct
+from art_env.schedules.schedule import check_num_steps
+from art_env.scoring import Row, Scorer, baseline, format_table, write_csv
+
+RIVALS = ("uniform", "log_snr", "edm", "closed_form")
+
+
+@dataclass
+class Common:
+    """Settings that every algorithm shares."""
+
+    algorithm: ClassVar[str] = "art"
+
+    problem: str = "digits"
+    """gaussian-1d, mixture-1d, mixture-2d or digits."""
+    solver: str = "heun"
+    """euler, heun or rk4."""
+    num_steps: int = 5
+    """Solver steps K."""
+    reward: str = "global"
+    """global: minus the final error; local: minus the solver's own errors; euler: the paper's objective."""
+    features: tuple[str, ...] = ()
+    """What the policy sees besides time and budget: log_f, log_q, size, cosine, x. A schedule cannot look at
+    the sample, so by default neither does the policy."""
+    clock: str = "closed_form"
+    """Where action 0 leads: closed_form, or rho of the EDM family (7: EDM's grid)."""
+    action_range: float = 3.0
+    """Octaves of clock speed between action 0 and 1."""
+    terminal: str | None = None
+    """zero or sigma_min: where schedules end; by default the problem's own."""
+    sigma_min: float | None = None
+    """Another lowest noise level."""
+    sigma_max: float | None = None
+    """Another highest noise level."""
+    num_noises: int | None = None
+    """Start noises that rewards are measured on; by default the problem's own number."""
+    total_timesteps: int | None = None
+    """Env steps; by default 300 updates of ART-RL (200 on digits), for every algorithm."""
+    num_envs: int | None = None
+    """Rows that step together; by default 1024 (256 on digits)."""
+    seed: int = 0
+    """Of the agent, the exploration and the start noises."""
+    eval_seeds: tuple[int, ...] = (0,)
+    """Seed sets of held-out noises for the table."""
+    num_images: int = 2000
+    """Samples for the Frechet distance."""
+    run_dir: Path | None = None
+    """Run folder; by default runs/PROBLEM__ALGORITHM__SEED__TIME."""
+    resume: Path | None = None
+    """Run folder of a killed run: go on with it (its own settings are used)."""
+    limit: bool = True
+    """Compute the best schedule there is, for the gap."""
+    progress: bool = True
+    """Show a progress bar."""
+    threads: int = 1
+    """Torch threads."""
+    device: str = "cpu"
+    """Where the denoiser runs: cpu, cuda, cuda:0, ..."""
+
+
+@dataclass
+class Art(Common):
+    """ART-RL (default)."""
+
+    learning_rate: float = 0.05
+    """Step of the actor, in units of the action; falls to 0."""
+    gae_lambda: float = 1.0
+    """Trace of the TD errors (1: the whole return)."""
+    noise_groups: int = 16
+    """Groups of rows that share exploration and meet the same start noises."""
+    std_start: float = 0.3
+    """Width of the exploration at the start, in units of the action."""
+    std_end: float = 0.02
+    """Width of the exploration at the end."""
+
+
+@dataclass
+class ArtPaper(Common):
+    """The literal Algorithm 1 of the paper with its published settings: 5,000 iterations of one trajectory."""
+
+    algorithm: ClassVar[str] = "art-paper"
+    problem: str = "gaussian-1d"
+    solver: str = "euler"
+    num_steps: int = 100
+    reward: str = "euler"
+    features: tuple[str, ...] = ("x", "log_q")
+    iterations: int = 5000
+    """Trajectories."""
+
+
+@dataclass
+class Sac(Common):
+    """SAC from stable-baselines3."""
+
+    algorithm: ClassVar[str] = "sac"
+    learning_rate: float | None = None
+    """Constant; None: 1e-3."""
+
+
+@dataclass
+class Ppo(Common):
+    """PPO from stable-baselines3."""
+
+    algorithm: ClassVar[str] = "ppo"
+    learning_rate: float | None = None
+    """Constant; None: 3e-3, falling to 0."""
+
+
+COMMANDS: dict[str, type[Common]] = {"art": Art, "art-paper": ArtPaper, "sac": Sac, "ppo": Ppo}
+
+
+class Run:
+    """A run folder: what is in it, and what has been done already."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config, self.summary = folder / "config.json", folder / "summary.json"
+        self.model, self.schedule = folder / "model.zip", folder / "schedule.json"
+        self.limit, self.checkpoint = folder / "limit.json", folder / "checkpoints" / "model.zip"
+        self.progress = folder / "checkpoints" / "progress.json"
+
+    @classmethod
+    def create(cls, args: Common) -> Run:
+        """Make the folder and write config.json into it."""
+        stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+        folder = args.run_dir or Path("runs") / f"{args.problem}__{args.algorithm}__{args.seed}__{stamp}"
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(
+                f"run_dir = {str(folder)!r} already exists; go on with --resume {folder}, or name another folder"
+            )
+        run = cls(folder)
+        run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        body = {
+            "algorithm": args.algorithm,
+            "settings": {
+                k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(args).items()
+            },
+            "argv": sys.argv[1:],
+            "versions": {
+                "art-rl": __version__,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+            },
+            "git_commit": git_commit(),
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        }
+        write_text(run.config, json.dumps(body, indent=2) + "\n")
+        return run
+
+    @classmethod
+    def reopen(cls, folder: Path) -> tuple[Run, Common]:
+        """The folder of a killed run, and its settings."""
+        run = cls(folder)
+        if not run.config.is_file():
+            raise ValueError(f"resume = {str(folder)!r} is not a run folder: it has no config.json")
+        if run.summary.is_file():
+            raise ValueError(f"resume = {str(folder)!r} is finished; its results are in {run.summary}")
+        try:
+            body = json.loads(run.config.read_text(encoding="utf-8"))
+            kind = COMMANDS[body["algorithm"]]
+            names = {f.name for f in dataclasses.fields(kind)}
+            values = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in body["settings"].items() if k in names
+            }
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{run.config} cannot be read ({error!r}); start a new run") from error
+        values["run_dir"], values["resume"] = folder, folder
+        run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        return run, kind(**values)
+
+
+def train(args: Common) -> None:
+    """From settings to a run folder with a schedule in it."""
+    started = time.time()
+    if args.resume is not None:
+        run, args = Run.reopen(args.resume)
+    torch.set_num_threads(args.threads)
+    settings, dynamics, total = check(args)
+    problem = dynamics.problem
+    scorer = Scorer(problem, args.solver, args.eval_seeds, args.num_images)
+    if args.resume is None:
+        run = Run.create(args)
+    print(f"{args.algorithm} on {problem.name}: {args.solver}, K = {args.num_steps}, run folder {run.folder}")
+
+    others = [baseline(name, problem, args.num_steps, args.solver) for name in RIVALS]
+    limit = find_limit(run, dynamics, scorer, others) if args.limit else None
+
+    began = time.time()
+    model, spent_before = learn(args, run, settings, dynamics, scorer, limit, others, total)
+    seconds = time.time() - began + spent_before["seconds"]
+    evals = spent_before["denoiser_evals"] + int(model.get_env().get_attr("denoiser_evals")[0])  # type: ignore[union-attr]
+
+    schedule = distill(model, dynamics, name=args.algorithm)  # type: ignore[arg-type]
+    schedule = Schedule(
+        schedule.sigmas, args.algorithm, {**schedule.meta, "seed": args.seed, "version": __version__}
+    )
+    if limit is not None and scorer.gap(schedule, limit) < 1.0:
+        # The search missed a better basin: go on from the agent's own, so that the limit is one.
+        limit = find_limit(run, dynamics, scorer, [*others, schedule], again=True)
+    report(run, args, scorer, schedule, others, limit, seconds, evals, model.num_timesteps)
+    print(f"all artefacts in {run.folder} after {time.time() - started:.0f} s")
+
+
+def check(args: Common) -> tuple[dict[str, Any], Dynamics, int]:
+    """Refuse bad settings before anything is computed or written; the environment's settings."""
+    check_num_steps(args.num_steps)
+    if args.threads < 1:
+        raise ValueError(f"threads = {args.threads} must be at least 1")
+    if args.seed < 0:
+        raise ValueError(f"seed = {args.seed} must not be negative")
+    if args.clock != "closed_form":
+        try:
+            clock: float | str = float(args.clock)
+        except ValueError:
+            raise ValueError(
+                unknown_name("clock", args.clock, ["closed_form", "7"]) + " (a number is rho)"
+            ) from None
+    else:
+        clock = args.clock
+    names = ("problem", "solver", "num_steps", "reward", "features", "action_range", "terminal", "sigma_min")
+    settings: dict[str, Any] = {
+        name: getattr(args, name) for name in (*names, "sigma_max", "num_noises", "device")
+    }
+    settings["features"] = list(args.features)
+    settings["control"] = "speed" if args.algorithm == "art-paper" else "log_speed"
+    settings["clock"] = clock
+    dynamics = make_dynamics(**settings)
+    # K = 1 leaves nothing to choose, and a rollout of one step has no spread.
+    total = args.total_timesteps
+    image = len(dynamics.problem.shape) == 3
+    if isinstance(args, ArtPaper):
+        args.num_envs = 1
+        total = total or args.iterations * args.num_steps
+    args.num_envs = args.num_envs or (256 if image else 1024)
+    total = total or (200 if image else 300) * (256 if image else 1024) * args.num_steps
+    if total < args.num_envs * args.num_steps:
+        raise ValueError(
+            f"total_timesteps = {total} is less than one episode of every row, "
+            f"{args.num_envs * args.num_steps}; use more, or fewer --num-envs"
+        )
+    if isinstance(args, Art) and args.num_envs % args.noise_groups:
+        raise ValueError(f"noise_groups = {args.noise_groups} must divide num_envs = {args.num_envs}")
+    return settings, dynamics, total
+
+
+def find_limit(
+    run: Run, dynamics: Dynamics, scorer: Scorer, starts: list[Schedule], again: bool = False
+) -> Schedule:
+    """The best schedule there is, on the very noises of the table; kept in the run folder."""
+    if run.limit.is_file() and not again:
+        return Schedule.load(run.limit)
+    print("searching for the limit (gradients through the sampler) ...", flush=True)
+    network = len(dynamics.problem.shape) == 3
+    thorough: dict[str, Any] = {"num_searches": 2, "screen_noises": 64, "with_dp": False} if network else {}
+    problem = dynamics.problem
+    limit = direct(
+        problem.denoiser, scorer.reference(), dynamics.num_steps, dynamics.solver, starts=starts, **thorough
+    )
+    limit.save(run.limit)
+    return limit
+
+
+def learn(
+    args: Common,
+    run: Run,
+    settings: dict[str, Any],
+    dynamics: Dynamics,
+    scorer: Scorer,
+    limit: Schedule | None,
+    others: list[Schedule],
+    total: int,
+) -> tuple[BaseAlgorithm, dict[str, Any]]:
+    """Train, or go on training; the model, and what earlier parts of the run have spent."""
+    spent = {"seconds": 0.0, "denoiser_evals": 0}
+    kind = ALGORITHMS[args.algorithm]
+    old = run.checkpoint if run.checkpoint.is_file() else None
+    done = 0
+    if old is not None:
+        spent = json.loads(run.progress.read_text(encoding="utf-8"))
+        done = int(spent.pop("env_steps"))
+    env = make_env(args, settings, dynamics, args.seed + done)
+    if old is None:
+        model = new_model(args, env, total)
+    else:
+        check_name("algorithm of the checkpoint", read_settings(old)["algorithm"], [args.algorithm])
+        model = kind.load(old, env=env, device="cpu")
+        replay = run.checkpoint.with_name("replay.pkl")
+        if replay.is_file() and hasattr(model, "load_replay_buffer"):
+            model.load_replay_buffer(replay)
+        # load() seeds as at the start: without this the exploration of the first part comes again.
+        torch.manual_seed(args.seed + model.num_timesteps)
+        print(f"going on from {model.num_timesteps:,} of {total:,} env steps")
+    model.set_logger(make_logger(run))
+
+    began = time.time()
+
+    def save(path: Path) -> None:
+        so_far = {
+            "env_steps": model.num_timesteps,
+            "seconds": spent["seconds"] + time.time() - began,
+            "denoiser_evals": spent["denoiser_evals"] + int(env.get_attr("denoiser_evals")[0]),
+        }
+        if hasattr(model, "save_replay_buffer"):
+            with atomic_path(path.with_name("replay.pkl")) as temporary:
+                model.save_replay_buffer(temporary)
+        save_agent(model, path, args.algorithm, settings)
+        write_text(run.progress, json.dumps(so_far) + "\n")
+
+    callbacks: list[BaseCallback] = [
+        ScheduleCallback(dynamics, scorer.reference(), limit, others[2:3], total),
+        CheckpointCallback(run.checkpoint, save, total),
+    ]
+    if args.progress and sys.stderr.isatty():
+        callbacks.append(ProgressBarCallback())
+    remaining = total - model.num_timesteps
+    if remaining > 0:
+        model.learn(remaining, CallbackList(callbacks), log_interval=10, reset_num_timesteps=old is None)
+    save_agent(model, run.model, args.algorithm, settings)
+    return model, spent
+
+
+def make_env(args: Common, settings: dict[str, Any], dynamics: Dynamics, seed: int) -> VecEnv:
+    """The native vector environment as SB3 wants it; SAC and PPO get rewards of unit spread."""
+    groups = args.noise_groups if isinstance(args, Art) else 1
+    own = {"problem": dynamics.problem, "solver": dynamics.solver, "reference": dynamics.reference}
+    kept = {
+        k: v
+        for k, v in settings.items()
+        if k not in ("problem", "terminal", "sigma_min", "sigma_max", "device")
+    }
+    assert args.num_envs is not None
+    vector = ARTVectorEnv(
+        args.num_envs, noise_groups=groups, autoreset_mode=AutoresetMode.SAME_STEP, **{**kept, **own}
+    )
+    env = to_sb3(vector)
+    if args.algorithm in ("sac", "ppo"):
+        env = VecNormalize(env, norm_obs=False, gamma=1.0, clip_reward=100.0)
+    env.seed(seed)
+    return env
+
+
+def new_model(args: Common, env: VecEnv, total: int) -> BaseAlgorithm:
+    """A fresh agent."""
+    if isinstance(args, Art):
+        return ARTRL(
+            "ARTPolicy",
+            env,
+            learning_rate=args.learning_rate,
+            gae_lambda=args.gae_lambda,
+            noise_groups=args.noise_groups,
+            std_start=args.std_start,
+            std_end=args.std_end,
+            seed=args.seed,
+        )
+    if isinstance(args, ArtPaper):
+        return ARTRL.paper(env, seed=args.seed)
+    make = make_sac if isinstance(args, Sac) else make_ppo
+    return make(env, total, args.seed, getattr(args, "learning_rate", None))
+
+
+def make_logger(run: Run) -> Logger:
+    """TensorBoard and CSV in the run folder; a resumed run writes a further CSV file."""
+    parts = len(list(run.folder.glob("progress*.csv")))
+    suffix = f"_{parts}" if parts else ""
+    formats = [make_output_format(kind, str(run.folder), suffix) for kind in ("csv", "tensorboard")]
+    return Logger(str(run.folder), formats)
+
+
+def report(
+    run: Run,
+    args: Common,
+    scorer: Scorer,
+    schedule: Schedule,
+    others: list[Schedule],
+    limit: Schedule | None,
+    seconds: float,
+    evals: int,
+    env_steps: int,
+) -> None:
+    """The table, the pictures, schedule.json, and last of all summary.json."""
+    shown = [*others, schedule, *([limit] if limit is not None else [])]
+    rows: list[Row] = [row for s in shown for row in scorer.rows(s, limit)]
+    own = {row.metric: row.mean for row in rows if row.schedule == schedule.name}
+    print(format_table(rows))
+    print(f"reference: own error {scorer.reference_error():.2g} (steps of half the length)")
+    floor = scorer.floor()
+    if floor is not None:
+        print(f"{floor.metric} of exact data against data: {floor.mean:.4g}")
+    if limit is not None:
+        print(f"limit: the last restart of the search changed it by {limit.meta['last_change']:.2%}")
+    print(f"training: {seconds:.0f} s, {env_steps:,} env steps, {evals:,} denoiser evaluations")
+    print("sigmas: " + " ".join(f"{s:.5g}" for s in schedule.sigmas))
+
+    write_csv(rows, run.folder / "results.csv")
+    title = f"{args.problem}, {args.solver}, K = {args.num_steps}, {scorer.solver.nfe(args.num_steps)} NFE"
+    pictures = {"schedule.png": schedule_figure(shown, title, highlight=schedule.name)}
+    n = 12 if len(scorer.problem.shape) == 3 else 4096
+    edm = next(s for s in others if s.name == "edm")
+    sets = {
+        "exact": scorer.reference().x_end[:n],
+        schedule.name: scorer.samples(schedule, n),
+        "edm": scorer.samples(edm, n),
+    }
+    pictures["samples.png"] = samples_figure(sets, title)
+    for name, figure in pictures.items():
+        with atomic_path(run.folder / name) as temporary:
+            figure.savefig(temporary)
+    schedule.save(run.schedule)
+    summary = {
+        "problem": args.problem,
+        "algorithm": args.algorithm,
+        "solver": args.solver,
+        "terminal": schedule.terminal,
+        "num_steps": args.num_steps,
+        "nfe": scorer.solver.nfe(args.num_steps),
+        "reward": args.reward,
+        "seed": args.seed,
+        "gap": own.get("gap"),
+        "rmse": own["rmse"],
+        **{k: v for k, v in own.items() if k not in ("gap", "rmse")},
+        "seconds": round(seconds, 2),
+        "denoiser_evals": evals,
+        "env_steps": env_steps,
+    }
+    write_text(run.summary, json.dumps(summary, indent=2) + "\n")
+
+
+def git_commit() -> str | None:
+    """The commit that this file is from, if it is in a git checkout."""
+    try:
+        here = Path(__file__).resolve().parent
+        out = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return out.stdout.strip()
+
+
+def parse(argv: list[str]) -> Common:
+    """Settings from the command line; the algorithm may be left out."""
+    if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
+        argv = ["art", *argv]
+    elif not argv[0].startswith("-"):
+        check_name("algorithm", argv[0], COMMANDS)
+    commands = (
+        Annotated[Art, tyro.conf.subcommand("art")]
+        | Annotated[ArtPaper, tyro.conf.subcommand("art-paper")]
+        | Annotated[Sac, tyro.conf.subcommand("sac")]
+        | Annotated[Ppo, tyro.conf.subcommand("ppo")]
+    )
+    return tyro.cli(commands, args=argv, description=__doc__)  # type: ignore[arg-type, return-value]
+
+
+def main() -> int:
+    """The command line; a bad setting is one line on stderr and exit code 2."""
+    try:
+        train(parse(sys.argv[1:]))
+    except (ValueError, TypeError, OSError) as error:
+        print(f"train.py: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("train.py: interrupted; go on with --resume and the run folder", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
