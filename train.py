@@ -204,7 +204,7 @@ class Run:
             body = json.loads(run.config.read_text(encoding="utf-8"))
             kind = COMMANDS[body["algorithm"]]
             names = {f.name for f in dataclasses.fields(kind)}
-            values = {
+            values: dict[str, Any] = {
                 k: tuple(v) if isinstance(v, list) else v for k, v in body["settings"].items() if k in names
             }
         except (json.JSONDecodeError, KeyError, TypeError) as error:
@@ -235,7 +235,7 @@ def train(args: Common) -> None:
     seconds = time.time() - began + spent_before["seconds"]
     evals = spent_before["denoiser_evals"] + int(model.get_env().get_attr("denoiser_evals")[0])  # type: ignore[union-attr]
 
-    schedule = distill(model, dynamics, name=args.algorithm)  # type: ignore[arg-type]
+    schedule = distill(model, dynamics, name=args.algorithm)
     schedule = Schedule(
         schedule.sigmas, args.algorithm, {**schedule.meta, "seed": args.seed, "version": __version__}
     )
@@ -494,7 +494,7 @@ def parse(argv: list[str]) -> Common:
         | Annotated[Sac, tyro.conf.subcommand("sac")]
         | Annotated[Ppo, tyro.conf.subcommand("ppo")]
     )
-    return tyro.cli(commands, args=argv, description=__doc__)  # type: ignore[arg-type, return-value]
+    return tyro.cli(commands, args=argv, description=__doc__)
 
 
 def main() -> int:

@@ -71,7 +71,7 @@ class ScheduleCallback(EveryNSteps):
         """Log ``art/rmse``, ``art/gap``, ``art/clock_speed/*`` and the figure ``art/schedule``."""
         # A policy that sees only time and budget acts alike on every trajectory.
         noises = 1 if not self.dynamics.features else 64
-        schedule = distill(self.model, self.dynamics, noises, name="now")  # type: ignore[arg-type]
+        schedule = distill(self.model, self.dynamics, noises, name="now")
         problem = self.dynamics.problem
         error = final_rmse(problem.denoiser, self.reference, schedule.sigmas, self.dynamics.solver)
         self.logger.record("art/rmse", error)

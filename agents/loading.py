@@ -64,9 +64,7 @@ def load_agent(path: str | Path, algorithm: str | None = None) -> tuple[BaseAlgo
     if name not in ALGORITHMS:
         raise ValueError(f"{path}: {unknown_name('algorithm', name, ALGORITHMS)}")
     if algorithm is not None and name != algorithm:
-        raise ValueError(
-            f"{path}: holds a model of {name!r}, not of {algorithm!r}; start it as `train.py {name}`"
-        )
+        raise ValueError(f"{path}: holds a model of {name!r}, not of {algorithm!r}; use `train.py {name}`")
     dynamics = make_dynamics(**settings["env"])
     model = ALGORITHMS[name].load(path, device="cpu")
     assert model.observation_space is not None

@@ -36,7 +36,7 @@ def schedule_figure(schedules: Sequence[Schedule], title: str = "", highlight: s
 
 
 def samples_figure(sets: Mapping[str, Tensor], title: str = "") -> Figure:
-    """Samples side by side, one row (images, ``[n, 1, H, W]``) or panel (points, ``[n, 1]`` or ``[n, 2]``) a set.
+    """Samples side by side: a row a set for images ``[n, 1, H, W]``, a panel a set for points ``[n, 1 or 2]``.
 
     Images of one column start from the same noise.
     """

@@ -24,22 +24,21 @@ class ARTRL(OnPolicyAlgorithm):
     """Adaptive Reparameterized Time by reinforcement learning (ART-RL).
 
     Paper: https://arxiv.org/abs/2601.18681 (Algorithm 1). ``ARTRL.paper(env)`` is the literal algorithm; this
-    default is the same method made stable. What differs, why, and what it does (mixture-1d, Heun, K = 5,
-    gap to the limit, unless said otherwise):
+    default is the same method made stable. What differs, and why:
 
     - *Control.* The Gaussian is on the log of the speed, not on the speed. At the optimum
       ``|Q| theta^2`` is constant, so the paper's width ``lambda / |Q|`` on theta is a constant width on
       log theta, without the tail where ``|Q|`` is 0: the literal algorithm lets the clock leave its range there.
       The budget then holds by construction, and no multiplier is needed.
-    - *Batches, and exploration shared within a group.* Rows form groups; all groups meet the same start noises,
-      and the rows of a group share their exploration noise (in antithetic pairs). The final error is heavy-tailed
-      over start noises, and comparing groups on equal noises removes that from the gradient.
+    - *Batches, and exploration shared within a group.* Rows form groups; all groups meet the same start
+      noises, and the rows of a group share their exploration noise (in antithetic pairs). The final error is
+      heavy-tailed over start noises, and comparing groups on equal noises removes that from the gradient.
     - *Baseline.* The mean over groups of the advantage at the same step and start noise is subtracted.
     - *Traces.* Test functions are eligibility traces, ``gae_lambda`` (1: the whole return), which the paper's
-      moment conditions allow. A one-step TD error needs a critic that knows the budget well before the actor can
-      use it.
-    - *Policy.* The mean is one number per step plus, if there are features, a network of them. A smooth network
-      of (time, budget) misses the sharp turns of the best schedules.
+      moment conditions allow. A one-step TD error needs a critic that knows the budget well before the actor
+      can use it.
+    - *Policy.* The mean is one number per step plus, if there are features, a network of them. A smooth
+      network of (time, budget) misses the sharp turns of the best schedules.
     - *Annealing.* The width falls from ``std_start`` to ``std_end`` and the actor's step linearly to 0; the
       deployed policy is the average over the last fifth of training.
 
@@ -136,8 +135,8 @@ class ARTRL(OnPolicyAlgorithm):
         """Algorithm 1 with the published settings; ``env`` with ``control="speed"`` and ``reward="euler"``.
 
         One trajectory an iteration (``env`` of one row), actor and critic of 3 layers of 128 with Softplus,
-        lambda = 0.1, eps = 1e-6, Adam 1e-4 for both, multiplier step 1e-4; 5,000 iterations are
-        ``learn(5000 * num_steps)``. The observation needs ``log_q`` among its features. Two deviations: inputs
+        lambda = 0.1, eps = 1e-6, Adam 1e-4 for both, multiplier step 1e-4; 5,000 iterations
+        are ``learn(5000 * num_steps)``. The observation needs ``log_q`` among its features. Two deviations: inputs
         are scaled to the observation's bounds, and psi is held in [0, T] by the environment.
         """
         settings: dict[str, Any] = {
@@ -183,8 +182,8 @@ class ARTRL(OnPolicyAlgorithm):
             names = self._env_attr("feature_names", ())
             if self._env_attr("control", "") != "speed" or "log_q" not in names:
                 raise ValueError(
-                    "ARTRL.paper needs an env with control='speed', reward='euler' and 'log_q' among its features; "
-                    f"got control={self._env_attr('control', None)!r}, features={tuple(names)!r}"
+                    "ARTRL.paper needs an env with control='speed', reward='euler' and 'log_q' among its "
+                    f"features; got control={self._env_attr('control', None)!r}, features={tuple(names)!r}"
                 )
             own["log_q_index"] = list(names).index("log_q")
         self.policy_kwargs = {**own, **self.policy_kwargs}
@@ -224,7 +223,8 @@ class ARTRL(OnPolicyAlgorithm):
         assert self.noise_groups is not None
         groups = self.noise_groups if self.noise_groups > 1 else B
         by_group = advantages.reshape(T, groups, B // groups)
-        by_group = by_group - by_group.mean(1, keepdim=True)
+        if groups > 1:
+            by_group = by_group - by_group.mean(1, keepdim=True)
         scale = by_group.mean(2).std()
         weights = (by_group / scale.clamp_min(1e-300)).reshape(T * B).float()
         self._set_learning_rate(policy.optimizer, self.learning_rate_now(remaining))

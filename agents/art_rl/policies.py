@@ -52,13 +52,17 @@ class ARTPolicy(BasePolicy):
         lr_schedule: of the actor.
         num_steps: K, the length of an episode.
         noise_groups: groups of rows that share their exploration; 1: every row explores by itself.
-        stiffness_tied: the paper's policy ``N(mu, lambda / max(|Q|, eps))``, with a network of (time, x, budget)
-            as mean; else ``mu`` is a step table plus a network of the features, and the width is a number.
+        stiffness_tied: the paper's policy ``N(mu, lambda / max(|Q|, eps))``, its mean a network of
+            (time, x, budget); else ``mu`` is a step table plus a network of the features, and the width is a number.
         log_q_index: where the observation holds ``log_q`` (needed if ``stiffness_tied``).
         temperature: lambda.
         net_arch: hidden widths of the networks.
         critic_learning_rate: of the critic's Adam.
     """
+
+    columns: Tensor
+    std: Tensor
+    value_scale: Tensor
 
     def __init__(
         self,
@@ -79,7 +83,8 @@ class ARTPolicy(BasePolicy):
         self.num_steps, self.noise_groups = num_steps, noise_groups
         self.stiffness_tied, self.log_q_index, self.temperature = stiffness_tied, log_q_index, temperature
         self.net_arch = tuple(net_arch)
-        self.critic_learning_rate, self.adam_betas = critic_learning_rate, tuple(adam_betas)
+        self.critic_learning_rate = critic_learning_rate
+        self.adam_betas = (float(adam_betas[0]), float(adam_betas[1]))
         width = observation_space.shape[0]
         self.table: StepTable | None = None
         self.actor_net: nn.Module | None = None

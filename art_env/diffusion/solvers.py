@@ -29,6 +29,7 @@ class Carry(NamedTuple):
     d: Tensor | None = None
 
 
+NOTHING = Carry()
 Step = Callable[[Denoiser, Tensor, Tensor, Tensor, Carry], tuple[Tensor, Carry]]
 
 
@@ -38,25 +39,25 @@ def to_d(denoiser: Denoiser, x: Tensor, sigma: Tensor) -> Tensor:
 
 
 def euler_step(
-    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, carry: Carry = Carry()
+    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, carry: Carry = NOTHING
 ) -> tuple[Tensor, Carry]:
     """One Euler step (order 1, one evaluation)."""
     d = to_d(denoiser, x, sigma) if carry.d is None else carry.d
-    return x + per_row(sigma_next - sigma, x) * d, Carry()
+    return x + per_row(sigma_next - sigma, x) * d, NOTHING
 
 
 def heun_step(
-    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, carry: Carry = Carry()
+    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, carry: Carry = NOTHING
 ) -> tuple[Tensor, Carry]:
     """One step of Heun's rule (order 2, two evaluations), the sampler of Karras et al. 2022, algorithm 1."""
     h = per_row(sigma_next - sigma, x)
     d = to_d(denoiser, x, sigma) if carry.d is None else carry.d
     d_next = to_d(denoiser, x + h * d, sigma_next)
-    return x + h * (d + d_next) / 2, Carry()
+    return x + h * (d + d_next) / 2, NOTHING
 
 
 def rk4_step(
-    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, carry: Carry = Carry()
+    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, carry: Carry = NOTHING
 ) -> tuple[Tensor, Carry]:
     """One step of the classical Runge-Kutta rule (order 4, four evaluations)."""
     h = per_row(sigma_next - sigma, x)
@@ -65,7 +66,7 @@ def rk4_step(
     k2 = to_d(denoiser, x + h / 2 * k1, mid)
     k3 = to_d(denoiser, x + h / 2 * k2, mid)
     k4 = to_d(denoiser, x + h * k3, sigma_next)
-    return x + h * (k1 + 2 * k2 + 2 * k3 + k4) / 6, Carry()
+    return x + h * (k1 + 2 * k2 + 2 * k3 + k4) / 6, NOTHING
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def sample(
         sigmas = torch.tensor(np.asarray(sigmas, dtype=np.float64))
     levels = sigmas.to(x)
     K = len(levels) - 1
-    carry = Carry()
+    carry = NOTHING
     for k in range(K):
         if isinstance(denoiser, CheckedDenoiser):
             denoiser.step = k

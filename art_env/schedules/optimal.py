@@ -231,7 +231,7 @@ class _Search:
             args=(reference, float(u[0]), float(u[-1])),
             jac=True,
             method="BFGS",
-            options={"maxiter": max_iterations, "gtol": 1e-6},
+            options={"maxiter": max_iterations, "gtol": 1e-4},
         )
         out = self._levels(torch.from_numpy(result.x), float(u[0]), float(u[-1])).numpy().copy()
         out[0], out[-1] = sigmas[0], sigmas[-1]
