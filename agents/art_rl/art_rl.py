@@ -74,7 +74,7 @@ class ARTRL(OnPolicyAlgorithm):
         critic_learning_rate: float = 1e-3,
         n_steps: int | None = None,
         gae_lambda: float = 1.0,
-        critic_updates: int = 4,
+        critic_updates: int = 2,
         std_start: float = 0.3,
         std_end: float = 0.02,
         average_last: float = 0.2,
