@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import platform
 import subprocess
@@ -81,7 +82,7 @@ class Common:
     total_timesteps: int | None = None
     """Env steps; by default 300 updates of ART-RL (200 on digits), for every algorithm."""
     num_envs: int | None = None
-    """Rows that step together; by default 1024 (256 on digits)."""
+    """Rows that step together; by default 256 (1024 on the mixtures)."""
     seed: int = 0
     """Of the agent, the exploration and the start noises."""
     eval_seeds: tuple[int, ...] = (0,)
@@ -173,7 +174,13 @@ class Run:
                 f"run_dir = {str(folder)!r} already exists; go on with --resume {folder}, or name another folder"
             )
         run = cls(folder)
-        run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            why = error.strerror or error
+            raise ValueError(
+                f"run_dir = {str(folder)!r} cannot be made ({why}); name another folder with --run-dir"
+            ) from error
         body = {
             "algorithm": args.algorithm,
             "settings": {
@@ -219,8 +226,8 @@ def train(args: Common) -> None:
     started = time.time()
     if args.resume is not None:
         run, args = Run.reopen(args.resume)
-    torch.set_num_threads(args.threads)
     settings, dynamics, total = check(args)
+    torch.set_num_threads(args.threads)
     problem = dynamics.problem
     scorer = Scorer(problem, args.solver, args.eval_seeds, args.num_images)
     if args.resume is None:
@@ -249,8 +256,16 @@ def train(args: Common) -> None:
 def check(args: Common) -> tuple[dict[str, Any], Dynamics, int]:
     """Refuse bad settings before anything is computed or written; the environment's settings."""
     check_num_steps(args.num_steps)
-    if args.threads < 1:
-        raise ValueError(f"threads = {args.threads} must be at least 1")
+    for name in ("threads", "num_envs", "noise_groups", "iterations", "total_timesteps", "num_images"):
+        count = getattr(args, name, None)
+        if count is not None and count < 1:
+            raise ValueError(f"{name} = {count} must be at least 1")
+    for name in ("learning_rate", "std_start", "std_end"):
+        value = getattr(args, name, None)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name} = {value} must be a positive number")
+    if not 0 <= getattr(args, "gae_lambda", 1.0) <= 1:
+        raise ValueError(f"gae_lambda = {args.gae_lambda} must lie between 0 and 1")  # type: ignore[attr-defined]
     if args.seed < 0:
         raise ValueError(f"seed = {args.seed} must not be negative")
     if args.clock != "closed_form":
@@ -276,8 +291,10 @@ def check(args: Common) -> tuple[dict[str, Any], Dynamics, int]:
     if isinstance(args, ArtPaper):
         args.num_envs = 1
         total = total or args.iterations * args.num_steps
-    args.num_envs = args.num_envs or (256 if image else 1024)
-    total = total or (200 if image else 300) * (256 if image else 1024) * args.num_steps
+    # The final error of the mixtures is heavy-tailed over start noises: a batch needs many.
+    rows = 1024 if dynamics.problem.name.startswith("mixture") else 256
+    args.num_envs = args.num_envs or rows
+    total = total or (200 if image else 300) * rows * args.num_steps
     if total < args.num_envs * args.num_steps:
         raise ValueError(
             f"total_timesteps = {total} is less than one episode of every row, "
@@ -318,8 +335,11 @@ def learn(
     """Train, or go on training; the model, and what earlier parts of the run have spent."""
     spent = {"seconds": 0.0, "denoiser_evals": 0}
     kind = ALGORITHMS[args.algorithm]
-    old = run.checkpoint if run.checkpoint.is_file() else None
+    # The checkpoint counts from when its progress file is there too, the last to be written.
+    old = run.checkpoint if run.checkpoint.is_file() and run.progress.is_file() else None
     done = 0
+    for stray in run.checkpoint.parent.glob(".*"):  # half-written when the run was killed
+        stray.unlink()
     if old is not None:
         spent = json.loads(run.progress.read_text(encoding="utf-8"))
         done = int(spent.pop("env_steps"))

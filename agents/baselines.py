@@ -121,7 +121,7 @@ def _speed_actions(schedule: Schedule, dynamics: Dynamics) -> np.ndarray:
 
 
 def _falling(remaining: float) -> float:
-    return 3e-3 * remaining
+    return 3e-3 * max(remaining, 0.0)
 
 
 def make_ppo(env: VecEnv, total_timesteps: int, seed: int, learning_rate: float | None = None) -> PPO:

@@ -41,7 +41,9 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"{path}: not a model file ({error}); use the model.zip of a finished run"
         ) from error
-    settings = (data or {}).get("art_settings")
+    if data is None:
+        raise ValueError(f"{path}: not a model file (truncated?); use the model.zip of a finished run")
+    settings = data.get("art_settings")
     if not isinstance(settings, dict) or set(settings) != {"algorithm", "env"}:
         raise ValueError(
             f"{path}: a model, but not one that train.py wrote; it does not say what it was made for"
@@ -71,4 +73,9 @@ def load_agent(path: str | Path, algorithm: str | None = None) -> tuple[BaseAlgo
     have, want = model.observation_space.shape, dynamics.observation_bounds()[0].shape
     if have != want:
         raise ValueError(f"{path}: the model observes {have}, its environment offers {want}; train it again")
+    known = getattr(model.policy, "num_steps", dynamics.num_steps)
+    if known != dynamics.num_steps:
+        raise ValueError(
+            f"{path}: the policy is for num_steps={known}, not {dynamics.num_steps}; train it again"
+        )
     return model, dynamics

@@ -23,6 +23,8 @@ from art_env.render import Frame, draw
 from art_env.schedules.schedule import Schedule
 
 VECTOR_ONLY = ("self", "__class__", "num_envs", "autoreset_mode", "noise_groups", "render_mode")
+# Of the raw control: thirty standard deviations of the paper's widest policy, sqrt(0.1 / 1e-6).
+MAX_SPEED = 1e4
 METADATA: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 2}
 
 
@@ -79,7 +81,7 @@ class _Common:
         self.dynamics = make_dynamics(**settings)
         self._frames = []
         low, high = self.dynamics.observation_bounds()
-        bound = 1.0 if self.dynamics.control == "log_speed" else np.inf
+        bound = 1.0 if self.dynamics.control == "log_speed" else MAX_SPEED
         return gym.spaces.Box(low, high, dtype=np.float32), gym.spaces.Box(-bound, bound, (1,), np.float32)
 
     @property
@@ -91,6 +93,11 @@ class _Common:
     def control(self) -> str:
         """``log_speed`` or ``speed``."""
         return self.dynamics.control
+
+    @property
+    def reward_name(self) -> str:
+        """``euler``, ``local`` or ``global``."""
+        return self.dynamics.reward_name
 
     @property
     def horizon(self) -> float:
@@ -209,7 +216,8 @@ class ARTEnv(_Common, gym.Env):
     mean speed of the steps after it. Budget is measured in the coordinate ``clock``: with ``clock=7``,
     ``action = 0`` everywhere is the EDM grid. The last step spends what is left, so the terminal noise level
     is exact whatever the agent does.
-    ``Box(-inf, inf, (1,), float32)`` with ``control="speed"``: the paper's raw theta; sigma falls by
+    ``Box(-1e4, 1e4, (1,), float32)`` with ``control="speed"``: the paper's raw theta (the bound is there
+    because SB3 wants a finite one, far beyond what its policy draws); sigma falls by
     ``theta T / K``, is held within the range, and may miss the end (``info["terminal_mismatch"]``).
 
     ## Observation space

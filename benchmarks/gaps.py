@@ -46,7 +46,15 @@ def run(config: str, algorithm: str, seed: int) -> dict:
     problem, solver, K = config.split(":")
     with tempfile.TemporaryDirectory() as folder:
         options = ["--problem", problem, "--solver", solver, "--num-steps", K, "--seed", str(seed)]
-        command = [sys.executable, "train.py", algorithm, *options, "--run-dir", f"{folder}/run", "--no-progress"]
+        command = [
+            sys.executable,
+            "train.py",
+            algorithm,
+            *options,
+            "--run-dir",
+            f"{folder}/run",
+            "--no-progress",
+        ]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(done.stderr)

@@ -168,7 +168,7 @@ class ARTRL(OnPolicyAlgorithm):
             self.n_steps = num_steps
         if self.noise_groups is None:
             self.noise_groups = self._env_attr("noise_groups", 1)
-        if self.env.num_envs % self.noise_groups:
+        if self.noise_groups < 1 or self.env.num_envs % self.noise_groups:
             raise ValueError(f"noise_groups = {self.noise_groups} must divide num_envs = {self.env.num_envs}")
         self.horizon = float(self._env_attr("horizon", 1.0))
         own = {
@@ -180,10 +180,12 @@ class ARTRL(OnPolicyAlgorithm):
         }
         if self.literal:
             names = self._env_attr("feature_names", ())
-            if self._env_attr("control", "") != "speed" or "log_q" not in names:
+            fits = self._env_attr("control", "") == "speed" and self._env_attr("reward_name", "") == "euler"
+            if not fits or "log_q" not in names:
                 raise ValueError(
                     "ARTRL.paper needs an env with control='speed', reward='euler' and 'log_q' among its "
-                    f"features; got control={self._env_attr('control', None)!r}, features={tuple(names)!r}"
+                    f"features; got control={self._env_attr('control', None)!r}, "
+                    f"reward={self._env_attr('reward_name', None)!r}, features={tuple(names)!r}"
                 )
             own["log_q_index"] = list(names).index("log_q")
         self.policy_kwargs = {**own, **self.policy_kwargs}
@@ -212,7 +214,8 @@ class ARTRL(OnPolicyAlgorithm):
 
     def _train_stable(self) -> None:
         buffer, policy = self.rollout_buffer, self.policy
-        remaining = self._current_progress_remaining
+        # Below 0 in the last rollout, if the total is not a multiple of its length.
+        remaining = max(self._current_progress_remaining, 0.0)
         obs, actions = self._rollout()
         T, B = obs.shape[:2]
         flat_obs, flat_actions = obs.flatten(0, 1), actions.flatten(0, 1)

@@ -1,0 +1,451 @@
+"""ART-RL as an SB3 algorithm: it learns, repeats itself, survives a file, and updates as the formulas say."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from agents.art_rl import ARTRL
+from agents.art_rl.policies import ARTPolicy
+from agents.distill import distill
+from art_env.envs import ARTVectorEnv
+from art_env.problems import make_problem
+from art_env.sb3 import to_sb3
+from art_env.schedules.optimal import final_rmse
+from art_env.scoring import baseline
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def _env(rows: int = 32, groups: int = 4, **settings) -> VecEnv:
+    settings = {"problem": "mixture-1d", "num_steps": 5, "features": (), "num_noises": 64, **settings}
+    return to_sb3(ARTVectorEnv(rows, autoreset_mode="SAME_STEP", noise_groups=groups, **settings))
+
+
+def _paper_env(rows: int = 1, K: int = 6, **settings) -> VecEnv:
+    settings = {
+        "problem": "gaussian-1d",
+        "solver": "euler",
+        "num_steps": K,
+        "reward": "euler",
+        "control": "speed",
+        "features": ("x", "log_q"),
+        **settings,
+    }
+    return to_sb3(ARTVectorEnv(rows, autoreset_mode="SAME_STEP", **settings))
+
+
+def _dynamics(env: VecEnv):
+    return env.get_attr("dynamics")[0]
+
+
+def _parameters(model: ARTRL) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in model.policy.state_dict().items()}
+
+
+def _same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def _collect(model: ARTRL, remaining: float = 1.0) -> None:
+    """One rollout into the buffer, without an update."""
+    _, callback = model._setup_learn(10**6, None, reset_num_timesteps=False)
+    model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
+    model._current_progress_remaining = remaining
+
+
+def test_beats_the_closed_form() -> None:
+    env = _env(16 * 32, 16, clock=7.0, num_noises=None)
+    problem = make_problem("mixture-1d")
+    held_out = problem.reference(1024, 12345)
+
+    def error(schedule) -> float:
+        return final_rmse(problem.denoiser, held_out, schedule.sigmas, _dynamics(env).solver)
+
+    model = ARTRL("ARTPolicy", env, seed=0)
+    start = error(distill(model, _dynamics(env), 1))
+    model.learn(80 * 16 * 32 * 5)
+    learned = error(distill(model, _dynamics(env), 1))
+    assert learned < error(baseline("closed_form", problem, 5, "heun"))
+    assert learned < 0.7 * start
+    assert model.num_timesteps == 80 * 16 * 32 * 5
+    # Annealed to the end, and the budget spent exactly.
+    assert float(model.policy.std) == pytest.approx(model.std_end, rel=1e-5)
+
+
+@pytest.mark.parametrize("features", [(), ("size", "log_f")])
+def test_same_seed_same_agent(features) -> None:
+    agents = []
+    for seed in (3, 3, 4):
+        env = _env(features=features)
+        agents.append((ARTRL("ARTPolicy", env, seed=seed).learn(6 * 32 * 5), env))
+    parameters = [_parameters(model) for model, _ in agents]
+    sigmas = [distill(model, _dynamics(env), 16).sigmas for model, env in agents]
+    assert _same(parameters[0], parameters[1])
+    assert (sigmas[0] == sigmas[1]).all()
+    assert not torch.equal(parameters[0]["table.values"], parameters[2]["table.values"])
+    assert (sigmas[0] != sigmas[2]).any()
+
+
+def test_save_load_predict_and_go_on(tmp_path) -> None:
+    kwargs = {"net_arch": [16], "adam_betas": (0.8, 0.9)}
+    settings = {"policy_kwargs": kwargs, "critic_learning_rate": 2e-3, "std_start": 0.4}
+    model = ARTRL("ARTPolicy", _env(features=("size",)), seed=1, **settings)
+    model.learn(6 * 32 * 5)
+    model.save(tmp_path / "agent.zip")
+    loaded = ARTRL.load(tmp_path / "agent.zip", env=_env(features=("size",)))
+    assert _same(_parameters(model), _parameters(loaded))
+    assert loaded.policy.net_arch == (16,)
+    assert [m.out_features for m in loaded.policy.critic_net if hasattr(m, "out_features")] == [16, 1]
+    assert loaded.policy.adam_betas == (0.8, 0.9)
+    assert (loaded.std_start, loaded.critic_learning_rate, loaded.noise_groups) == (0.4, 2e-3, 4)
+    assert loaded.num_timesteps == 6 * 32 * 5
+    assert loaded.num_updates == 6
+    for name in ("optimizer", "critic_optimizer"):
+        a, b = (getattr(m.policy, name).state_dict() for m in (model, loaded))
+        assert a["state"]
+        assert a["param_groups"] == b["param_groups"]
+        for i, state in a["state"].items():
+            for key, value in state.items():
+                assert torch.equal(torch.as_tensor(value), torch.as_tensor(b["state"][i][key]))
+    obs = np.random.default_rng(0).random((7, 3), dtype=np.float32)
+    assert (model.predict(obs, deterministic=True)[0] == loaded.predict(obs, deterministic=True)[0]).all()
+    # Without an environment too: an agent is a policy.
+    bare = ARTRL.load(tmp_path / "agent.zip")
+    assert (bare.predict(obs, deterministic=True)[0] == model.predict(obs, deterministic=True)[0]).all()
+    before = _parameters(loaded)
+    loaded.learn(4 * 32 * 5, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 10 * 32 * 5
+    assert loaded.num_updates == 10
+    assert not torch.equal(before["table.values"], loaded.policy.table.values)
+
+
+def test_predict_shapes_and_bounds() -> None:
+    model = ARTRL("ARTPolicy", _env(), seed=0)
+    with torch.no_grad():
+        model.policy.table.values.copy_(torch.linspace(-1, 1, 5))
+    obs = np.array([[k / 5, 1 - k / 5] for k in range(5)], dtype=np.float32)
+    actions, state = model.predict(obs, deterministic=True)
+    assert state is None
+    assert actions[:, 0] == pytest.approx(np.linspace(-1, 1, 5), abs=1e-6)
+    assert model.predict(obs[2], deterministic=True)[0].shape == (1,)
+    noisy = np.concatenate([model.predict(obs)[0] for _ in range(50)])
+    assert np.abs(noisy).max() == 1.0  # held within the action space
+    assert len(np.unique(noisy)) > 50
+
+
+class _Count(BaseCallback):
+    def __init__(self, stop_after: int | None = None) -> None:
+        super().__init__()
+        self.steps = self.rollouts = self.starts = self.ends = 0
+        self.stop_after = stop_after
+
+    def _on_training_start(self) -> None:
+        self.starts += 1
+
+    def _on_training_end(self) -> None:
+        self.ends += 1
+
+    def _on_rollout_end(self) -> None:
+        self.rollouts += 1
+
+    def _on_step(self) -> bool:
+        self.steps += 1
+        return self.stop_after is None or self.steps < self.stop_after
+
+
+class _Memory(KVWriter):
+    def __init__(self) -> None:
+        self.rows: list[dict] = []
+
+    def write(self, key_values, key_excluded, step: int = 0) -> None:
+        self.rows.append({"step": step, **key_values})
+
+    def close(self) -> None:
+        pass
+
+
+def test_callbacks_logger_and_progress_bar() -> None:
+    model = ARTRL("ARTPolicy", _env(), seed=0)
+    memory, count = _Memory(), _Count()
+    model.set_logger(Logger(None, [memory]))
+    model.learn(4 * 32 * 5, callback=count, log_interval=1, progress_bar=True)
+    assert (count.steps, count.rollouts, count.starts, count.ends) == (20, 4, 1, 1)
+    assert [row["step"] for row in memory.rows] == [160 * i for i in range(1, 5)]
+    keys = {"train/actor_loss", "train/critic_loss", "train/std", "train/explained_variance"}
+    last = memory.rows[-1]
+    assert keys | {"rollout/ep_rew_mean", "rollout/ep_len_mean"} <= last.keys()
+    assert last["rollout/ep_len_mean"] == 5
+    assert all(math.isfinite(last[k]) for k in keys)
+    assert last["train/std"] < model.std_start
+
+
+def test_a_callback_can_stop_it() -> None:
+    model = ARTRL("ARTPolicy", _env(), seed=0)
+    model.learn(100 * 32 * 5, callback=_Count(stop_after=7))
+    assert model.num_timesteps == 7 * 32
+
+
+@pytest.mark.parametrize("groups", [2, 4, 5])
+def test_groups_share_their_exploration(groups: int) -> None:
+    rows = groups * 3
+    model = ARTRL("ARTPolicy", _env(rows, groups), seed=0)
+    obs = torch.zeros(rows, 2)
+    mean, std = model.policy.distribution(obs)
+    actions, _, log_prob = model.policy(obs)
+    noise = ((actions[:, 0] - mean) / std).detach().reshape(groups, 3)
+    assert torch.allclose(noise, noise[:, :1].expand_as(noise), atol=1e-6)
+    assert len(torch.unique(noise[:, 0])) == groups
+    if groups % 2 == 0:
+        half = groups // 2
+        assert torch.allclose(noise[:half], -noise[half:], atol=1e-6)
+    expected = -0.5 * noise.reshape(-1) ** 2 - math.log(0.3 * math.sqrt(2 * math.pi))
+    assert log_prob.detach().numpy() == pytest.approx(expected.numpy(), abs=1e-5)
+    again = ((model.policy(obs)[0][:, 0] - mean) / std).detach().reshape(groups, 3)
+    assert not torch.allclose(again, noise)
+
+
+def test_without_groups_every_row_explores_by_itself() -> None:
+    model = ARTRL("ARTPolicy", _env(12, 1), seed=0)
+    assert len(torch.unique(model.policy(torch.zeros(12, 2))[0])) == 12
+
+
+def test_groups_meet_the_same_noises_in_training() -> None:
+    env = _env(12, 3, features=("size", "log_f"))
+    model = ARTRL("ARTPolicy", env, seed=0)
+    _collect(model)
+    first = model.rollout_buffer.observations[0].reshape(3, 4, -1)
+    assert (first == first[:1]).all()
+    assert len(np.unique(first[0, :, 3])) > 1
+
+
+def test_actor_gradient_by_hand() -> None:
+    # Two groups of two rows, two steps; the table is all zeros, so the score is a / std^2.
+    model = ARTRL("ARTPolicy", _env(4, 2, num_steps=2), seed=0, std_start=0.5, std_end=0.5)
+    _collect(model)
+    model.policy.std.fill_(0.5)
+    buffer = model.rollout_buffer
+    buffer.observations[:] = np.array([[0.0, 1.0], [0.5, 0.5]], np.float32)[:, None, :]
+    actions = np.array([[0.2, 0.2, -0.2, -0.2], [0.1, 0.1, -0.1, -0.1]])
+    buffer.actions[..., 0] = actions
+    # Rows 0 and 2 meet one noise, rows 1 and 3 another, whose errors are a hundred times larger.
+    buffer.advantages[:] = [[-1.0, -103.0, -3.0, -101.0], [-2.0, -200.0, -6.0, -208.0]]
+    buffer.returns[:] = 1.0
+    centred = np.array([[1.0, -1.0, -1.0, 1.0], [2.0, 4.0, -2.0, -4.0]])
+    # Means over each group: step 0: 0 and 0; step 1: 3 and -3. Unbiased deviation of (0, 0, 3, -3).
+    weights = centred / math.sqrt(18 / 3)
+    expected = -(weights * actions / 0.5**2).sum(1) / 8
+    model.train()
+    assert model.policy.table.values.grad.numpy() == pytest.approx(expected, rel=1e-5, abs=1e-7)
+    assert expected[1] < 0  # group 0 did better at step 1 with a > 0
+    assert float(model.policy.table.values[1].detach()) == pytest.approx(model.learning_rate, rel=1e-3)
+
+
+def test_the_table_stays_in_the_action_space() -> None:
+    model = ARTRL("ARTPolicy", _env(), seed=0, learning_rate=50.0)
+    model.learn(3 * 32 * 5)
+    assert float(model.policy.table.values.detach().abs().max()) <= 1.0
+
+
+def test_a_budget_that_is_no_multiple_of_the_rollout_never_climbs() -> None:
+    # The last rollout goes past the end: the step must be 0 there, not negative.
+    model = ARTRL("ARTPolicy", _env(), seed=0, average_last=0.0)
+    seen = []
+
+    class Watch(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_start(self) -> None:
+            seen.append(model.policy.optimizer.param_groups[0]["lr"])
+
+    model.learn(32 * 5 + 32, callback=Watch())
+    assert model.num_timesteps == 2 * 32 * 5
+    seen.append(model.policy.optimizer.param_groups[0]["lr"])
+    assert min(seen) >= 0
+    assert float(model.policy.std) >= model.std_end * (1 - 1e-5)
+
+
+def test_policy_that_depends_on_the_state() -> None:
+    env = _env(64, 8, features=("size", "log_f", "log_q"))
+    model = ARTRL("ARTPolicy", env, seed=0)
+    obs = torch.rand(16, 5, generator=torch.Generator().manual_seed(0))
+    obs[:, 0] = 0.4
+    assert torch.equal(model.policy.distribution(obs)[0], torch.zeros(16))  # starts as the clock's grid
+    critic = copy.deepcopy(model.policy.critic_net.state_dict())
+    model.learn(15 * 64 * 5)
+    means = model.policy.distribution(obs)[0].detach()
+    assert float(means.std()) > 1e-4
+    assert not torch.equal(critic["0.weight"], model.policy.critic_net[0].weight)
+    schedule = distill(model, _dynamics(env), 32)
+    assert max(schedule.meta["theta_sd"]) > 0
+    assert schedule.sigma_end == 0.002
+
+
+# The literal algorithm
+
+
+def test_paper_runs() -> None:
+    env = _paper_env(K=10)
+    model = ARTRL.paper(env, seed=0)
+    before = _parameters(model)
+    model.learn(20 * 10)
+    assert model.num_updates == 20
+    after = _parameters(model)
+    assert all(torch.isfinite(v).all() for v in after.values())
+    assert math.isfinite(model.multiplier)
+    assert model.multiplier != 0
+    assert not torch.equal(before["actor_net.0.weight"], after["actor_net.0.weight"])
+    assert not torch.equal(before["critic_net.0.weight"], after["critic_net.0.weight"])
+    assert [m.out_features for m in model.policy.actor_net if hasattr(m, "out_features")] == [
+        128,
+        128,
+        128,
+        1,
+    ]
+    schedule = distill(model, _dynamics(env), 32)
+    assert schedule.num_steps == 10
+    assert schedule.sigma_end == 0
+
+
+def test_paper_saves_its_multiplier(tmp_path) -> None:
+    model = ARTRL.paper(_paper_env(), seed=0)
+    model.learn(5 * 6)
+    model.save(tmp_path / "m.zip")
+    loaded = ARTRL.load(tmp_path / "m.zip", env=_paper_env())
+    assert loaded.literal
+    assert loaded.multiplier == model.multiplier != 0
+    assert _same(_parameters(model), _parameters(loaded))
+
+
+def test_paper_policy_width_is_tied_to_the_stiffness() -> None:
+    model = ARTRL.paper(_paper_env(), seed=0, temperature=0.2)
+    obs = torch.zeros(3, 4)
+    obs[:, 3] = torch.tensor([-1 / 6, 0.0, 1 / 3])  # |Q| = 0.1, 1, 100
+    mean, std = model.policy.distribution(obs)
+    assert (std**2).numpy() == pytest.approx(0.2 / np.array([0.1, 1.0, 100.0]), rel=1e-5)
+    # Equal (t, x, psi): the mean may not see the stiffness.
+    assert torch.equal(mean, mean[:1].expand(3))
+
+
+def test_paper_noise_has_that_width() -> None:
+    model = ARTRL.paper(_paper_env(), seed=0)
+    obs = torch.zeros(4000, 4)
+    obs[:, 3] = torch.log10(torch.tensor(2.5)) / 6
+    torch.manual_seed(0)
+    actions = model.policy(obs)[0].detach()
+    assert float(actions.var()) == pytest.approx(0.1 / 2.5, rel=0.08)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_literal_update_by_the_formulas(rows: int) -> None:
+    K, lam, a_gamma, lr = 4, 0.3, 0.5, 1e-3
+    env = _paper_env(rows, K)
+    model = ARTRL.paper(
+        env, seed=0, temperature=lam, multiplier_step=a_gamma, learning_rate=lr, critic_learning_rate=lr
+    )
+    twin = copy.deepcopy(model.policy)  # what the parameters should be
+    nets = {"actor_net": twin.actor_net, "critic_net": twin.critic_net}
+    adams = {k: torch.optim.Adam(net.parameters(), lr=lr, betas=(0.9, 0.999)) for k, net in nets.items()}
+    gamma, T = 0.0, 3.0
+    dt = T / K
+    for _ in range(3):
+        _collect(model)
+        buffer = model.rollout_buffer
+        obs, theta = torch.as_tensor(buffer.observations), torch.as_tensor(buffer.actions)[..., 0]
+        q = 10.0 ** (6 * obs[..., 3].double().numpy())
+        # The environment's reward is the paper's: -|Q| theta^2 dt.
+        loss = q * theta.double().numpy() ** 2 * dt
+        assert -buffer.rewards == pytest.approx(loss, rel=1e-3, abs=1e-6)
+        seen = obs[..., :3]  # t, psi, x
+        with torch.no_grad():
+            nn = twin.critic_net(seen)[..., 0].double().numpy()
+        for b in range(rows):
+            assert obs[:, b, 0].numpy() == pytest.approx(np.arange(K) / K)
+        values = np.vstack([nn + lam * dt * np.arange(K)[:, None], np.full((1, rows), (gamma + lam) * T)])
+        delta = values[1:] - values[:-1] - gamma * theta.double().numpy() * dt - loss
+        delta = torch.as_tensor(delta).float()
+        critic = (twin.critic_net(seen)[..., 0] * delta).sum() / rows
+        mean = twin.actor_net(seen)[..., 0]
+        variance = lam / torch.as_tensor(q).float()
+        actor = (-((theta - mean) ** 2) / (2 * variance) * delta).sum() / rows
+        for name, moment in (("critic_net", critic), ("actor_net", actor)):
+            adams[name].zero_grad()
+            (-moment).backward()
+            adams[name].step()
+        gamma += a_gamma * (float(theta.double().sum(0).mean()) * dt - T)
+        model.train()
+        assert model.multiplier == pytest.approx(gamma, rel=1e-5)
+        for name, net in nets.items():
+            for ours, theirs in zip(net.parameters(), getattr(model.policy, name).parameters(), strict=True):
+                # 2% of one step of Adam: an entry whose moment is almost 0 is noisy.
+                assert torch.allclose(ours, theirs, rtol=0, atol=0.02 * lr), name
+
+
+# Bad input
+
+
+class _NoSteps(gym.Env):
+    observation_space = gym.spaces.Box(0.0, 1.0, (2,), np.float32)
+    action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), 0.0, True, False, {}
+
+
+def test_environment_without_num_steps() -> None:
+    with pytest.raises(ValueError, match="env has no attribute num_steps"):
+        ARTRL("ARTPolicy", DummyVecEnv([_NoSteps]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"control": "log_speed"}, "control='speed'.*got control='log_speed'"),
+        ({"features": ("x",)}, r"'log_q' among its features; got .*'x0'"),
+        ({"reward": "global"}, "reward='euler'"),
+    ],
+)
+def test_paper_needs_its_environment(settings, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        ARTRL.paper(_paper_env(**settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"noise_groups": 5}, "noise_groups = 5 must divide num_envs = 32"),
+        ({"noise_groups": 0}, "noise_groups = 0"),
+        ({"std_start": 0.0}, "std_start = 0.0 must be a positive"),
+        ({"std_end": -0.1}, "std_end = -0.1 must be a positive"),
+        ({"std_start": math.nan}, "std_start = nan"),
+        ({"temperature": 0.0}, "temperature = 0.0"),
+        ({"gae_lambda": 1.5}, "gae_lambda = 1.5"),
+        ({"average_last": -0.1}, "average_last = -0.1"),
+    ],
+)
+def test_bad_settings(settings, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        ARTRL("ARTPolicy", _env(), **settings)
+
+
+def test_is_its_own_policy_class() -> None:
+    assert isinstance(ARTRL(ARTPolicy, _env(), seed=0).policy, ARTPolicy)

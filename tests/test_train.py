@@ -1,0 +1,433 @@
+"""The command line of train.py: what a run leaves behind, resuming after a kill, and bad input."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from agents.loading import load_agent
+from art_env.schedules import Schedule
+
+ROOT = Path(__file__).parents[1]
+# 10 updates of 32 rows of 4 steps: seconds.
+GAUSSIAN = ["--problem", "gaussian-1d", "--solver", "euler", "--reward", "euler", "--num-steps", 4]
+TINY = [*GAUSSIAN, "--num-envs", 32, "--no-progress"]
+STEPS = 10 * 32 * 4
+ARTEFACTS = {
+    "config.json",
+    "progress.csv",
+    "checkpoints",
+    "model.zip",
+    "schedule.json",
+    "schedule.png",
+    "samples.png",
+    "results.csv",
+    "summary.json",
+}
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def _environ() -> dict[str, str]:
+    path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+
+
+def _shell(*args: object, script: str = "train.py") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, script, *map(str, args)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=_environ())
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """The command in this process: fast."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    threads = torch.get_num_threads()
+
+    def call(*args: object, script: str = "train") -> tuple[int, str, str]:
+        module = importlib.import_module(script)
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, args)])
+        try:
+            code = module.main()
+        except SystemExit as stop:
+            code = stop.code
+        text = capsys.readouterr()
+        return code, text.out, text.err
+
+    yield call
+    torch.set_num_threads(threads)
+
+
+def _check_folder(folder: Path) -> dict:
+    """Every artefact is there, whole and of its kind; the summary."""
+    names = {p.name for p in folder.iterdir()}
+    assert names >= ARTEFACTS
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    for name in ("schedule.png", "samples.png"):
+        data = (folder / name).read_bytes()
+        assert data.startswith(PNG)
+        assert data.endswith(b"IEND\xaeB`\x82")
+    config = json.loads((folder / "config.json").read_text())
+    assert {"algorithm", "settings", "argv", "versions", "git_commit"} <= config.keys()
+    schedule = Schedule.load(folder / "schedule.json")
+    agent, dynamics = load_agent(folder / "model.zip", config["algorithm"])
+    summary = json.loads((folder / "summary.json").read_text())
+    wanted = {"problem", "solver", "num_steps", "reward", "seed", "gap", "rmse", "seconds"}
+    assert wanted | {"denoiser_evals", "env_steps"} <= summary.keys()
+    for key in ("problem", "solver", "num_steps", "reward", "seed"):
+        assert summary[key] == config["settings"][key]
+    assert summary["env_steps"] == agent.num_timesteps
+    assert summary["denoiser_evals"] >= summary["env_steps"]
+    assert summary["rmse"] > 0
+    assert summary["seconds"] > 0
+    assert schedule.num_steps == summary["num_steps"] == dynamics.num_steps
+    assert schedule.meta["seed"] == summary["seed"]
+    with (folder / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    own = [float(r["mean"]) for r in rows if r["schedule"] == schedule.name and r["metric"] == "rmse"]
+    assert own == [pytest.approx(summary["rmse"], rel=1e-6)]
+    assert {"uniform", "log_snr", "edm", "closed_form", schedule.name} <= {r["schedule"] for r in rows}
+    return summary
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A run of art on gaussian-1d from the shell."""
+    folder = tmp_path_factory.mktemp("runs") / "new" / "one"
+    done = _shell(*TINY, "--total-timesteps", STEPS, "--seed", 5, "--run-dir", folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_run_folder(finished) -> None:
+    folder, done = finished
+    summary = _check_folder(folder)
+    assert summary["problem"] == "gaussian-1d"
+    assert summary["env_steps"] == STEPS
+    assert summary["seed"] == 5
+    assert 1.0 <= summary["gap"] < 1.5
+    assert str(folder) in done.stdout
+    for name in ("uniform", "log_snr", "edm", "closed_form", "limit", "gap", "rmse", "NFE"):
+        assert name in done.stdout
+    assert "Traceback" not in done.stderr
+    assert not list(folder.rglob(".*"))  # no temporary file is left
+    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"model.zip", "progress.json"}
+
+
+def test_logs_of_a_run(finished) -> None:
+    folder, _ = finished
+    with (folder / "progress.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows
+    assert {"rollout/ep_rew_mean", "train/actor_loss", "train/critic_loss", "art/gap"} <= rows[0].keys()
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = event_accumulator.EventAccumulator(str(folder))
+    events.Reload()
+    tags = events.Tags()
+    wanted = {"rollout/ep_rew_mean", "train/actor_loss", "train/critic_loss", "art/gap", "art/rmse"}
+    assert wanted | {f"art/clock_speed/step_{k:02d}" for k in range(4)} <= set(tags["scalars"])
+    assert "art/schedule" in tags["images"]
+
+
+def test_same_seed_same_sigmas(finished, run, tmp_path) -> None:
+    folder, _ = finished
+    sigmas = Schedule.load(folder / "schedule.json").sigmas
+    for seed, same in ((5, True), (6, False)):
+        args = [*TINY, "--total-timesteps", STEPS, "--seed", seed, "--run-dir", tmp_path / str(seed)]
+        code, _, err = run(*args, "--no-limit")
+        assert code == 0, err
+        again = Schedule.load(tmp_path / str(seed) / "schedule.json").sigmas
+        assert (again == sigmas).all() == same
+
+
+@pytest.mark.parametrize("algorithm", ["sac", "ppo"])
+def test_other_algorithms(algorithm: str, run, tmp_path) -> None:
+    args = [algorithm, *TINY, "--total-timesteps", 5 * 32 * 4, "--run-dir", tmp_path / "run", "--no-limit"]
+    code, out, err = run(*args)
+    assert code == 0, err
+    summary = _check_folder(tmp_path / "run")
+    assert summary["algorithm"] == algorithm
+    assert summary["env_steps"] == 640
+    assert summary["gap"] is None
+    assert f"  {algorithm} " in out
+
+
+def test_the_paper_s_algorithm(run, tmp_path) -> None:
+    args = ["art-paper", "--iterations", 20, "--num-steps", 6, "--run-dir", tmp_path / "run", "--no-limit"]
+    code, _, err = run(*args, "--no-progress")
+    assert code == 0, err
+    summary = _check_folder(tmp_path / "run")
+    assert (summary["algorithm"], summary["problem"], summary["solver"]) == (
+        "art-paper",
+        "gaussian-1d",
+        "euler",
+    )
+    assert summary["env_steps"] == 120
+
+
+def test_mixture_with_features_and_heun(run, tmp_path) -> None:
+    args = ["--problem", "mixture-1d", "--num-steps", 3, "--num-envs", 32, "--total-timesteps", 960]
+    args += ["--features", "size", "log_f", "--num-noises", 64, "--terminal", "zero", "--no-limit"]
+    code, out, err = run(*args, "--clock", 7, "--no-progress", "--run-dir", tmp_path / "run")
+    assert code == 0, err
+    summary = _check_folder(tmp_path / "run")
+    assert (summary["solver"], summary["reward"], summary["terminal"]) == ("heun", "global", "zero")
+    assert summary["nfe"] == 5
+    assert Schedule.load(tmp_path / "run" / "schedule.json").meta["features"] == ["size", "log_f"]
+    assert "own error" in out
+
+
+@pytest.mark.parametrize("algorithm", ["art", "sac"])
+def test_killed_and_resumed(algorithm: str, run, tmp_path) -> None:
+    folder = tmp_path / "run"
+    total = 20 * 32 * 4
+    args = [algorithm, *TINY, "--total-timesteps", total, "--run-dir", folder, "--seed", 2]
+    args += ["--no-limit"] if algorithm == "sac" else []
+    command = [sys.executable, "train.py", *map(str, args)]
+    log = (tmp_path / "log.txt").open("w")
+    child = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=_environ())
+    progress = folder / "checkpoints" / "progress.json"
+    deadline = time.monotonic() + 60
+    while not progress.is_file():
+        assert child.poll() is None, (tmp_path / "log.txt").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    log.close()
+    assert not (folder / "summary.json").exists()
+    assert not (folder / "schedule.json").exists()
+    before = json.loads(progress.read_text())
+    assert 0 < before["env_steps"] < total
+    config = (folder / "config.json").read_text()
+
+    # Not finished: its schedule cannot be scored.
+    out = tmp_path / "out"
+    schedule = folder / "schedule.json"
+    args = ["--problem", "gaussian-1d", "--steps", 4, "--schedules", "edm", schedule, "--out", out]
+    code, _, err = run(*args, script="evaluate")
+    assert code == 2
+    assert "schedule.json" in err
+    assert err.count("\n") == 1
+    assert not out.exists()
+
+    # Nor can another run go there.
+    code, _, err = run(*TINY, "--run-dir", folder)
+    assert code == 2
+    assert "--resume" in err
+    assert (folder / "config.json").read_text() == config
+
+    code, text, err = run("--resume", folder)
+    assert code == 0, err
+    assert "going on from" in text
+    summary = _check_folder(folder)
+    assert summary["algorithm"] == algorithm
+    assert summary["env_steps"] == total
+    assert summary["seed"] == 2
+    assert summary["seconds"] > before["seconds"]
+    assert summary["denoiser_evals"] > before["denoiser_evals"]
+    assert (folder / "config.json").read_text() == config
+    assert sorted(p.name for p in folder.glob("progress*.csv")) == ["progress.csv", "progress_1.csv"]
+
+
+def test_resume_before_the_first_checkpoint_starts_over(finished, run, tmp_path) -> None:
+    source, _ = finished
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_bytes((source / "config.json").read_bytes())
+    code, _, err = run("--resume", folder)
+    assert code == 0, err
+    _check_folder(folder)
+    ours, theirs = (Schedule.load(f / "schedule.json").sigmas for f in (folder, source))
+    assert (ours == theirs).all()
+
+
+def test_resume_with_a_model_but_no_progress_file(finished, run, tmp_path) -> None:
+    # Killed between the two writes of the first checkpoint.
+    source, _ = finished
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    for name in ("config.json", "checkpoints/model.zip"):
+        (folder / name).write_bytes((source / name).read_bytes())
+    code, _, err = run("--resume", folder)
+    assert code == 0, err
+    assert _check_folder(folder)["env_steps"] == STEPS
+
+
+def test_resume_of_what_cannot_be_resumed(finished, run, tmp_path) -> None:
+    source, _ = finished
+    held = {p: p.read_bytes() for p in source.rglob("*") if p.is_file()}
+    code, _, err = run("--resume", source)
+    assert code == 2
+    assert "is finished" in err
+    assert {p: p.read_bytes() for p in source.rglob("*") if p.is_file()} == held
+    for folder in (tmp_path, tmp_path / "missing"):
+        code, _, err = run("--resume", folder)
+        assert code == 2
+        assert "is not a run folder" in err
+    assert not list(tmp_path.iterdir())
+    for text in ("{", "[]", '{"algorithm": "art"}', '{"algorithm": "artt", "settings": {}}'):
+        (tmp_path / "config.json").write_text(text)
+        code, _, err = run("--resume", tmp_path)
+        assert code == 2
+        assert "config.json" in err
+        assert err.count("\n") == 1
+        assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_run_folder_that_exists(finished, run, tmp_path) -> None:
+    source, _ = finished
+    held = {p: p.read_bytes() for p in source.rglob("*") if p.is_file()}
+    code, _, err = run(*TINY, "--run-dir", source)
+    assert code == 2
+    assert re.search(r"run_dir = .* already exists; .*--resume", err)
+    assert {p: p.read_bytes() for p in source.rglob("*") if p.is_file()} == held
+    (tmp_path / "file").write_text("mine")
+    code, _, err = run(*TINY, "--run-dir", tmp_path / "file")
+    assert code == 2
+    assert "already exists" in err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+BAD = [
+    (["--problem", "gausian-1d"], "unknown problem 'gausian-1d'. Did you mean 'gaussian-1d'"),
+    (["--solver", "huen"], "unknown solver 'huen'. Did you mean 'heun'"),
+    (["--reward", "globl"], "unknown reward 'globl'. Did you mean 'global'"),
+    (["--features", "sizes"], "unknown feature 'sizes'. Did you mean 'size'"),
+    (["--clock", "closed"], "unknown clock 'closed'. Did you mean 'closed_form'"),
+    (["--terminal", "zeros"], "unknown terminal 'zeros'. Did you mean 'zero'"),
+    (["--num-steps", 0], r"num_steps.*0"),
+    (["--num-steps", -3], r"num_steps.*-3"),
+    (["--problem", "mixture-1d", "--sigma-min", 90], r"sigma_min.*90"),
+    (["--problem", "mixture-1d", "--sigma-min", 0], r"sigma_min.*0"),
+    (["--problem", "mixture-1d", "--sigma-max", "nan"], r"sigma_max.*nan"),
+    (["--problem", "mixture-1d", "--sigma-max", "inf"], r"sigma_max.*inf"),
+    (["--sigma-max", "nan"], r"sigma_max.*nan"),
+    (["--action-range", 0], r"action_range = 0"),
+    (["--num-noises", 0, "--reward", "global"], r"num_noises.*0"),
+    (["--num-envs", -32], r"num_envs.*-32"),
+    (["--num-envs", 30], r"noise_groups = 16 must divide num_envs = 30"),
+    (["--noise-groups", 0], r"noise_groups = 0"),
+    (["--total-timesteps", 5], r"total_timesteps = 5"),
+    (["--total-timesteps", -5], r"total_timesteps = -5"),
+    (["--threads", 0], r"threads = 0"),
+    (["--seed", -1], r"seed = -1"),
+    (["--eval-seeds", 1, 1], r"seed"),
+    (["--device", "gpu"], r"device = 'gpu'"),
+    (["--std-start", 0], r"std_start = 0"),
+    (["--learning-rate", "nan"], r"(?i)learning.rate.*nan"),
+    (["--num-stps", 5], r"num-stps"),
+]
+
+
+@pytest.mark.parametrize(
+    ("args", "match"), BAD, ids=lambda v: "_".join(map(str, v)) if type(v) is list else ""
+)
+def test_bad_input(args, match: str, run, tmp_path) -> None:
+    code, out, err = run(*TINY, *args, "--run-dir", tmp_path / "run")
+    assert code == 2
+    assert re.search(match, err), err
+    assert "Traceback" not in err + out
+    assert not list(tmp_path.iterdir())  # nothing half-written
+
+
+@pytest.mark.parametrize("args", [["--num-stps", 5], ["artpaper"], ["sac", "--std-start", 1, "--sead", 0]])
+def test_unknown_option_and_algorithm(args, run, tmp_path) -> None:
+    code, _, err = run(*args, "--run-dir", tmp_path / "run")
+    assert code == 2
+    assert re.search("did you mean|perhaps you meant|similar", err, re.IGNORECASE), err
+    assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bad_name_from_the_shell(tmp_path) -> None:
+    done = _shell("--problem", "digit", "--run-dir", tmp_path / "run")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert re.fullmatch(r"train\.py: error: unknown problem 'digit'. Did you mean 'digits'.*\n", done.stderr)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("device", ["cuda", "cuda:7"])
+def test_cuda_that_is_not_there(device: str, run, tmp_path) -> None:
+    code, _, err = run(*TINY, "--device", device, "--run-dir", tmp_path / "run")
+    assert code == 2
+    assert f"device = '{device}' is not there" in err
+    assert "'cpu'" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_run_folder_that_cannot_be_made(run, tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    places = [tmp_path / "file" / "run"]
+    if os.geteuid() != 0:
+        closed = tmp_path / "closed"
+        closed.mkdir(mode=0o500)
+        places.append(closed / "run")
+    for place in places:
+        code, _, err = run(*TINY, "--run-dir", place)
+        assert code == 2
+        assert "run_dir" in err
+        assert str(place) in err
+        assert err.count("\n") == 1
+
+
+def test_evaluate_takes_the_agent(finished, run, tmp_path) -> None:
+    folder, _ = finished
+    args = ["--problem", "gaussian-1d", "--steps", 4, 8, "--schedules", "edm", folder / "schedule.json"]
+    code, out, err = run(
+        *args, "--agents", folder / "model.zip", "--out", tmp_path / "out", script="evaluate"
+    )
+    assert code == 0, err
+    with (tmp_path / "out" / "results.csv").open(newline="") as file:
+        rows = [r for r in csv.DictReader(file) if r["metric"] == "rmse" and r["num_steps"] == "4"]
+    values = {r["schedule"]: float(r["mean"]) for r in rows}
+    summary = json.loads((folder / "summary.json").read_text())
+    assert values["art"] == pytest.approx(summary["rmse"], rel=1e-6)
+    assert values[folder.name] == pytest.approx(summary["rmse"], rel=1e-6)
+    assert values["edm"] > values["art"]
+    assert "resampled to K=8" in err
+    assert folder.name in out
+
+
+def test_evaluate_refuses_an_agent_of_another_problem(finished, run, tmp_path) -> None:
+    folder, _ = finished
+    args = ["--problem", "mixture-1d", "--steps", 4, "--agents", folder / "model.zip"]
+    code, _, err = run(*args, "--out", tmp_path / "out", script="evaluate")
+    assert code == 2
+    assert "was trained on 'gaussian-1d', not on 'mixture-1d'" in err
+    out = tmp_path / "out"
+    assert not out.exists() or not list(out.iterdir())
+
+
+def test_killed_while_writing_is_never_half(run, tmp_path, monkeypatch) -> None:
+    """An error while the pictures are drawn leaves no summary, so the run counts as unfinished."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    train = importlib.import_module("train")
+
+    def broken(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(train, "samples_figure", broken)
+    args = [*TINY, "--total-timesteps", 640, "--no-limit", "--run-dir", tmp_path / "run"]
+    code, _, err = run(*args)
+    assert code == 2
+    assert "disk full" in err
+    assert not (tmp_path / "run" / "summary.json").exists()
+    monkeypatch.undo()
+    monkeypatch.syspath_prepend(str(ROOT))
+    code, _, err = run("--resume", tmp_path / "run")
+    assert code == 0, err
+    assert np.isfinite(_check_folder(tmp_path / "run")["rmse"])
