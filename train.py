@@ -43,7 +43,7 @@ from art_env.files import atomic_path, write_text
 from art_env.names import check_name, unknown_name
 from art_env.plots import samples_figure, schedule_figure
 from art_env.sb3 import to_sb3
-from art_env.schedules import Schedule, direct
+from art_env.schedules import Schedule
 from art_env.schedules.schedule import check_num_steps
 from art_env.scoring import Row, Scorer, baseline, format_table, write_csv
 
@@ -312,11 +312,8 @@ def find_limit(
     if run.limit.is_file() and not again:
         return Schedule.load(run.limit)
     print("searching for the limit (gradients through the sampler) ...", flush=True)
-    network = len(dynamics.problem.shape) == 3
-    thorough: dict[str, Any] = {"num_searches": 2, "screen_noises": 64, "with_dp": False} if network else {}
-    problem = dynamics.problem
-    limit = direct(
-        problem.denoiser, scorer.reference(), dynamics.num_steps, dynamics.solver, starts=starts, **thorough
+    limit = baseline(
+        "limit", dynamics.problem, dynamics.num_steps, dynamics.solver, scorer.reference(), starts
     )
     limit.save(run.limit)
     return limit

@@ -360,6 +360,11 @@ def is_file_spec(spec: str) -> bool:
 
 def _parse(spec: str, problem: Problem) -> _Spec:
     if is_file_spec(spec):
+        folder = Path(spec).parent
+        if not Path(spec).exists() and (folder / "config.json").is_file():
+            raise FileNotFoundError(
+                f"no schedule file at {spec!r}: the run is unfinished; finish it with train.py --resume {folder}"
+            )
         schedule = Schedule.load(spec)
         try:
             check_fit(schedule, problem)
@@ -429,7 +434,10 @@ def baseline(
         named = [baseline(name, problem, K) for name in HANDCRAFTED]
         usable = [s for s in (*starts, *named) if _fits(s, problem)]
         known = reference or problem.reference()
-        return direct(problem.denoiser, known, K, solver, starts=usable)
+        # A network's evaluations are dear, and its error smoother over grids than a narrow mixture's.
+        network = len(problem.shape) == 3
+        effort = {"num_searches": 2, "screen_noises": 64} if network else {}
+        return direct(problem.denoiser, known, K, solver, starts=usable, with_dp=not network, **effort)
     pilot = problem.reference(min(problem.num_noises, PILOT_NOISES))
     if name == "closed_form":
         return closed_form(pilot, K)
