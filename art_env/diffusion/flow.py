@@ -37,10 +37,12 @@ def curvature(denoiser: Denoiser, x: Tensor, sigma: Tensor | float) -> tuple[Ten
     _load_forward_mode()
     levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape[0]).contiguous()
     F = velocity(denoiser, x, levels)
-    Q = torch.func.jvp(
-        lambda x_, s_: velocity(denoiser, x_, s_), (x, levels), (F.detach(), -torch.ones_like(levels))
-    )[1]
-    return F, Q
+    # Dual numbers by hand: torch.func.jvp does the same with twice the overhead on a single row.
+    with forward_ad.dual_level():
+        dual_x = forward_ad.make_dual(x, F.detach())
+        dual_sigma = forward_ad.make_dual(levels, -torch.ones_like(levels))
+        Q = forward_ad.unpack_dual(velocity(denoiser, dual_x, dual_sigma)).tangent
+    return F, torch.zeros_like(F) if Q is None else Q
 
 
 @lru_cache(maxsize=1)
