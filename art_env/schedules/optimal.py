@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 from scipy.interpolate import PchipInterpolator
-from scipy.optimize import minimize
+from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor
 
 from art_env.diffusion.denoiser import Denoiser
@@ -19,6 +19,9 @@ from art_env.diffusion.flow import ReferenceFlow, norm
 from art_env.diffusion.solvers import Carry, Solver, euler_step, get_solver, sample
 from art_env.schedules.handcrafted import edm, log_snr
 from art_env.schedules.schedule import Array, Schedule, check_num_steps, from_sigmas
+
+# A search stops when five iterations together gain less than this part of the error.
+FLAT = 1e-4
 
 
 def closed_form(reference: ReferenceFlow, num_steps: int) -> Schedule:
@@ -225,12 +228,21 @@ class _Search:
     def run(self, reference: ReferenceFlow, sigmas: Sequence[float] | Array, max_iterations: int) -> Array:
         u = np.arcsinh(np.asarray(sigmas) / self.scale)
         z = np.log(np.maximum(-np.diff(u), 1e-12))
+        values: list[float] = []
+
+        def stop_when_flat(intermediate_result: OptimizeResult) -> None:
+            # A network in float32 never reaches the gradient's tolerance: its noise is above it.
+            values.append(float(intermediate_result.fun))
+            if len(values) > 5 and values[-6] - values[-1] < FLAT:
+                raise StopIteration
+
         result = minimize(
             self._objective,
             z,
             args=(reference, float(u[0]), float(u[-1])),
             jac=True,
             method="BFGS",
+            callback=stop_when_flat,
             options={"maxiter": max_iterations, "gtol": 1e-4},
         )
         out = self._levels(torch.from_numpy(result.x), float(u[0]), float(u[-1])).numpy().copy()
