@@ -53,6 +53,8 @@ class State(NamedTuple):
             ``sigma^2 + sigma_data^2``.
         nfe: ``[B]``, network evaluations so far, as samplers count them.
         index: ``[B]``, row of the reference's noises; -1 without a reference.
+        past: ``[B, m, *shape]``, what a multistep solver keeps of its last m steps, the latest first.
+        past_sigma: ``[B, m]``, their noise levels; 0 where there was no such step.
     """
 
     x: Tensor
@@ -65,6 +67,8 @@ class State(NamedTuple):
     error: Tensor
     nfe: Tensor
     index: Tensor  # type: ignore[assignment]
+    past: Tensor
+    past_sigma: Tensor
 
 
 def make_clock(clock: float | str | Schedule, problem: Problem, num_steps: int) -> Clock:
@@ -240,6 +244,8 @@ class Dynamics:
             error=zeros,
             nfe=long,
             index=long - 1 if index is None else index,
+            past=x.new_zeros(B, self.solver.memory, *x.shape[1:]),
+            past_sigma=x.new_zeros(B, self.solver.memory),
         )
 
     @torch.no_grad()
@@ -267,13 +273,14 @@ class Dynamics:
             sigma_next = (state.sigma - action * self.dt).clamp(problem.sigma_end, problem.sigma_max)
             t_next = (problem.sigma_max - sigma_next) / self.horizon
         self.denoiser.step = int(state.k.max())
-        x = self._step(state, sigma_next, last)
+        x, past, past_sigma = self._step(state, sigma_next, last)
         if not torch.isfinite(x).all():
             raise ValueError(
                 f"sample of {problem.name!r} is not finite after step {self.denoiser.step} "
                 f"(sigma={float(sigma_next.max()):.6g}); the start noise or the step is out of range"
             )
-        nfe = state.nfe + torch.where(self._is_euler(sigma_next, last), 1, self.solver.evals_per_step)
+        calls = torch.where(self._is_euler(sigma_next, last), 1, self.solver.evals_per_step)
+        nfe = state.nfe + calls * self.denoiser.nfe_per_call
         # The last state needs no slope: nobody steps from it. Rows may end at different times.
         d, exact = torch.zeros_like(x), None
         if not bool(last.any()):
@@ -295,7 +302,9 @@ class Dynamics:
         if self.reference is not None:
             off = norm(x - self.reference.at(sigma_next, state.index)) ** 2 / math.prod(problem.shape)
             error = off / (sigma_next**2 + self.sigma_data**2)
-        return State(x, sigma_next, t_next, state.k + 1, d, q, cosine, error, nfe, state.index)
+        return State(
+            x, sigma_next, t_next, state.k + 1, d, q, cosine, error, nfe, state.index, past, past_sigma
+        )
 
     @torch.no_grad()
     def reward(self, state: State, action: Tensor, after: State) -> Outcome:
@@ -315,8 +324,8 @@ class Dynamics:
         exact = self.reference.at(state.sigma, state.index)
         self.denoiser.step = int(state.k.max())
         d, _ = self._slope(exact, state.sigma)
-        on_path = state._replace(x=exact, d=d)
-        end = self._step(on_path, after.sigma, state.k >= self.num_steps - 1)
+        on_path = state._replace(x=exact, d=d, past=self._exact_past(state))
+        end, _, _ = self._step(on_path, after.sigma, state.k >= self.num_steps - 1)
         error = norm(end - self.reference.at(after.sigma, state.index))
         return Outcome(-error, error)
 
@@ -337,28 +346,46 @@ class Dynamics:
 
     def _is_euler(self, sigma_next: Tensor, last: Tensor) -> Tensor:
         """``[B]`` bool: which rows take an Euler step instead of the solver's."""
+        if not self.solver.ends_with_euler:
+            return torch.zeros_like(last)
         if self.control == "speed":
             # The raw clock may reach the end early: a stage at the final noise level could not be evaluated.
             return last | (sigma_next < self.problem.sigma_floor)
         return last
 
-    def _step(self, state: State, sigma_next: Tensor, last: Tensor) -> Tensor:
-        def advance(rows: Tensor | None, step: Callable[..., tuple[Tensor, Carry]]) -> Tensor:
-            pick = (lambda v: v) if rows is None else (lambda v: v[rows])
-            x, _ = step(
-                self.denoiser, pick(state.x), pick(state.sigma), pick(sigma_next), Carry(pick(state.d))
-            )
-            return x
+    def _step(self, state: State, sigma_next: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The next ``x``, ``past`` and ``past_sigma``."""
 
-        last = self._is_euler(sigma_next, last)
-        if bool(last.all()):
-            return advance(None, euler_step)
-        if not bool(last.any()):
-            return advance(None, self.solver.step)
-        out = torch.empty_like(state.x)
-        out[last] = advance(last, euler_step)
-        out[~last] = advance(~last, self.solver.step)
-        return out
+        def advance(rows: Tensor | None, step: Callable[..., tuple[Tensor, Carry]]) -> tuple[Tensor, Carry]:
+            pick = (lambda v: v) if rows is None else (lambda v: v[rows])
+            past = zip(pick(state.past).unbind(1), pick(state.past_sigma).unbind(1), strict=True)
+            carry = Carry(pick(state.d), tuple(past))
+            return step(self.denoiser, pick(state.x), pick(state.sigma), pick(sigma_next), carry)
+
+        euler = self._is_euler(sigma_next, last)
+        if bool(euler.all()):
+            x, carry = advance(None, euler_step)
+        elif not bool(euler.any()):
+            x, carry = advance(None, self.solver.step)
+        else:
+            x = torch.empty_like(state.x)
+            x[euler], _ = advance(euler, euler_step)
+            x[~euler], carry = advance(~euler, self.solver.step)
+        if not self.solver.memory:
+            return x, state.past, state.past_sigma
+        values, levels = zip(*carry.past, strict=True)
+        return x, torch.stack(values, 1), torch.stack(levels, 1)
+
+    def _exact_past(self, state: State) -> Tensor:
+        """``State.past`` as it would be on the exact trajectories."""
+        assert self.reference is not None
+        past = torch.zeros_like(state.past)
+        for j in range(self.solver.memory):
+            level = state.past_sigma[:, j]
+            level = torch.where(level > 0, level, torch.full_like(level, self.problem.sigma_max))
+            x = self.reference.at(level, state.index)
+            past[:, j] = self.solver.remember(x, level, self._slope(x, level)[0])
+        return past
 
 
 def _check_reference(reference: ReferenceFlow, problem: Problem) -> None:
