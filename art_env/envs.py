@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -18,7 +18,7 @@ from art_env.diffusion.flow import ReferenceFlow
 from art_env.diffusion.solvers import Solver
 from art_env.dynamics import DEFAULT_FEATURES, Dynamics, State
 from art_env.names import check_name, unknown_name
-from art_env.problems import Problem, custom_problem, make_problem
+from art_env.problems import Problem, custom_problem, make_problem, model_problem
 from art_env.render import Frame, draw
 from art_env.schedules.schedule import Schedule
 
@@ -36,22 +36,41 @@ def make_dynamics(
     sigma_min: float | None = None,
     sigma_max: float | None = None,
     device: str = "cpu",
+    model: Mapping[str, Any] | None = None,
+    trust_pickle: bool = False,
     **settings: Any,
 ) -> Dynamics:
     """``Dynamics`` from plain settings: those of ``ARTEnv``.
 
+    Args:
+        problem, denoiser, terminal, sigma_min, sigma_max, device, settings: as ``ARTEnv``.
+        model: arguments of ``art_env.problems.model_problem``; with ``problem="custom"``.
+        trust_pickle: allow that model to be a pickle.
+
     Raises:
         ValueError, TypeError: a setting that is not understood; names it, its value and the fix.
     """
+    if model is not None:
+        if problem != "custom" or denoiser is not None:
+            raise ValueError("model is given: leave out problem and denoiser, or the model")
+        problem = model_problem(
+            **model,
+            trust_pickle=trust_pickle,
+            terminal=terminal or "zero",
+            sigma_min=sigma_min,
+            sigma_max=sigma_max,
+            device=device,
+        )
     if isinstance(problem, str):
         if problem == "custom":
             if denoiser is None:
                 raise ValueError("denoiser = None: ART/Diffusion-v0 needs your model, denoiser=...")
-            own = {"sigma_min": sigma_min, "sigma_max": sigma_max, "terminal": terminal}
             problem = custom_problem(
                 denoiser,
+                sigma_min=sigma_min,
+                sigma_max=sigma_max,
+                terminal=terminal or "zero",
                 device=device,
-                **{k: v for k, v in own.items() if v is not None},  # type: ignore[arg-type]
             )
             denoiser = None
         else:
@@ -259,7 +278,7 @@ class ARTEnv(_Common, gym.Env):
     Args:
         problem: a name (``art_env.problems.PROBLEMS``), a ``Problem``, or ``"custom"`` with ``denoiser``.
         denoiser: a caller's own model (``ART/Diffusion-v0``).
-        solver: ``"euler"``, ``"heun"`` or ``"rk4"``.
+        solver: ``"euler"``, ``"heun"``, ``"rk4"``, ``"dpmpp_2m"`` or ``"ipndm"``.
         num_steps: K.
         reward: ``"euler"``, ``"local"`` or ``"global"``.
         control: ``"log_speed"`` or ``"speed"``.

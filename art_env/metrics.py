@@ -1,4 +1,4 @@
-"""Distances between samples: paired error, Frechet distance, one-dimensional and sliced Wasserstein-2.
+"""Distances between samples: paired error, Frechet distance, Wasserstein-2, inception score, precision.
 
 All are pure functions of arrays or tensors, in float64. Distances between two finite sample sets have a floor
 above zero even for one and the same distribution: measure it (real against real) and state it.
@@ -6,21 +6,15 @@ above zero even for one and the same distribution: measure it (real against real
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
+from scipy.spatial.distance import cdist
+from torch import Tensor
 
-from art_env.diffusion.unet import MODELS_DIR, RETRAIN, load_weights, read_safetensors, write_safetensors
-
-DIGIT_FEATURES_WEIGHTS = MODELS_DIR / "digits_features.safetensors"
 Array = NDArray[np.float64]
 
 
-def _array(x: ArrayLike | Tensor, name: str) -> Array:
+def finite_array(x: ArrayLike | Tensor, name: str) -> Array:
     """``x`` as float64; empty or non-finite input would turn into a number that means nothing."""
     a = np.asarray(x.detach().cpu().numpy() if isinstance(x, Tensor) else x, dtype=np.float64)
     if a.size == 0:
@@ -41,7 +35,7 @@ def rmse(x: ArrayLike | Tensor, y: ArrayLike | Tensor) -> float:
     Raises:
         ValueError: shapes differ, or an input is empty or not finite.
     """
-    a, b = _array(x, "x"), _array(y, "y")
+    a, b = finite_array(x, "x"), finite_array(y, "y")
     _same_shape(a, b, "the error is paired, entry by entry")
     return float(np.sqrt(np.mean((a - b) ** 2)))
 
@@ -69,7 +63,7 @@ def frechet_distance(feat_a: ArrayLike | Tensor, feat_b: ArrayLike | Tensor) -> 
     Raises:
         ValueError: wrong dimensions, too few rows, or a value that is not finite.
     """
-    a, b = _array(feat_a, "feat_a"), _array(feat_b, "feat_b")
+    a, b = finite_array(feat_a, "feat_a"), finite_array(feat_b, "feat_b")
     mean_a, cov_a = _moments(a, "feat_a")
     mean_b, cov_b = _moments(b, "feat_b")
     if a.shape[1] != b.shape[1]:
@@ -94,7 +88,7 @@ def wasserstein_1d(x: ArrayLike | Tensor, y: ArrayLike | Tensor) -> float:
     Raises:
         ValueError: not one-dimensional, unequal sizes, empty or not finite.
     """
-    a, b = np.squeeze(_array(x, "x")), np.squeeze(_array(y, "y"))
+    a, b = np.squeeze(finite_array(x, "x")), np.squeeze(finite_array(y, "y"))
     if a.ndim > 1 or b.ndim > 1:
         raise ValueError(f"shapes {a.shape} and {b.shape} are not one-dimensional; use sliced_w2 for [N, d]")
     _same_shape(a, b, "give equally many points of each")
@@ -117,7 +111,7 @@ def sliced_w2(
     Raises:
         ValueError: wrong or unequal shapes, empty or not finite, or no projection.
     """
-    a, b = _array(x, "x"), _array(y, "y")
+    a, b = finite_array(x, "x"), finite_array(y, "y")
     if a.ndim != 2 or b.ndim != 2:
         raise ValueError(f"shapes {a.shape} and {b.shape} are not [N, d]; flatten each sample first")
     _same_shape(a, b, "give equally many points of each")
@@ -134,86 +128,75 @@ def sliced_w2(
     return float(np.sqrt(total / num_projections))
 
 
-class DigitClassifier(nn.Module):
-    """A small CNN on 8x8 grey digits ``[B, 1, 8, 8]``; ``features`` is its last layer but one.
+def inception_score(probabilities: ArrayLike | Tensor, splits: int = 10) -> float:
+    """Inception score of a classifier's answers: ``exp`` of the mean of ``KL(p(y|x) || p(y))``.
+
+    Salimans et al., "Improved Techniques for Training GANs" (2016): the mean over consecutive parts of the
+    samples. Between 1 and the number of classes; give samples in random order.
 
     Args:
-        dim: number of features.
-    """
-
-    KIND = "digit-features"
-    scale: Tensor
-
-    def __init__(self, dim: int = 32) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(1, 24, 3, padding=1)
-        self.conv2 = nn.Conv2d(24, 48, 3, stride=2, padding=1)
-        self.conv3 = nn.Conv2d(48, 48, 3, padding=1)
-        self.hidden = nn.Linear(48 * 16, dim)
-        self.logits = nn.Linear(dim, 10)
-        # Brings the features to mean variance 1 on real digits, so that distances compare between trainings.
-        self.register_buffer("scale", torch.ones(()))
-
-    def features(self, x: Tensor) -> Tensor:
-        """``[B, dim]``, before the activation: closer to Gaussian than after it."""
-        h = F.relu(self.conv1(x))
-        h = F.relu(self.conv3(F.relu(self.conv2(h))))
-        out: Tensor = self.hidden(h.flatten(1)) * self.scale
-        return out
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Class scores ``[B, 10]``."""
-        out: Tensor = self.logits(F.relu(self.features(x) / self.scale))
-        return out
-
-    def save(self, path: str | Path, meta: dict[str, object] | None = None) -> None:
-        """Write to a safetensors file, atomically."""
-        head = {"kind": self.KIND, "config": {"dim": self.hidden.out_features}, "meta": meta or {}}
-        write_safetensors(path, self.state_dict(), head)
-
-
-class DigitFeatures:
-    """Maps digit images to the features of the bundled classifier, for ``frechet_distance``.
-
-    Args:
-        path: weights; default the bundled ones.
-        batch_size: images per forward pass.
-
-    Attributes:
-        dim: number of features.
-        meta: notes of the training, such as the held-out accuracy.
+        probabilities: ``[N, classes]``, each row a distribution.
+        splits: number of parts, at most N.
 
     Raises:
-        FileNotFoundError, ValueError: the file is missing or broken; the message says how to make it again.
+        ValueError: not distributions, wrong shape, more parts than samples, empty or not finite.
     """
+    p = finite_array(probabilities, "probabilities")
+    if p.ndim != 2:
+        raise ValueError(f"probabilities have shape {p.shape}; give one row per sample, [N, classes]")
+    if p.min() < 0 or np.abs(p.sum(axis=1) - 1).max() > 1e-4:
+        raise ValueError("probabilities must be 0 or more and each row sum to 1; apply a softmax to scores")
+    if not 1 <= splits <= len(p):
+        raise ValueError(f"splits = {splits} must lie between 1 and the number of samples, {len(p)}")
+    scores = []
+    for part in np.array_split(p, splits):
+        marginal = part.mean(axis=0)
+        # 0 log 0 = 0; where the marginal is 0, so is every p.
+        ratio = np.divide(part, marginal, out=np.ones_like(part), where=part > 0)
+        scores.append(np.exp(np.mean(np.sum(part * np.log(ratio), axis=1))))
+    return float(np.mean(scores))
 
-    def __init__(self, path: str | Path = DIGIT_FEATURES_WEIGHTS, batch_size: int = 1024) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-        fix = f"restore it from the repository or train it: {RETRAIN}"
-        tensors, head = read_safetensors(path, DigitClassifier.KIND, fix)
-        try:
-            self.dim = int(head["config"]["dim"])
-        except (KeyError, TypeError, ValueError) as e:
-            raise ValueError(f"{path} has a broken header ({type(e).__name__}: {e}); {fix}") from e
-        self.meta = dict(head.get("meta", {}))
-        self.batch_size = batch_size
-        self.model = DigitClassifier(self.dim)
-        load_weights(self.model, tensors, path, fix)
-        self.model.eval().requires_grad_(False)
 
-    def __call__(self, images: ArrayLike | Tensor) -> Array:
-        """Features ``[N, dim]``, float64, of images ``[N, 1, 8, 8]`` in ``[-1, 1]``.
+def precision_recall(
+    feat_real: ArrayLike | Tensor, feat_fake: ArrayLike | Tensor, k: int = 3
+) -> tuple[float, float]:
+    """Improved precision and recall (Kynkaanniemi et al., 2019).
 
-        Values outside are clamped, as storing an image would.
+    The manifold of a set is the union of balls around its members, each as wide as the distance to its k-th
+    nearest neighbour in the set. Precision is the share of fakes on the manifold of the real ones, recall the
+    share of real ones on the manifold of the fakes. Both depend on N and M: compare equally large sets.
 
-        Raises:
-            ValueError: wrong shape, no images, or a value that is not finite.
-        """
-        a = _array(images, "images")
-        if a.ndim != 4 or a.shape[1:] != (1, 8, 8):
-            raise ValueError(f"images have shape {a.shape}; give [N, 1, 8, 8]")
-        x = torch.from_numpy(a).float().clamp(-1.0, 1.0)
-        with torch.no_grad():
-            out = torch.cat([self.model.features(c) for c in x.split(self.batch_size)])
-        return out.double().numpy()
+    Args:
+        feat_real, feat_fake: ``[N, d]`` and ``[M, d]``, with N and M above k.
+        k: which neighbour.
+
+    Returns:
+        Precision and recall, each in [0, 1].
+
+    Raises:
+        ValueError: wrong shapes, too few rows for k, empty or not finite.
+    """
+    real, fake = finite_array(feat_real, "feat_real"), finite_array(feat_fake, "feat_fake")
+    for name, a in (("feat_real", real), ("feat_fake", fake)):
+        if a.ndim != 2:
+            raise ValueError(f"{name} has shape {a.shape}; give one row of features per sample, [N, d]")
+        if not 1 <= k < len(a):
+            raise ValueError(f"k = {k} must be at least 1 and below the {len(a)} rows of {name}")
+    if real.shape[1] != fake.shape[1]:
+        raise ValueError(
+            f"feat_real has {real.shape[1]} features and feat_fake {fake.shape[1]}; use one extractor for both"
+        )
+    return _share_on_manifold(real, fake, k), _share_on_manifold(fake, real, k)
+
+
+def _share_on_manifold(members: Array, points: Array, k: int) -> float:
+    """Share of ``points`` within the k-th-neighbour ball of at least one of ``members``."""
+    rows = range(0, len(members), 512)
+    # Column 0 of a sorted row is the member's distance to itself.
+    radius = np.concatenate(
+        [np.partition(cdist(members[i : i + 512], members), k, axis=1)[:, k] for i in rows]
+    )
+    inside = np.zeros(len(points), dtype=bool)
+    for i in rows:
+        inside |= (cdist(members[i : i + 512], points) <= radius[i : i + 512, None]).any(axis=0)
+    return float(inside.mean())

@@ -36,7 +36,7 @@ def schedule_figure(schedules: Sequence[Schedule], title: str = "", highlight: s
 
 
 def samples_figure(sets: Mapping[str, Tensor], title: str = "") -> Figure:
-    """Samples side by side: a row a set for images ``[n, 1, H, W]``, a panel a set for points ``[n, 1 or 2]``.
+    """Samples side by side: a row a set for images ``[n, C, H, W]``, a panel a set for points ``[n, 1 or 2]``.
 
     Images of one column start from the same noise.
     """
@@ -64,6 +64,8 @@ def _image_grid(sets: Mapping[str, Tensor], title: str) -> Figure:
     panels = figure.subplots(rows, columns, squeeze=False)
     for line, (name, images) in zip(panels, sets.items(), strict=True):
         for axes, image in zip(line, images[:columns], strict=True):
+            if len(image) not in (1, 3):  # a latent that nobody can decode
+                image = image[:1]
             picture = ((image.clamp(-1, 1) + 1) / 2).permute(1, 2, 0).cpu().numpy()
             axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axes.set_xticks([])

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from art_env.diffusion.adapters import load_model
 from art_env.diffusion.analytic import GaussianDenoiser, GaussianMixtureDenoiser
+from art_env.diffusion.bundled import load_autoencoder, load_bundled
+from art_env.diffusion.conditional import InpaintingDenoiser, LabelledDenoiser
+from art_env.diffusion.data import digit_images, photo_patches
 from art_env.diffusion.denoiser import Denoiser
 from art_env.diffusion.flow import ReferenceFlow
-from art_env.diffusion.unet import load_digits_denoiser
+from art_env.features import DIGIT_FEATURES, PHOTO_FEATURES
 from art_env.names import check_name, look_up
 from art_env.schedules.handcrafted import TERMINALS, check_sigma_range
 
@@ -30,7 +35,15 @@ class Problem:
         sigma_min: last noise level of hand-crafted ramps; 0 means that ramps run to 0 themselves.
         terminal: ``"zero"``: schedules end at 0; ``"sigma_min"``: they end at ``sigma_min``.
         prior_std: standard deviation of the start noise.
-        metrics: which of ``w2``, ``sliced_w2``, ``frechet`` make sense beside the paired RMSE.
+        data: ``(n, seed) -> [n, ...]``, clean samples in the space of ``images``.
+        metrics: those of ``METRICS`` that make sense beside the paired RMSE.
+        features: weights of the classifier behind the metrics of images.
+        held_out: as ``data``, from a part that no model has seen, for ``frechet_held_out``.
+        num_data: how many clean samples there are; None: as many as asked for.
+        given: ``(n, seed) -> [n, channels, ...]``, the conditions of the start noises: the last channels of a
+            sample, which the flow leaves alone.
+        given_channels: how many channels they are.
+        decode: from the space of the flow (without conditions) to images.
         linear: the denoiser is linear and the data N(0, sigma_data^2): errors are exact, without sampling.
         num_knots: of reference trajectories.
         num_noises: start noises that rewards are measured on.
@@ -45,6 +58,12 @@ class Problem:
     prior_std: float
     data: Callable[[int, int], Tensor] | None = field(default=None, repr=False)
     metrics: tuple[str, ...] = ()
+    features: Path | None = None
+    held_out: Callable[[int, int], Tensor] | None = field(default=None, repr=False)
+    num_data: int | None = None
+    given: Callable[[int, int], Tensor] | None = field(default=None, repr=False)
+    given_channels: int = 0
+    decode: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
     linear: bool = False
     num_knots: int = 257
     num_noises: int = 4096
@@ -62,6 +81,11 @@ class Problem:
         return tuple(self.denoiser.shape)
 
     @property
+    def is_image(self) -> bool:
+        """Whether samples are images (or latents), so that the denoiser is a network: dear to evaluate."""
+        return len(self.shape) == 3
+
+    @property
     def sigma_end(self) -> float:
         """Last noise level of every schedule: 0 or ``sigma_min``."""
         return 0.0 if self.terminal == "zero" else self.sigma_min
@@ -74,7 +98,21 @@ class Problem:
     def sample_noise(self, n: int, seed: int) -> Tensor:
         """``n`` start noises, ``[n, *shape]`` float64; the first rows do not depend on ``n``."""
         rng = np.random.default_rng([seed, 0x0A27])
-        return self.prior_std * torch.from_numpy(rng.standard_normal((n, *self.shape))).to(self.device)
+        channels, *rest = self.shape
+        noise = torch.from_numpy(rng.standard_normal((n, channels - self.given_channels, *rest)))
+        noise = self.prior_std * noise.to(self.device)
+        if self.given is None:
+            return noise
+        return torch.cat([noise, self.given(n, seed).to(noise)], 1)
+
+    def visible(self, x: Tensor) -> Tensor:
+        """Samples ``[n, *shape]`` without the channels of the condition."""
+        return x[:, : x.shape[1] - self.given_channels]
+
+    def images(self, x: Tensor) -> Tensor:
+        """Samples ``[n, *shape]`` in the space of the data: without conditions, and decoded."""
+        x = self.visible(x)
+        return x if self.decode is None else self.decode(x)
 
     def sample_data(self, n: int, seed: int) -> Tensor:
         """``n`` clean samples, ``[n, *shape]`` float64.
@@ -176,30 +214,100 @@ def _mixture_2d(terminal: str) -> Problem:
     )
 
 
-def _digits(terminal: str) -> Problem:
-    """scikit-learn's 8x8 handwritten digits through the bundled U-Net."""
+IMAGE_METRICS = ("frechet", "sliced_w2", "inception_score", "precision", "recall")
+METRICS = ("w2", *IMAGE_METRICS, "frechet_held_out")
+
+
+def _digits(terminal: str, model: str = "digits-base") -> Problem:
+    """scikit-learn's 8x8 handwritten digits through one of the bundled U-Nets."""
     return Problem(
-        name="digits",
-        denoiser=load_digits_denoiser(),
+        name="digits" if model == "digits-base" else model,
+        denoiser=load_bundled(model),
         sigma_max=80.0,
         sigma_min=0.002,
         terminal=terminal,
         prior_std=80.0,
         data=_digit_images,
-        metrics=("frechet",),
+        metrics=IMAGE_METRICS,
+        features=DIGIT_FEATURES,
+        num_data=1797,
         num_knots=65,
         num_noises=256,
     )
 
 
+def _digits_class(terminal: str) -> Problem:
+    """A class of digits for each trajectory, with classifier-free guidance."""
+    model = load_bundled("digits-cond")
+    return replace(
+        _digits(terminal),
+        name="digits-class",
+        denoiser=LabelledDenoiser(model),
+        given=lambda n, seed: _labels(n, seed)[:, None, None, None].expand(n, 1, *model.shape[1:]),
+        given_channels=1,
+    )
+
+
+def _digits_inpaint(terminal: str) -> Problem:
+    """The right half of a digit, given its left half."""
+    whole = _digits(terminal)
+    _, height, width = whole.shape
+    known = torch.zeros(height, width, dtype=torch.bool)
+    known[:, : width // 2] = True
+    return replace(
+        whole,
+        name="digits-inpaint",
+        denoiser=InpaintingDenoiser(whole.denoiser, known),
+        given=lambda n, seed: _digit_images(n, seed) * known,
+        given_channels=1,
+    )
+
+
+def _photos(terminal: str) -> Problem:
+    """16x16 patches of scikit-learn's two photographs.
+
+    The part of them that is held out shows other things than the rest: distances to it have a high floor, and say
+    less about schedules than those to fresh patches of the rest.
+    """
+    return replace(
+        _digits(terminal),
+        name="photos",
+        denoiser=load_bundled("photos-base"),
+        data=partial(_photo_patches, split="train"),
+        held_out=partial(_photo_patches, split="held_out"),
+        metrics=(*IMAGE_METRICS, "frechet_held_out"),
+        features=PHOTO_FEATURES,
+        num_data=None,
+    )
+
+
+def _photos_latent(terminal: str) -> Problem:
+    """Diffusion in the latent space of an autoencoder of the same patches."""
+    autoencoder = load_autoencoder()
+    return replace(
+        _photos(terminal),
+        name="photos-latent",
+        denoiser=load_bundled("photos-latent"),
+        decode=torch.no_grad()(lambda z: autoencoder.decode(z.float()).double()),
+    )
+
+
+def _labels(n: int, seed: int) -> Tensor:
+    """``n`` digits, evenly drawn; the first rows do not depend on ``n``."""
+    return torch.from_numpy(np.random.default_rng([seed, 0x1ABE1]).integers(10, size=n))
+
+
 def _digit_images(n: int, seed: int) -> Tensor:
     """``n`` real digits, ``[n, 1, 8, 8]`` in [-1, 1], drawn without replacement while they last (1,797)."""
-    from sklearn.datasets import load_digits
-
-    images = torch.from_numpy(load_digits().images).to(torch.float64)[:, None] / 8.0 - 1.0
+    images = digit_images()[0].double()
     rng = np.random.default_rng(seed)
     rounds = [rng.permutation(len(images)) for _ in range(-(-n // len(images)))]
     return images[torch.from_numpy(np.concatenate(rounds)[:n])]
+
+
+def _photo_patches(n: int, seed: int, split: str) -> Tensor:
+    """``n`` patches, ``[n, 3, 16, 16]`` in [-1, 1]."""
+    return photo_patches(n, seed, split).double()
 
 
 # name -> (builder, the terminal it uses unless told)
@@ -208,6 +316,12 @@ _BUILDERS: dict[str, tuple[Callable[[str], Problem], str]] = {
     "mixture-1d": (_mixture_1d, "sigma_min"),
     "mixture-2d": (_mixture_2d, "sigma_min"),
     "digits": (_digits, "zero"),
+    "digits-small": (partial(_digits, model="digits-small"), "zero"),
+    "digits-large": (partial(_digits, model="digits-large"), "zero"),
+    "digits-class": (_digits_class, "zero"),
+    "digits-inpaint": (_digits_inpaint, "zero"),
+    "photos": (_photos, "zero"),
+    "photos-latent": (_photos_latent, "zero"),
 }
 PROBLEMS = tuple(_BUILDERS)
 
@@ -277,8 +391,8 @@ def _build(name: str, terminal: str, device: str) -> Problem:
 def custom_problem(
     denoiser: Denoiser,
     *,
-    sigma_min: float = 0.002,
-    sigma_max: float = 80.0,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
     terminal: str = "zero",
     name: str = "custom",
     num_knots: int = 65,
@@ -287,23 +401,77 @@ def custom_problem(
 ) -> Problem:
     """A problem around a caller's own denoiser.
 
+    Args:
+        denoiser: the model; ``sigma_min`` and ``sigma_max`` among its attributes are the range it is trained for,
+            ``decode`` maps latents to images.
+        sigma_min, sigma_max: noise range; None: the denoiser's own, else 0.002 and 80.
+        terminal: ``"zero"`` or ``"sigma_min"``.
+        name: what tables and errors call it.
+        num_knots, num_noises, device: as ``Problem``.
+
     Raises:
         TypeError: it is not callable, or lacks ``shape`` or ``sigma_data``.
-        ValueError: as ``make_problem``.
+        ValueError: as ``make_problem``, or a range beyond the denoiser's own.
     """
     if not callable(denoiser):
         raise TypeError(f"denoiser is {type(denoiser).__name__}, not callable as denoiser(x, sigma)")
     for attribute in ("shape", "sigma_data"):
         if not hasattr(denoiser, attribute):
             raise TypeError(f"denoiser {type(denoiser).__name__} has no attribute {attribute!r}; set it")
+    low, high = getattr(denoiser, "sigma_min", None), getattr(denoiser, "sigma_max", None)
+    sigma_min = float(0.002 if low is None else low) if sigma_min is None else float(sigma_min)
+    sigma_max = float(80.0 if high is None else high) if sigma_max is None else float(sigma_max)
+    if low is not None and sigma_min < low * (1 - 1e-6):
+        raise ValueError(f"sigma_min = {sigma_min:g} is below {low:g}, the least noise that the model knows")
+    if high is not None and sigma_max > high * (1 + 1e-6):
+        raise ValueError(f"sigma_max = {sigma_max:g} is above {high:g}, the most noise that the model knows")
     return Problem(
         name=name,
         denoiser=denoiser,
-        sigma_max=float(sigma_max),
-        sigma_min=float(sigma_min),
+        sigma_max=sigma_max,
+        sigma_min=sigma_min,
         terminal=terminal,
-        prior_std=float(sigma_max),
+        prior_std=sigma_max,
+        decode=getattr(denoiser, "decode", None),
         num_knots=num_knots,
         num_noises=num_noises,
         device=check_device(device),
+    )
+
+
+def model_problem(
+    path: str,
+    *,
+    trust_pickle: bool = False,
+    terminal: str = "zero",
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    device: str = "cpu",
+    **arguments: Any,
+) -> Problem:
+    """A problem around a model on disk or on the hub.
+
+    A network of unknown size: an eighth of the evaluations that the bundled small ones are given for exact
+    trajectories.
+
+    Args:
+        path: as ``art_env.diffusion.adapters.load_model``.
+        trust_pickle: allow it to be a pickle, which may run code.
+        terminal, sigma_min, sigma_max, device: as ``custom_problem``.
+        arguments: further ones of ``load_model``: guidance, class_label, prompt_embeds, ...
+
+    Raises:
+        ValueError, FileNotFoundError, ImportError: as ``load_model``.
+    """
+    check_device(device)
+    denoiser = load_model(path, trust_pickle=trust_pickle, device=device, **arguments)
+    return custom_problem(
+        denoiser,
+        sigma_min=sigma_min,
+        sigma_max=sigma_max,
+        terminal=terminal,
+        name=Path(path).stem,
+        num_knots=33,
+        num_noises=64,
+        device=device,
     )

@@ -20,12 +20,20 @@ from torch import Tensor
 
 from art_env.diffusion.flow import ReferenceFlow
 from art_env.diffusion.solvers import Solver, get_solver, sample
+from art_env.features import Features
 from art_env.files import write_text
-from art_env.metrics import DigitFeatures, frechet_distance, rmse, sliced_w2, wasserstein_1d
+from art_env.metrics import (
+    frechet_distance,
+    inception_score,
+    precision_recall,
+    rmse,
+    sliced_w2,
+    wasserstein_1d,
+)
 from art_env.names import check_name, unknown_name
 from art_env.problems import Problem
-from art_env.schedules.handcrafted import HANDCRAFTED, log_snr
-from art_env.schedules.optimal import closed_form, direct, dynamic_programming
+from art_env.schedules.handcrafted import HANDCRAFTED, edm, log_snr
+from art_env.schedules.optimal import closed_form, direct, dynamic_programming, final_rmse
 from art_env.schedules.schedule import Schedule, check_num_steps
 
 # Scores use other noises and data than training (seeds from 0) does.
@@ -47,7 +55,7 @@ class Row:
         schedule: its name.
         num_steps: K.
         nfe: network evaluations a sample.
-        metric: ``rmse``, ``w2``, ``sliced_w2``, ``frechet`` or ``gap``.
+        metric: ``rmse``, ``gap``, or one of ``art_env.problems.METRICS``.
         mean, sd: over the seed sets; sd (ddof 1) is NaN for a single one, and 0 for an exact figure.
         n: number of seed sets.
     """
@@ -83,11 +91,13 @@ class Scorer:
         problem: what is sampled.
         solver: a name or a ``Solver``.
         seeds: one seed set each: held-out start noises (and data); the mean and spread are over these.
-        num_images: samples per seed set for the Frechet distance.
+        num_images: samples per seed set for the metrics of images.
         num_noises: start noises per seed set for everything else; default the problem's own number.
+        metrics: beside the paired error; default the problem's own.
 
     Raises:
-        ValueError: unknown solver, no or repeated or negative seeds, too few images or noises.
+        ValueError: unknown solver, no or repeated or negative seeds, too few images or noises, or a metric that
+            the problem does not have.
     """
 
     def __init__(
@@ -97,6 +107,7 @@ class Scorer:
         seeds: Sequence[int] = (0, 1, 2),
         num_images: int = 2000,
         num_noises: int | None = None,
+        metrics: Sequence[str] | None = None,
     ) -> None:
         self.problem, self.solver = problem, get_solver(solver)
         self.seeds = tuple(int(s) for s in seeds)
@@ -113,15 +124,19 @@ class Scorer:
             # Scores are exact; a reference only serves the search for the limit.
             self.num_noises = min(self.num_noises, 256)
         self.num_images = int(num_images)
-        self._features: DigitFeatures | None = None
-        if "frechet" in problem.metrics:
-            self._features = DigitFeatures()
+        self.metrics = problem.metrics if metrics is None else tuple(metrics)
+        for metric in self.metrics:
+            check_name(f"metric of {problem.name!r}", metric, problem.metrics)
+        self._features: Features | None = None
+        if problem.features is not None:
+            self._features = Features(problem.features)
             if self.num_images <= self._features.dim:
                 raise ValueError(
                     f"num_images = {num_images} must exceed the {self._features.dim} features of the Frechet "
                     "distance; 2000 is a good number"
                 )
-        self._real: np.ndarray | None = None
+        self._real: tuple[Tensor, np.ndarray] | None = None
+        self._held_out: np.ndarray | None = None
         self._data: dict[int, Tensor] = {}
         self._references: dict[int, ReferenceFlow] = {}
         self._rmse: dict[Schedule, list[float]] = {}
@@ -141,8 +156,8 @@ class Scorer:
     def rows(self, schedule: Schedule, limit: Schedule | None = None) -> list[Row]:
         """Every metric of the problem for one schedule, ``rmse`` first.
 
-        ``rmse`` is the paired error over all coordinates against the exact solution from the same noise. On a
-        linear problem both it and ``w2`` are exact, without sampling.
+        ``rmse`` is the paired error over all coordinates (but those of a condition) against the exact solution
+        from the same noise. On a linear problem both it and ``w2`` are exact, without sampling.
 
         Args:
             schedule: what to score; its name is what the table calls it.
@@ -161,6 +176,10 @@ class Scorer:
         if limit is not None:
             rows.append(self._row(schedule, "gap", [self.gap(schedule, limit)]))
         return rows
+
+    def nfe(self, num_steps: int) -> int:
+        """Network evaluations a sample."""
+        return self.solver.nfe(num_steps) * int(getattr(self.problem.denoiser, "nfe_per_call", 1))
 
     def gap(self, schedule: Schedule, limit: Schedule) -> float:
         """``rmse`` of the schedule over that of the limit, on the noises of the first seed set.
@@ -185,50 +204,56 @@ class Scorer:
     def reference_error(self) -> float:
         """RMSE between the reference's end and that with steps of half the length: how exact "exact" is.
 
-        On the first 64 noises of a network, on all of them otherwise. 0 on a linear problem, which is scored
-        without a reference.
+        On a quarter of the noises (at most 64) of a network, on all of them otherwise. 0 on a linear problem, which
+        is scored without a reference.
         """
         if self.problem.linear:
             return 0.0
-        n = min(self.num_noises, 64) if self.problem.shape[1:] else self.num_noises
+        n = max(min(self.num_noises // 4, 64), 2) if self.problem.is_image else self.num_noises
         fine = self.problem.reference(n, NOISE_SEED + self.seeds[0], 2 * self.problem.num_knots - 1)
-        return rmse(self.reference().x_end[:n], fine.x_end)
+        return self._error(self.reference().x_end[:n], fine.x_end)
 
-    def floor(self) -> Row | None:
-        """The distance that exact samples would still have: real data against real data.
+    def floor(self) -> list[Row]:
+        """What exact samples would still score: real data against real data, for every metric that has it.
 
-        Two independent sets for ``w2`` and ``sliced_w2``. For ``frechet`` ``num_images`` real ones, drawn
-        with replacement, against all there are: what a sampler that repeats the data would score. None where
-        there is no such metric, or it is exact.
+        Two independent sets. Where the data is a finite set, ``num_images`` draws with replacement from all of
+        it: what a sampler that repeats the data would score. Empty on a linear problem, where scores are exact.
         """
-        metrics = [m for m in self.problem.metrics if m in ("w2", "sliced_w2", "frechet")]
-        if self.problem.linear or not metrics:
-            return None
-        metric, values = metrics[0], []
+        if self.problem.linear or self.problem.data is None:
+            return []
+        values: dict[str, list[float]] = {m: [] for m in self.metrics}
         for i, seed in enumerate(self.seeds):
-            if metric == "frechet":
-                real = self._real_features()
-                # Halves would be smaller sets than those that are scored, and so have a higher floor.
-                drawn = np.random.default_rng(SECOND_SEED + seed).integers(len(real), size=self.num_images)
-                values.append(frechet_distance(real[drawn], real))
-            else:
+            if self._features is None:
                 other = self.problem.sample_data(self.num_noises, SECOND_SEED + seed)
-                values.append(self._distance(metric, other, i))
-        mean, sd = _mean_sd(values)
-        return Row(
-            self.problem.name, "none", self.problem.terminal, "floor", 0, 0, metric, mean, sd, len(values)
-        )
+            elif self.problem.num_data is None:
+                other = self.problem.sample_data(self.num_images, SECOND_SEED + seed)
+            else:
+                # Halves would be smaller sets than those that are scored, and so have a higher floor.
+                everything = self.problem.sample_data(self.problem.num_data, 0)
+                drawn = np.random.default_rng(SECOND_SEED + seed).integers(
+                    len(everything), size=self.num_images
+                )
+                other = everything[torch.from_numpy(drawn)]
+            for metric, value in self._distances(other, i).items():
+                values[metric].append(value)
+        names = (self.problem.name, "none", self.problem.terminal, "floor", 0, 0)
+        return [Row(*names, metric, *_mean_sd(v), len(v)) for metric, v in values.items()]
 
     def samples(self, schedule: Schedule, n: int = 8) -> Tensor:
-        """The first ``n`` samples of the first seed set, ``[n, *shape]``."""
+        """The first ``n`` samples of the first seed set, as the data: ``[n, ...]``."""
         self.check(schedule)
-        return self._sample(schedule, self.problem.sample_noise(n, NOISE_SEED + self.seeds[0]))
+        x = self._sample(schedule, self.problem.sample_noise(n, NOISE_SEED + self.seeds[0]))
+        return self.problem.images(x)
+
+    def exact_samples(self, n: int = 8) -> Tensor:
+        """The exact ones from the same noises, ``[n, ...]``; at most ``num_noises``."""
+        return self.problem.images(self.reference().x_end[:n])
 
     # Pieces
 
     def _row(self, schedule: Schedule, metric: str, values: Sequence[float]) -> Row:
         K = schedule.num_steps
-        nfe = self.solver.nfe(K) * int(getattr(self.problem.denoiser, "nfe_per_call", 1))
+        nfe = self.nfe(K)
         mean, sd = _mean_sd(values)
         if self.problem.linear and metric != "gap":
             sd = 0.0  # exact, nothing is drawn
@@ -247,18 +272,20 @@ class Scorer:
         return {"rmse": [abs(a - exact) * start] * repeat, "w2": [abs(c - start * abs(a))] * repeat}
 
     def _sampled(self, schedule: Schedule) -> dict[str, list[float]]:
-        metrics = ["rmse", *self.problem.metrics]
-        values: dict[str, list[float]] = {m: [] for m in metrics}
+        values: dict[str, list[float]] = {m: [] for m in ("rmse", *self.metrics)}
         for i, seed in enumerate(self.seeds):
             n = self.num_noises
-            if self._features is not None:
+            if self._features is not None and self.metrics:
                 n = max(n, self.num_images)
             # The first rows of a longer list of noises are the reference's own.
             ends = self._sample(schedule, self.problem.sample_noise(n, NOISE_SEED + seed))
-            values["rmse"].append(rmse(ends[: self.num_noises], self._exact_end(schedule, i)))
-            for metric in self.problem.metrics:
-                values[metric].append(self._distance(metric, ends, i))
+            values["rmse"].append(self._error(ends[: self.num_noises], self._exact_end(schedule, i)))
+            for metric, value in self._distances(self.problem.images(ends), i).items():
+                values[metric].append(value)
         return values
+
+    def _error(self, x: Tensor, y: Tensor) -> float:
+        return rmse(self.problem.visible(x), self.problem.visible(y))
 
     def _first_rmse(self, schedule: Schedule) -> float:
         if schedule not in self._rmse:
@@ -267,7 +294,7 @@ class Scorer:
                 self._rmse[schedule] = self._linear(schedule)["rmse"]
             else:
                 ends = self._sample(schedule, self.reference().start)
-                self._rmse[schedule] = [rmse(ends, self._exact_end(schedule, 0))]
+                self._rmse[schedule] = [self._error(ends, self._exact_end(schedule, 0))]
         return self._rmse[schedule][0]
 
     def _exact_end(self, schedule: Schedule, i: int) -> Tensor:
@@ -281,23 +308,53 @@ class Scorer:
         denoiser = self.problem.denoiser
         return torch.cat([sample(denoiser, part, schedule.sigmas, self.solver) for part in x.split(BATCH)])
 
-    def _distance(self, metric: str, x: Tensor, i: int) -> float:
-        if metric == "frechet":
-            assert self._features is not None
-            return frechet_distance(self._features(x[: self.num_images]), self._real_features())
-        if i not in self._data:
-            self._data[i] = self.problem.sample_data(self.num_noises, NOISE_SEED + self.seeds[i])
-        if metric == "w2":
-            return wasserstein_1d(x, self._data[i])
-        check_name("metric", metric, ("w2", "sliced_w2", "frechet"))
-        return sliced_w2(x.flatten(1), self._data[i].flatten(1))
+    def _distances(self, x: Tensor, i: int) -> dict[str, float]:
+        """Every metric of samples ``[n, ...]`` in the space of the data; ``i``: the seed set."""
+        if not self.metrics:
+            return {}
+        if self._features is None:
+            if i not in self._data:
+                self._data[i] = self.problem.sample_data(self.num_noises, NOISE_SEED + self.seeds[i])
+            return {m: _point_metric(m, x, self._data[i]) for m in self.metrics}
+        x = x[: self.num_images]
+        real, real_features = self._real_images(x)
+        features = self._features(x)
+        scores: dict[str, float] = {}
+        for metric in self.metrics:
+            if metric == "frechet":
+                scores[metric] = frechet_distance(features, real_features)
+            elif metric == "frechet_held_out":
+                scores[metric] = frechet_distance(features, self._held_out_features())
+            elif metric == "sliced_w2":
+                n = min(len(x), len(real))
+                scores[metric] = sliced_w2(x[:n].flatten(1), real[:n].flatten(1), num_projections=128)
+            elif metric == "inception_score":
+                scores[metric] = inception_score(self._features.probabilities(x))
+            elif metric not in scores:
+                scores["precision"], scores["recall"] = precision_recall(real_features, features)
+        return {m: scores[m] for m in self.metrics}
 
-    def _real_features(self) -> np.ndarray:
-        """Features of every real digit there is."""
+    def _real_images(self, like: Tensor) -> tuple[Tensor, np.ndarray]:
+        """All real images there are, or as many as are scored, and their features."""
         if self._real is None:
             assert self._features is not None
-            self._real = self._features(self.problem.sample_data(1797, 0))
+            images = self.problem.sample_data(self.problem.num_data or self.num_images, NOISE_SEED)
+            self._real = images.to(like), self._features(images)
         return self._real
+
+    def _held_out_features(self) -> np.ndarray:
+        if self._held_out is None:
+            assert self._features is not None
+            assert self.problem.held_out is not None
+            self._held_out = self._features(self.problem.held_out(self.num_images, NOISE_SEED))
+        return self._held_out
+
+
+def _point_metric(metric: str, x: Tensor, data: Tensor) -> float:
+    if metric == "w2":
+        return wasserstein_1d(x, data)
+    check_name("metric", metric, ("w2", "sliced_w2"))
+    return sliced_w2(x.flatten(1), data.flatten(1))
 
 
 def score(
@@ -330,7 +387,7 @@ def check_fit(schedule: Schedule, problem: Problem) -> None:
 
 # Baselines by name
 
-COMPUTED = ("closed_form", "dp", "limit")
+COMPUTED = ("edm_tuned", "closed_form", "dp", "limit")
 BASELINES = (*HANDCRAFTED, *COMPUTED)
 # name -> its one option, a positive number
 _OPTIONS = {"edm": "rho", "arctan": "c", "dp": "coefficient"}
@@ -404,8 +461,9 @@ def baseline(
 
     Args:
         spec: ``uniform``, ``edm``, ``edm:rho=3``, ``log_snr``, ``cosine``, ``arctan`` (c: the data's
-            standard deviation), ``arctan:c=0.5``, ``closed_form``, ``dp``, ``dp:coefficient=1.15``, ``limit``
-            or the path of a schedule file, which is resampled if its K is another.
+            standard deviation), ``arctan:c=0.5``, ``edm_tuned`` (the best rho for this solver
+            and K), ``closed_form``, ``dp``,
+            ``dp:coefficient=1.15``, ``limit`` or the path of a schedule file, which is resampled if its K is another.
         problem: whose noise range it is for.
         num_steps: K.
         solver: what ``dp`` and ``limit`` are computed for.
@@ -431,18 +489,32 @@ def baseline(
         return make(K, problem.sigma_min, problem.sigma_max, terminal=problem.terminal, **options)
     if name == "limit":
         # The error has several local minima: no named grid may be better just because nobody listed it.
-        named = [baseline(name, problem, K) for name in HANDCRAFTED]
+        named = [baseline(name, problem, K, solver) for name in (*HANDCRAFTED, "edm_tuned")]
         usable = [s for s in (*starts, *named) if _fits(s, problem)]
         known = reference or problem.reference()
         # A network's evaluations are dear, and its error smoother over grids than a narrow mixture's.
-        network = len(problem.shape) == 3
-        effort = {"num_searches": 2, "screen_noises": 64} if network else {}
-        return direct(problem.denoiser, known, K, solver, starts=usable, with_dp=not network, **effort)
+        effort = {"num_searches": 2, "screen_noises": 64} if problem.is_image else {}
+        with_dp = not problem.is_image
+        return direct(problem.denoiser, known, K, solver, starts=usable, with_dp=with_dp, **effort)
     pilot = problem.reference(min(problem.num_noises, PILOT_NOISES))
+    if name == "edm_tuned":
+        few = problem.reference(64) if problem.is_image else pilot
+        return edm_tuned(problem, few, K, solver)
     if name == "closed_form":
         return closed_form(pilot, K)
     candidates, coefficient = max(64, 2 * K), options.get("coefficient", 1.0)
     return dynamic_programming(problem.denoiser, pilot, K, solver, candidates, coefficient)
+
+
+def edm_tuned(problem: Problem, pilot: ReferenceFlow, num_steps: int, solver: str | Solver) -> Schedule:
+    """EDM's family with the rho that has the least final error on the pilot noises (20 values, 1 to 100)."""
+    rhos = [float(rho) for rho in np.geomspace(1.0, 100.0, 20)]
+    family = [
+        edm(num_steps, problem.sigma_min, problem.sigma_max, rho, terminal=problem.terminal) for rho in rhos
+    ]
+    errors = [final_rmse(problem.denoiser, pilot, s.sigmas, solver) for s in family]
+    best = int(np.argmin(errors))
+    return Schedule(family[best].sigmas, "edm_tuned", {"rho": rhos[best]})
 
 
 def _fits(schedule: Schedule, problem: Problem) -> bool:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-from art_env.diffusion.train_digits import load_digits_images
-from art_env.metrics import DigitFeatures, frechet_distance, rmse, sliced_w2, wasserstein_1d
+from art_env.metrics import (
+    frechet_distance,
+    inception_score,
+    precision_recall,
+    rmse,
+    sliced_w2,
+    wasserstein_1d,
+)
 
 
 def _exact_moments(n: int, mean: np.ndarray, cov: np.ndarray, seed: int) -> np.ndarray:
@@ -123,59 +127,73 @@ def test_sliced_w2_depends_on_the_seed_only_through_directions() -> None:
         sliced_w2(x[:, :, None], y[:, :, None])
 
 
-def test_digit_features() -> None:
-    torch.set_num_threads(1)
-    features = DigitFeatures()
-    images, labels = load_digits_images()
-    real = features(images)
-    assert real.shape == (1797, features.dim)
-    assert real.dtype == np.float64
-    assert features.meta["accuracy"] >= 0.97
-    assert real.var(axis=0, ddof=1).mean() == pytest.approx(1.0, rel=1e-4)
-    # Batches, dtype and container do not matter.
-    np.testing.assert_allclose(DigitFeatures(batch_size=100)(images.double().numpy()), real, atol=1e-4)
-    # Values out of range count as the nearest in range.
-    np.testing.assert_allclose(features(images[:5] * 3), features((images[:5] * 3).clamp(-1, 1)))
-    # They tell digits apart: the nearest other digit is nearly always of the same class.
-    gap = torch.cdist(torch.from_numpy(real), torch.from_numpy(real)).fill_diagonal_(torch.inf)
-    assert float((labels[gap.argmin(1)] == labels).double().mean()) > 0.95
+def test_inception_score_between_one_and_the_number_of_classes() -> None:
+    sure = np.tile(np.eye(5), (20, 1))
+    assert inception_score(sure) == pytest.approx(5.0)
+    assert inception_score(torch.from_numpy(sure), splits=1) == pytest.approx(5.0)
+    assert inception_score(np.full((20, 5), 0.2)) == pytest.approx(1.0)
+    # Always the same class: sure, but without variety.
+    assert inception_score(np.tile(np.eye(5)[0], (20, 1))) == pytest.approx(1.0)
+    # p = (a, 1-a) and its mirror image: log 2 minus the entropy.
+    a = np.array([0.9, 0.1])
+    expected = 2.0 * np.exp(np.sum(a * np.log(a)))
+    assert inception_score(np.tile([a, a[::-1]], (10, 1)), splits=2) == pytest.approx(expected)
 
 
-def test_frechet_of_digits_grows_with_damage() -> None:
-    features = DigitFeatures()
-    images, _ = load_digits_images()
-    images = images[torch.randperm(1797, generator=torch.Generator().manual_seed(0))]
-    a, b = images[:898], images[898:1796]
-    noise = torch.randn(b.shape, generator=torch.Generator().manual_seed(1))
-    levels = [frechet_distance(features(a), features(b + s * noise)) for s in (0.0, 0.3, 0.6, 1.2)]
-    assert levels == sorted(levels)
-    assert levels[0] < 0.5
-    assert levels[1] > levels[0] * 1.1
+def test_inception_score_is_the_mean_over_consecutive_parts() -> None:
+    halves = np.concatenate([np.tile(np.eye(4), (5, 1)), np.tile(np.eye(4)[:1], (20, 1))])
+    assert inception_score(halves, splits=2) == pytest.approx((4.0 + 1.0) / 2)
+    assert inception_score(halves, splits=1) != pytest.approx(2.5)
 
 
-def test_frechet_of_digits_sees_a_missing_class() -> None:
-    features = DigitFeatures()
-    images, labels = load_digits_images()
-    real = features(images)
-    without = real[labels.numpy() != 3]
-    some = real[np.random.default_rng(0).permutation(len(real))[: len(without)]]
-    assert frechet_distance(without, real) > 5 * frechet_distance(some, real)
-
-
-def test_digit_features_errors(tmp_path: Path) -> None:
-    features = DigitFeatures()
-    for shape in ((8, 8), (2, 8, 8), (2, 3, 8, 8), (2, 1, 16, 16)):
-        with pytest.raises(ValueError, match=r"give \[N, 1, 8, 8\]"):
-            features(np.zeros(shape))
-    with pytest.raises(ValueError, match="empty"):
-        features(np.zeros((0, 1, 8, 8)))
+def test_inception_score_errors() -> None:
+    p = np.full((6, 2), 0.5)
+    with pytest.raises(ValueError, match="softmax"):
+        inception_score(3 * p)
+    with pytest.raises(ValueError, match="softmax"):
+        inception_score([[1.5, -0.5]], splits=1)
+    with pytest.raises(ValueError, match=r"shape \(2,\)"):
+        inception_score([0.5, 0.5])
+    for splits in (0, 7):
+        with pytest.raises(ValueError, match=f"splits = {splits} must lie between 1 and .* 6"):
+            inception_score(p, splits)
     with pytest.raises(ValueError, match="finite"):
-        features(torch.full((1, 1, 8, 8), torch.nan))
-    with pytest.raises(ValueError, match="batch_size"):
-        DigitFeatures(batch_size=0)
-    with pytest.raises(FileNotFoundError, match=r"none\.safetensors.*train_digits"):
-        DigitFeatures(tmp_path / "none.safetensors")
-    from art_env.diffusion.unet import DIGITS_WEIGHTS
+        inception_score([[np.nan, 0.5]])
+    with pytest.raises(ValueError, match="empty"):
+        inception_score(np.zeros((0, 3)))
 
-    with pytest.raises(ValueError, match="does not hold a digit-features"):
-        DigitFeatures(DIGITS_WEIGHTS)
+
+def test_precision_and_recall_on_a_line() -> None:
+    real = np.array([[0.0], [1.0], [2.0], [10.0]])
+    # With k = 1 the balls are 0+-1, 1+-1, 2+-1 and 10+-8; those of the fakes 2.5+-0.5, 3+-0.5, -5+-7.5.
+    fake = np.array([[2.5], [3.0], [-5.0]])
+    assert precision_recall(real, fake, k=1) == pytest.approx((2 / 3, 3 / 4))
+    assert precision_recall(real, real, k=1) == (1.0, 1.0)
+
+
+def test_precision_and_recall_tell_quality_from_variety() -> None:
+    rng = np.random.default_rng(0)
+    real = rng.standard_normal((1300, 4))
+    # More rows than one chunk.
+    assert min(precision_recall(real, rng.standard_normal((1300, 4)))) > 0.85
+    assert precision_recall(real, real + 1e3) == (0.0, 0.0)
+    narrow = precision_recall(real, 0.2 * rng.standard_normal((1300, 4)))
+    wide = precision_recall(real, 5.0 * rng.standard_normal((1300, 4)))
+    assert narrow[0] > 0.95
+    assert narrow[1] < 0.2
+    assert wide[0] < 0.2
+    assert wide[1] > 0.95
+
+
+def test_precision_and_recall_errors() -> None:
+    a = np.random.default_rng(0).standard_normal((10, 3))
+    with pytest.raises(ValueError, match=r"k = 3 must be .* 3 rows of feat_fake"):
+        precision_recall(a, a[:3])
+    with pytest.raises(ValueError, match="k = 0"):
+        precision_recall(a, a, k=0)
+    with pytest.raises(ValueError, match=r"feat_real has shape \(10,\)"):
+        precision_recall(a[:, 0], a)
+    with pytest.raises(ValueError, match="3 features and feat_fake 2"):
+        precision_recall(a, a[:, :2])
+    with pytest.raises(ValueError, match="feat_fake has 10 values that are not finite"):
+        precision_recall(a, a[:, :1] * np.inf)

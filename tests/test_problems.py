@@ -19,6 +19,12 @@ torch.set_num_threads(1)
         ("mixture-1d", "sigma_min", 80.0, 0.002, (1,)),
         ("mixture-2d", "sigma_min", 80.0, 0.002, (2,)),
         ("digits", "zero", 80.0, 0.002, (1, 8, 8)),
+        ("digits-small", "zero", 80.0, 0.002, (1, 8, 8)),
+        ("digits-large", "zero", 80.0, 0.002, (1, 8, 8)),
+        ("digits-class", "zero", 80.0, 0.002, (2, 8, 8)),
+        ("digits-inpaint", "zero", 80.0, 0.002, (2, 8, 8)),
+        ("photos", "zero", 80.0, 0.002, (3, 16, 16)),
+        ("photos-latent", "zero", 80.0, 0.002, (8, 4, 4)),
     ],
 )
 def test_the_named_problems(name, terminal, sigma_max, sigma_min, shape):
@@ -29,22 +35,29 @@ def test_the_named_problems(name, terminal, sigma_max, sigma_min, shape):
     assert problem.shape == shape
     assert problem.sigma_end == (0.0 if terminal == "zero" else sigma_min)
     assert 0 < problem.sigma_floor <= 0.002
-    assert len(PROBLEMS) == 4
+    assert len(PROBLEMS) == 10
+    assert problem.is_image == (len(shape) == 3)
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_data_noise_and_sigma_data(name):
     problem = make_problem(name)
     data = problem.sample_data(1500, 0)
-    assert data.shape == (1500, *problem.shape)
-    assert data.dtype == torch.float64
-    assert float(data.std()) == pytest.approx(problem.denoiser.sigma_data, rel=0.06)
     noise = problem.sample_noise(2000, 0)
-    assert noise.dtype == torch.float64
-    assert float(noise.std()) == pytest.approx(problem.prior_std, rel=0.06)
+    assert data.shape == (1500, *problem.images(noise[:1]).shape[1:])
+    assert data.dtype == noise.dtype == torch.float64
+    assert float(problem.visible(noise).std()) == pytest.approx(problem.prior_std, rel=0.06)
+    if problem.decode is not None:
+        assert problem.images(noise / problem.prior_std).dtype == torch.float64
+        return
+    # The held-out part of the photographs is darker than the rest.
+    assert float(data.std()) == pytest.approx(
+        problem.denoiser.sigma_data, rel=0.3 if name == "photos" else 0.06
+    )
     # Denoising slightly noisy data gives the data back.
-    few = data[:8]
-    torch.testing.assert_close(problem.denoiser(few, 0.002), few, rtol=0, atol=0.02)
+    few = torch.cat([data[:8], problem.sample_noise(8, 0)[:, data.shape[1] :]], 1)
+    if name != "digits-inpaint":
+        torch.testing.assert_close(problem.denoiser(few, 0.002), few, rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize("name", PROBLEMS)

@@ -71,8 +71,7 @@ def test_exact_scores_agree_with_sampling(gaussian: Problem) -> None:
 def test_a_perfect_sampler_scores_the_floor(mixture: Problem) -> None:
     scorer = Scorer(mixture, "rk4", seeds=(0, 1, 2))
     rows = {r.metric: r for r in scorer.rows(baseline("closed_form", mixture, 150))}
-    floor = scorer.floor()
-    assert floor is not None
+    (floor,) = scorer.floor()
     assert (floor.metric, floor.n, floor.schedule) == ("w2", 3, "floor")
     assert rows["rmse"].mean < 1e-3
     assert rows["w2"].mean == pytest.approx(floor.mean, rel=0.8)
@@ -87,8 +86,7 @@ def test_two_dimensions_use_sliced_w2() -> None:
     for a, b in zip(few, many, strict=True):
         assert a.mean > b.mean
         assert a.sd >= 0
-    floor = scorer.floor()
-    assert floor is not None
+    (floor,) = scorer.floor()
     assert 0 < floor.mean < 0.5
 
 
@@ -176,7 +174,7 @@ def test_own_denoiser_has_paired_errors_only() -> None:
     problem = custom_problem(GaussianDenoiser(0.5, shape=(2,)), num_noises=32)
     scorer = Scorer(problem, "heun", (0,))
     assert [r.metric for r in scorer.rows(edm(8, 0.002, 80.0))] == ["rmse"]
-    assert scorer.floor() is None
+    assert scorer.floor() == []
     assert scorer.samples(edm(8, 0.002, 80.0), 3).shape == (3, 2)
 
 

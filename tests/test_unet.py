@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from art_env.diffusion.bundled import SCORE_MODELS, load_bundled
+from art_env.diffusion.data import digit_images
 from art_env.diffusion.denoiser import CheckedDenoiser, Denoiser
-from art_env.diffusion.train_digits import Config, heun_edm, load_digits_images, main
+from art_env.diffusion.train_models import heun_edm
 from art_env.diffusion.unet import UNetConfig, UNetDenoiser, load_digits_denoiser, read_safetensors
 
 
@@ -28,7 +29,7 @@ def model() -> UNetDenoiser:
 
 @pytest.fixture(scope="module")
 def images() -> Tensor:
-    return load_digits_images()[0].double()
+    return digit_images()[0].double()
 
 
 def _random(config: UNetConfig | None = None, sigma_data: float = 0.7, seed: int = 0) -> UNetDenoiser:
@@ -51,7 +52,7 @@ def test_bundled_model_is_a_frozen_denoiser(model: UNetDenoiser) -> None:
     assert not model.training
     assert not any(p.requires_grad for p in model.parameters())
     assert 200_000 < model.num_parameters() < 400_000
-    assert "train_digits" in model.meta["command"]
+    assert "--seed 0" in model.meta["command"]
 
 
 def test_sigma_data_is_that_of_the_digits(model: UNetDenoiser, images: Tensor) -> None:
@@ -214,7 +215,7 @@ def test_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_missing_weights_name_the_path_and_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"gone\.safetensors.*train_digits"):
+    with pytest.raises(FileNotFoundError, match=r"gone\.safetensors.*train_models digits-base"):
         load_digits_denoiser(tmp_path / "gone.safetensors")
 
 
@@ -223,7 +224,7 @@ def test_truncated_weights(keep: int, tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     _random().save(path)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ValueError, match=r"net\.safetensors.*truncated.*train_digits"):
+    with pytest.raises(ValueError, match=r"net\.safetensors.*truncated.*train_models digits-base"):
         load_digits_denoiser(path)
 
 
@@ -259,7 +260,7 @@ def test_wrong_keys_shapes_and_values(tmp_path: Path) -> None:
     for bad in (float("nan"), float("inf")):
         _rewrite(path, good | {"net.stem.bias": torch.full_like(good["net.stem.bias"], bad)})
         with pytest.raises(
-            ValueError, match=r"net\.safetensors.*not finite in net\.stem\.bias.*train_digits"
+            ValueError, match=r"net\.safetensors.*not finite in net\.stem\.bias.*train_models digits-base"
         ):
             load_digits_denoiser(path)
 
@@ -310,15 +311,89 @@ def test_samples_lie_near_real_digits(model: UNetDenoiser, images: Tensor) -> No
     assert to_data(samples) < 0.75 * to_data(gaussian)
 
 
-def test_training_is_deterministic_and_writes_everything(tmp_path: Path) -> None:
-    size: dict[str, Any] = {"steps": 3, "batch": 16, "classifier_steps": 3, "eval_images": 64, "threads": 1}
-    names = ["README.md", "digits.safetensors", "digits_features.safetensors"]
-    for run, seed in (("a", 3), ("b", 3), ("c", 4)):
-        numbers = main(Config(seed=seed, out=tmp_path / run, **size))
-        assert all(np.isfinite(v) for v in numbers.values())
-        assert sorted(p.name for p in (tmp_path / run).iterdir()) == names
-    for name in names[1:]:
-        a, b, c = (load_file(tmp_path / run / name) for run in "abc")
-        assert all(torch.equal(a[k], b[k]) for k in a)
-        assert not all(torch.equal(a[k], c[k]) for k in a)
-    assert "--seed 3 --steps 3 --batch 16" in (tmp_path / "a" / "README.md").read_text()
+CONDITIONAL = UNetConfig(widths=(8, 16), blocks=(0, 1), classes=3)
+
+
+def test_labels_change_the_result_row_by_row() -> None:
+    net, x = _random(CONDITIONAL).double(), _noise(4, 1, 8, 8)
+    labels = torch.tensor([0, 1, 2, 3])
+    for sigma in (0.6, torch.tensor([0.1, 0.5, 2.0, 40.0], dtype=torch.float64)):
+        together = net(x, sigma, labels)
+        assert together.shape == x.shape
+        for i in range(4):
+            s = sigma if isinstance(sigma, float) else float(sigma[i])
+            torch.testing.assert_close(together[i], net(x[i : i + 1], s, labels[i : i + 1])[0])
+    same = net(x[:1].expand(4, -1, -1, -1), 0.6, labels)
+    assert all(float((same[i] - same[j]).abs().max()) > 1e-3 for i in range(4) for j in range(i))
+
+
+def test_no_labels_is_the_null_class() -> None:
+    net, x = _random(CONDITIONAL).double(), _noise(4, 1, 8, 8)
+    torch.testing.assert_close(net(x, 0.6), net(x, 0.6, torch.full((4,), 3)))
+
+
+def test_gradients_of_a_labelled_model() -> None:
+    net, x = _random(CONDITIONAL).double(), _noise(3, 1, 8, 8)
+    labels, sigma, v = torch.tensor([2, 0, 3]), torch.tensor(0.8, dtype=torch.float64), torch.ones_like(x)
+    out = torch.func.jvp(lambda a, s: net(a, s, labels), (x, sigma), (v, torch.ones_like(sigma)))
+    h = 1e-5
+    numeric = (net(x + h * v, sigma + h, labels) - net(x - h * v, sigma - h, labels)) / (2 * h)
+    torch.testing.assert_close(out[1], numeric, rtol=1e-6, atol=1e-7)
+
+
+def test_bad_labels_are_refused(model: UNetDenoiser) -> None:
+    x = _noise(2, 1, 8, 8)
+    with pytest.raises(ValueError, match=r"without classes; leave labels out.*digits-cond"):
+        model(x, 1.0, torch.tensor([0, 1]))
+    net = _random(CONDITIONAL)
+    for labels in (torch.tensor([0]), torch.tensor([0.0, 1.0]), torch.tensor([[0, 1]])):
+        with pytest.raises(ValueError, match=r"give \[2\] int64"):
+            net(x, 1.0, labels)
+    for labels in (torch.tensor([0, 4]), torch.tensor([-1, 0])):
+        with pytest.raises(ValueError, match="give 0 to 2, or 3 for the null class"):
+            net(x, 1.0, labels)
+    with pytest.raises(ValueError, match="classes = -1"):
+        UNetConfig(classes=-1)
+
+
+def test_labelled_model_survives_a_file(tmp_path: Path) -> None:
+    net, x, labels = _random(CONDITIONAL), _noise(2, 1, 8, 8), torch.tensor([1, 3])
+    net.save(tmp_path / "net.safetensors")
+    again = UNetDenoiser.load(tmp_path / "net.safetensors")
+    assert again.config.classes == 3
+    assert torch.equal(again(x, 0.5, labels), net(x, 0.5, labels))
+
+
+def test_labels_leave_the_other_initial_weights_alone() -> None:
+    torch.manual_seed(0)
+    plain = UNetDenoiser(UNetConfig(), 0.7).state_dict()
+    torch.manual_seed(0)
+    labelled = UNetDenoiser(UNetConfig(classes=10), 0.7).state_dict()
+    assert set(labelled) - set(plain) == {"net.classes.weight"}
+    assert all(torch.equal(labelled[k], v) for k, v in plain.items())
+
+
+@pytest.mark.parametrize("name", SCORE_MODELS)
+def test_bundled_score_models(name: str) -> None:
+    net = load_bundled(name)
+    assert net.meta["command"].startswith("python -m art_env.diffusion.train_")
+    assert not any(p.requires_grad for p in net.parameters())
+    x = 80.0 * _noise(2, *net.shape)
+    labels = torch.tensor([3, 7]) if net.config.classes else None
+    for sigma in (80.0, 1.0, 0.002):
+        assert torch.isfinite(net(x, sigma, labels)).all()
+
+
+def test_bundled_errors(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Did you mean 'digits-large'"):
+        load_bundled("digits-lage")
+    with pytest.raises(ValueError, match="unknown model 'photos-autoencoder'"):
+        load_bundled("photos-autoencoder")
+    for name in SCORE_MODELS:
+        with pytest.raises(FileNotFoundError, match=f"train_models {name} --seed 0"):
+            load_bundled(name, tmp_path)
+
+
+def test_base_is_the_digits_denoiser(model: UNetDenoiser) -> None:
+    base = load_bundled("digits-base").state_dict()
+    assert all(torch.equal(base[k], v) for k, v in model.state_dict().items())

@@ -9,7 +9,6 @@ resolution; the bottom level mixes all its pixels with dense layers, the cheapes
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,10 +21,11 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from art_env.diffusion.denoiser import per_row
+from art_env.files import atomic_path
 
 MODELS_DIR = Path(__file__).resolve().parent.parent / "models"
 DIGITS_WEIGHTS = MODELS_DIR / "digits.safetensors"
-RETRAIN = "python -m art_env.diffusion.train_digits --seed 0"
+RETRAIN = "python -m art_env.diffusion.train_models digits-base --seed 0"
 # Below this noise level the network sees a constant level: log(0) must not become NaN, and c_out is 0 anyway.
 MIN_NETWORK_SIGMA = 1e-5
 
@@ -41,6 +41,7 @@ class UNetConfig:
         blocks: residual blocks per level, on the way down and again on the way up (once at the bottom).
         hidden: width of the noise-level embedding.
         frequencies: number of sine/cosine pairs that describe the noise level.
+        classes: number of class labels; 0 for a model without labels.
     """
 
     channels: int = 1
@@ -49,6 +50,7 @@ class UNetConfig:
     blocks: tuple[int, ...] = (0, 1, 1)
     hidden: int = 64
     frequencies: int = 12
+    classes: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(int(w) for w in self.widths))
@@ -61,6 +63,8 @@ class UNetConfig:
             raise ValueError(f"every size in {self} must be at least 1")
         if min(self.blocks) < 0:
             raise ValueError(f"blocks {self.blocks} must not be negative")
+        if self.classes < 0:
+            raise ValueError(f"classes = {self.classes} must not be negative; 0 means no labels")
         if self.resolution % 2 ** (len(self.widths) - 1):
             raise ValueError(
                 f"resolution {self.resolution} is not divisible by {2 ** (len(self.widths) - 1)}, "
@@ -119,7 +123,10 @@ class _Level(nn.ModuleList):
 
 
 class UNet(nn.Module):
-    """The bare network ``F(x, c_noise)``: ``[B, C, R, R]`` and ``[B]`` or ``[1]`` to ``[B, C, R, R]``."""
+    """The bare network ``F(x, c_noise, labels)``: ``[B, C, R, R]`` and ``[B]`` or ``[1]`` to ``[B, C, R, R]``.
+
+    With classes, ``labels`` is ``[B]`` int64, or None for the null class in every row.
+    """
 
     frequencies: Tensor
 
@@ -143,13 +150,18 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(level(i) for i in range(n - 1))
         self.head = nn.Conv2d(w[0], config.channels, 3, padding=1)
         _zero(self.head)
+        # Last, and only with labels: a model without them draws the same initial weights as ever.
+        self.classes = nn.Embedding(config.classes + 1, hid) if config.classes else None
         for p in self.parameters():
             if p.ndim == 4:
                 p.data = p.data.contiguous(memory_format=torch.channels_last)
 
-    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
         angles = c_noise[:, None] * self.frequencies
-        emb = F.silu(self.embed(torch.cat([angles.sin(), angles.cos()], dim=1)))
+        emb = self.embed(torch.cat([angles.sin(), angles.cos()], dim=1))
+        if self.classes is not None:
+            emb = emb + (self.classes.weight[-1] if labels is None else self.classes(labels))
+        emb = F.silu(emb)
         h = _conv(self.stem, x.permute(0, 2, 3, 1))
         skips: list[Tensor] = []
         for i, level in enumerate(self.down):
@@ -178,17 +190,14 @@ def write_safetensors(
 
     Raises:
         TypeError: a metadata value cannot be written as JSON.
+        OSError: the folder cannot be written; the text names it.
     """
     path = Path(path)
     header = {k: json.dumps(v, sort_keys=True) for k, v in metadata.items()}
     data = save({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, metadata=header)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with atomic_path(path) as tmp:
         tmp.write_bytes(data)
-        os.replace(tmp, path)
-    finally:
-        tmp.unlink(missing_ok=True)
 
 
 def read_safetensors(path: str | Path, kind: str, fix: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -280,42 +289,75 @@ class UNetDenoiser(nn.Module):
         self.meta: dict[str, Any] = dict(meta or {})
         self.net = UNet(config)
 
-    def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+    def forward(self, x: Tensor, sigma: Tensor | float, labels: Tensor | None = None) -> Tensor:
         """Denoise.
 
         Args:
             x: ``[B, *shape]``, any floating dtype.
             sigma: noise level, a scalar or ``[B]``; at 0 the result is ``x``.
+            labels: classes ``[B]`` int64, 0 to ``config.classes``, the last of which is the null class
+                ("any"); None: the null class for every row.
 
         Returns:
             ``[B, *shape]``, the dtype of ``x``.
+
+        Raises:
+            ValueError: labels for a model without classes, of another shape or type, or out of range.
         """
+        if labels is not None:
+            self._check_labels(labels, x.shape[0])
         s = per_row(sigma, x)
         # One embedding for the whole batch when sigma is a scalar.
         c_noise = s.clamp(min=MIN_NETWORK_SIGMA).log().reshape(-1) / 4
         total = s * s + self.sigma_data**2
         root = total.sqrt()
         dtype = self.net.head.weight.dtype
-        f = self.net((x / root).to(dtype), c_noise.to(dtype)).to(x.dtype)
+        f = self.net((x / root).to(dtype), c_noise.to(dtype), labels).to(x.dtype)
         return torch.addcmul(x * (self.sigma_data**2 / total), f, s * self.sigma_data / root)
+
+    def _check_labels(self, labels: Tensor, rows: int) -> None:
+        n = self.config.classes
+        if n == 0:
+            raise ValueError(
+                "labels given to a model without classes; leave labels out, or use a model trained with "
+                "UNetConfig(classes=...), such as the bundled digits-cond"
+            )
+        if labels.shape != (rows,) or labels.dtype != torch.int64:
+            raise ValueError(
+                f"labels have shape {tuple(labels.shape)} and dtype {labels.dtype}; give [{rows}] int64, "
+                "one per row of x"
+            )
+        if rows and not 0 <= int(labels.min()) <= int(labels.max()) <= n:
+            raise ValueError(
+                f"labels lie in {int(labels.min())}..{int(labels.max())}; give 0 to {n - 1}, "
+                f"or {n} for the null class"
+            )
 
     def num_parameters(self) -> int:
         """Number of trained values."""
         return sum(p.numel() for p in self.parameters())
 
-    def save(self, path: str | Path, meta: dict[str, Any] | None = None) -> None:
-        """Write weights, size and ``meta`` (default: ``self.meta``) to a safetensors file, atomically."""
+    def save(
+        self, path: str | Path, meta: dict[str, Any] | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        """Write weights, size and ``meta`` (default: ``self.meta``) to a safetensors file, atomically.
+
+        Args:
+            path: the file.
+            meta: notes.
+            dtype: of the stored weights; ``torch.float16`` halves the file. None: as they are.
+        """
         head = {
             "kind": self.KIND,
             "config": asdict(self.config),
             "sigma_data": self.sigma_data,
             "meta": self.meta if meta is None else meta,
         }
-        write_safetensors(path, self.state_dict(), head)
+        write_safetensors(path, {k: v.to(dtype) for k, v in self.state_dict().items()}, head)
 
     @classmethod
     def load(cls, path: str | Path, fix: str = "") -> UNetDenoiser:
-        """Read a file written by ``save``; the result is frozen (no gradients for weights) and in eval mode.
+        """Read a file written by ``save``; float32, frozen (no gradients for weights) and in eval mode.
 
         Args:
             path: the file.

@@ -1,0 +1,738 @@
+"""Train a bundled model: ``python -m art_env.diffusion.train_models digits-base --seed 0``.
+
+Score models are trained with the loss weighting of Karras et al. (2022), ``lambda(sigma) = 1 / c_out^2``, and
+noise levels whose logarithm is normal, wide enough to cover sigma = 80. A run is deterministic for a seed and a
+number of threads, also when it was killed and went on with ``--resume``. Train ``*-features`` before the score
+models of the same data, and ``photos-autoencoder`` before ``photos-latent``.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tyro
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from art_env.diffusion.autoencoder import Autoencoder, AutoencoderConfig
+from art_env.diffusion.bundled import AUTOENCODER, MODELS, load_autoencoder, weights_path
+from art_env.diffusion.data import PATCH, digit_images, patch_columns, photo_patches, photos
+from art_env.diffusion.solvers import sample
+from art_env.diffusion.unet import MODELS_DIR, UNetConfig, UNetDenoiser
+from art_env.features import Classifier, Features
+from art_env.files import atomic_path, write_text
+from art_env.metrics import frechet_distance
+from art_env.names import check_name
+from art_env.schedules.handcrafted import edm
+
+TRAIN_PATCHES = 50_000
+REAL_PATCHES = 10_000
+LABEL_DROP = 0.15
+LEVELS = (3, 5, 10, 18)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one model is trained.
+
+    Attributes:
+        steps, batch: optimiser steps, and images in each.
+        lr: peak learning rate (200 steps of warm-up, then cosine decay to 0).
+        net: size of a score model.
+        ema: decay of the averaged weights of score models and the autoencoder, which are the ones saved.
+        p_mean, p_std: mean and deviation of log(sigma) in training; sigma = 80 lies 3.2 deviations above.
+        half: weights are rounded to float16, which halves the file.
+    """
+
+    steps: int
+    batch: int
+    lr: float
+    net: UNetConfig | None = None
+    ema: float = 0.999
+    p_mean: float = -0.8
+    p_std: float = 1.6
+    half: bool = False
+
+
+RECIPES: dict[str, Recipe] = {
+    "digits-small": Recipe(5000, 256, 2e-3, UNetConfig(widths=(12, 24, 40))),
+    "digits-base": Recipe(7000, 256, 2e-3, UNetConfig()),
+    "digits-large": Recipe(4500, 128, 1.5e-3, UNetConfig(widths=(16, 48, 112), blocks=(0, 1, 3)), half=True),
+    "digits-cond": Recipe(6000, 128, 2e-3, UNetConfig(classes=10)),
+    "photos-base": Recipe(
+        4000,
+        128,
+        1.5e-3,
+        UNetConfig(channels=3, resolution=16, widths=(16, 32, 80, 112), blocks=(0, 1, 1, 2)),
+        half=True,
+    ),
+    "photos-autoencoder": Recipe(4000, 64, 2e-3),
+    "photos-latent": Recipe(
+        4000, 128, 1.5e-3, UNetConfig(channels=8, resolution=4, widths=(64, 96), blocks=(1, 2)), half=True
+    ),
+    "digits-features": Recipe(1500, 128, 2e-3),
+    "photos-features": Recipe(1500, 128, 2e-3),
+}
+
+
+@dataclass
+class Config:
+    """Train one bundled model and write it, its measured quality and the model card."""
+
+    name: tyro.conf.Positional[str]
+    """digits-small, digits-base, digits-large, digits-cond, photos-base, photos-latent, photos-autoencoder,
+    digits-features or photos-features."""
+    seed: int = 0
+    """Seed of the initial weights, the batches and the noise."""
+    out: Path = field(default_factory=lambda: MODELS_DIR)
+    """Folder for the weights and README.md."""
+    log_dir: Path | None = None
+    """Folder for the checkpoint and TensorBoard's events; default runs/models/NAME."""
+    resume: bool = False
+    """Go on from the checkpoint in log_dir."""
+    steps: int | None = None
+    """Optimiser steps; default: the model's own."""
+    batch: int | None = None
+    """Images per step; default: the model's own."""
+    lr: float | None = None
+    """Peak learning rate (200 steps of warm-up, then cosine decay to 0); default: the model's own."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints."""
+    sample_every: int = 1000
+    """Steps between pictures in TensorBoard."""
+    eval_images: int = 2000
+    """Sampled images behind the Frechet distances of the model card."""
+    threads: int = 2
+    """CPU threads; more or fewer change the last bits of the weights."""
+
+    def __post_init__(self) -> None:
+        check_name("model", self.name, MODELS)
+        for key, least in (
+            ("seed", 0),
+            ("steps", 1),
+            ("batch", 1),
+            ("checkpoint_every", 1),
+            ("sample_every", 1),
+            ("eval_images", 64),
+            ("threads", 1),
+        ):
+            value = getattr(self, key)
+            if value is not None and value < least:
+                raise ValueError(f"{key} = {value} is too small; give at least {least}")
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            default = RECIPES[self.name].lr
+            raise ValueError(f"lr = {self.lr} must be positive and finite; the default is {default:g}")
+
+    @property
+    def recipe(self) -> Recipe:
+        """The model's recipe, with what the command line changed."""
+        given = {k: getattr(self, k) for k in ("steps", "batch", "lr") if getattr(self, k) is not None}
+        return replace(RECIPES[self.name], **given)
+
+    @property
+    def folder(self) -> Path:
+        """Where checkpoint and events go."""
+        return self.log_dir or Path("runs/models") / self.name
+
+    @property
+    def command(self) -> str:
+        """The command that trains this model again."""
+        text = f"python -m art_env.diffusion.train_models {self.name} --seed {self.seed}"
+        for f in fields(self):
+            value = getattr(self, f.name)
+            fixed = ("name", "seed", "out", "log_dir", "resume", "checkpoint_every", "sample_every")
+            if f.name not in fixed and value != f.default:
+                text += f" --{f.name.replace('_', '-')} {value}"
+        return text
+
+
+def heun_edm(denoiser: Callable[[Tensor, Tensor], Tensor], noise: Tensor, num_steps: int) -> Tensor:
+    """Heun's method on EDM's grid (Karras et al. 2022): ``num_steps`` levels from 80 to 0.002, then 0.
+
+    ``noise`` is standard normal, ``[B, *shape]`` float64.
+    """
+    with torch.no_grad():
+        return sample(denoiser, 80.0 * noise, edm(num_steps, 0.002, 80.0).sigmas, "heun")  # type: ignore[arg-type]
+
+
+# What is trained: model, loss, random streams, and a picture of what it can do.
+
+
+@dataclass
+class Job:
+    """A model in training.
+
+    Attributes:
+        model: what is optimised.
+        optimiser: of its parameters; the learning rate is set at each step.
+        loss: step -> scalar loss on a fresh batch.
+        generators: every random stream that ``loss`` draws from, by name.
+        average: a copy that follows the model's weights, the result; None: the model itself is the result.
+        picture: model -> ``[C, H, W]`` in [0, 1] for TensorBoard.
+    """
+
+    model: nn.Module
+    optimiser: torch.optim.Optimizer
+    loss: Callable[[int], Tensor]
+    generators: dict[str, torch.Generator]
+    average: nn.Module | None = None
+    picture: Callable[[nn.Module], Tensor] | None = None
+
+    @property
+    def result(self) -> nn.Module:
+        """The model to save."""
+        return self.model if self.average is None else self.average
+
+
+def score_job(images: Tensor, labels: Tensor | None, cfg: Config, decode: Callable[[Tensor], Tensor]) -> Job:
+    """Denoising of images ``[N, C, R, R]``; ``labels`` ``[N]`` for a conditional model, else None."""
+    recipe = cfg.recipe
+    assert recipe.net is not None
+    gen = torch.Generator().manual_seed(cfg.seed)
+    # A stream of its own: the other draws are those of a model without labels.
+    gen_labels = torch.Generator().manual_seed(cfg.seed + 3)
+    torch.manual_seed(cfg.seed)
+    model = UNetDenoiser(recipe.net, float(images.double().std(correction=0)))
+    strata = torch.arange(recipe.batch) / recipe.batch
+
+    def loss(step: int) -> Tensor:
+        pick = torch.randint(len(images), (recipe.batch,), generator=gen)
+        x0 = images[pick]
+        # One level per stratum of the distribution: the same law with less variance.
+        u = (strata + torch.rand(recipe.batch, generator=gen) / recipe.batch).clamp(1e-5, 1 - 1e-5)
+        sigma = (recipe.p_mean + recipe.p_std * torch.special.ndtri(u)).exp()
+        noise = torch.randn(x0.shape, generator=gen)
+        s = sigma[:, None, None, None]
+        c_out = s * model.sigma_data / (s * s + model.sigma_data**2).sqrt()
+        given = None
+        if labels is not None:
+            drop = torch.rand(recipe.batch, generator=gen_labels) < LABEL_DROP
+            given = labels[pick].masked_fill(drop, model.config.classes)
+        out: Tensor = ((model(x0 + s * noise, sigma, given) - x0) / c_out).square().mean()
+        return out
+
+    def picture(net: nn.Module) -> Tensor:
+        noise = torch.randn(64, *model.shape, generator=_generator(0), dtype=torch.float64)
+        given = None if labels is None else torch.arange(64) % model.config.classes
+        return grid(decode(heun_edm(lambda x, s: net(x, s, given), noise, 10)))
+
+    return Job(
+        model,
+        torch.optim.Adam(model.parameters(), lr=recipe.lr, betas=(0.9, 0.99)),
+        loss,
+        {"batches": gen, "labels": gen_labels},
+        copy.deepcopy(model).requires_grad_(False),
+        picture,
+    )
+
+
+def autoencoder_job(images: Tensor, cfg: Config) -> Job:
+    """Reconstruction of images ``[N, 3, 16, 16]`` from noisy latents."""
+    recipe = cfg.recipe
+    gen = torch.Generator().manual_seed(cfg.seed)
+    torch.manual_seed(cfg.seed)
+    model = Autoencoder(AutoencoderConfig())
+
+    def loss(step: int) -> Tensor:
+        x = images[torch.randint(len(images), (recipe.batch,), generator=gen)]
+        noise = 0.05 * torch.randn(recipe.batch, *model.latent_shape, generator=gen)
+        return model.training_loss(x, noise)
+
+    def picture(net: nn.Module) -> Tensor:
+        assert isinstance(net, Autoencoder)
+        net.standardise(images[:2048])
+        with torch.no_grad():
+            again = net.decode(net.encode(images[:32]))
+        return grid(torch.stack([images[:32], again], 1).flatten(0, 1))
+
+    return Job(
+        model,
+        torch.optim.Adam(model.parameters(), lr=recipe.lr, betas=(0.9, 0.99)),
+        loss,
+        {"batches": gen},
+        copy.deepcopy(model).requires_grad_(False),
+        picture,
+    )
+
+
+def classifier_job(
+    model: Classifier, images: Tensor, labels: Tensor, gen: torch.Generator, cfg: Config, shift: bool
+) -> Job:
+    """Classification of slightly noisy images; ``shift``: every other batch is moved by up to one pixel."""
+    recipe = cfg.recipe
+
+    def loss(step: int) -> Tensor:
+        pick = torch.randint(len(images), (recipe.batch,), generator=gen)
+        x = images[pick] + 0.1 * torch.randn(recipe.batch, *images.shape[1:], generator=gen)
+        # Edges are filled with the background.
+        if shift and step % 2:
+            dy, dx = torch.randint(0, 3, (2,), generator=gen).tolist()
+            x = F.pad(x, (1, 1, 1, 1), value=-1.0)[:, :, dy : dy + x.shape[2], dx : dx + x.shape[3]]
+        return F.cross_entropy(model(x), labels[pick], label_smoothing=0.05)
+
+    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=1e-2)
+    return Job(model, optimiser, loss, {"batches": gen})
+
+
+def grid(images: Tensor, columns: int = 8) -> Tensor:
+    """Images ``[N, C, R, R]`` in [-1, 1] as one picture ``[C, rows (R + 1), columns (R + 1)]`` in [0, 1]."""
+    n = len(images) // columns * columns
+    tiles = F.pad(images[:n].clamp(-1, 1) / 2 + 0.5, (0, 1, 0, 1), value=0.5)
+    _, c, h, w = tiles.shape
+    return tiles.reshape(-1, columns, c, h, w).permute(2, 0, 3, 1, 4).reshape(c, -1, columns * w)
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# The training loop, the same for every model.
+
+
+def _rate(step: int, steps: int) -> float:
+    """Warm-up, then cosine decay, as a fraction of the peak learning rate."""
+    return min(1.0, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def fit(job: Job, cfg: Config) -> tuple[float, float]:
+    """Train ``job`` to the end, from its checkpoint with ``cfg.resume``.
+
+    Returns:
+        Mean loss of the last tenth of training, and seconds of all runs together.
+
+    Raises:
+        FileNotFoundError, ValueError: with ``resume``, no checkpoint, or one of other settings or broken.
+        RuntimeError: the loss is not finite.
+    """
+    recipe = cfg.recipe
+    params = [p.detach() for p in job.model.parameters()]
+    averaged: list[Tensor] = [] if job.average is None else list(job.average.parameters())
+    first, losses, before = _restore(job, cfg) if cfg.resume else (0, [], 0.0)
+    start = time.perf_counter()
+    writer = SummaryWriter(str(cfg.folder), purge_step=first if cfg.resume else None)
+    bar = tqdm(range(first, recipe.steps), desc=cfg.name, initial=first, total=recipe.steps, mininterval=1.0)
+    try:
+        for step in bar:
+            for group in job.optimiser.param_groups:
+                group["lr"] = recipe.lr * _rate(step, recipe.steps)
+            loss = job.loss(step)
+            losses.append(loss.item())
+            if not math.isfinite(losses[-1]):
+                raise RuntimeError(
+                    f"the loss of {cfg.name} is {losses[-1]} at step {step}; lower --lr (now {recipe.lr:g})"
+                )
+            job.optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            job.optimiser.step()
+            if averaged:
+                decay = min(recipe.ema, (1 + step) / (10 + step))
+                torch._foreach_lerp_(averaged, params, 1 - decay)
+            done = step + 1
+            if done % 100 == 0:
+                mean = float(np.mean(losses[-100:]))
+                bar.set_postfix(loss=f"{mean:.4f}")
+                writer.add_scalar("loss", mean, done)
+                writer.add_scalar("learning_rate", recipe.lr * _rate(step, recipe.steps), done)
+            if job.picture is not None and (done % cfg.sample_every == 0 or done == recipe.steps):
+                writer.add_image("samples", job.picture(job.result), done)
+            if done % cfg.checkpoint_every == 0 or done == recipe.steps:
+                _store(job, cfg, done, losses, before + time.perf_counter() - start)
+    finally:
+        writer.close()
+    tail = losses[-max(1, recipe.steps // 10) :]
+    return float(np.mean(tail)), before + time.perf_counter() - start
+
+
+def _settings(cfg: Config) -> dict[str, Any]:
+    """What must be the same before and after a break."""
+    return {"name": cfg.name, "seed": cfg.seed, **asdict(cfg.recipe)}
+
+
+def _store(job: Job, cfg: Config, step: int, losses: list[float], seconds: float) -> None:
+    """Write the checkpoint in one piece."""
+    state = {
+        "settings": json.dumps(_settings(cfg)),
+        "step": step,
+        "losses": torch.tensor(losses, dtype=torch.float64),
+        "seconds": seconds,
+        "model": job.model.state_dict(),
+        "average": None if job.average is None else job.average.state_dict(),
+        "optimiser": job.optimiser.state_dict(),
+        "generators": {k: g.get_state() for k, g in job.generators.items()},
+    }
+    with atomic_path(cfg.folder / "checkpoint.pt") as temporary:
+        torch.save(state, temporary)
+
+
+def _restore(job: Job, cfg: Config) -> tuple[int, list[float], float]:
+    """Read the checkpoint into ``job``; returns the number of steps done, their losses, and the seconds."""
+    path = cfg.folder / "checkpoint.pt"
+    if not path.is_file():
+        raise FileNotFoundError(f"resume: there is no checkpoint at {path}; start without --resume")
+    try:
+        state = torch.load(path, weights_only=True)
+        then, now = json.loads(state["settings"]), json.loads(json.dumps(_settings(cfg)))
+    except Exception as e:  # A damaged file can fail anywhere in the unpickler, with any error.
+        raise ValueError(
+            f"resume: {path} is no checkpoint of this program ({type(e).__name__}: {e}); "
+            "start without --resume"
+        ) from e
+    for key, value in now.items():
+        if then.get(key) != value:
+            raise ValueError(
+                f"resume: {key} = {value} but the checkpoint in {cfg.folder} was made with {then.get(key)}; "
+                "give the same settings, or start without --resume"
+            )
+    job.model.load_state_dict(state["model"])
+    if job.average is not None:
+        job.average.load_state_dict(state["average"])
+    job.optimiser.load_state_dict(state["optimiser"])
+    for key, generator in job.generators.items():
+        generator.set_state(state["generators"][key])
+    return int(state["step"]), state["losses"].tolist(), float(state["seconds"])
+
+
+# One function per kind of model: train, measure, save.
+
+
+def _notes(cfg: Config, model: nn.Module, loss: float, seconds: float) -> dict[str, Any]:
+    """What the card says of every model."""
+    return {
+        "command": cfg.command,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "steps": cfg.recipe.steps,
+        "batch": cfg.recipe.batch,
+        "lr": cfg.recipe.lr,
+        "loss": loss,
+        "seconds": round(seconds, 1),
+        "machine": f"{platform.machine()}, {cfg.threads} CPU thread{'s' if cfg.threads > 1 else ''}",
+        "torch": torch.__version__.split("+")[0],
+    }
+
+
+def _need(name: str, cfg: Config) -> Path:
+    """The file of a model that this one needs: the one in ``out``, else the bundled one."""
+    own = weights_path(name, cfg.out)
+    return own if own.is_file() else weights_path(name)
+
+
+@lru_cache(maxsize=1)
+def _train_patches(seed: int) -> Tensor:
+    return photo_patches(TRAIN_PATCHES, seed)
+
+
+def train_features(cfg: Config) -> dict[str, Any]:
+    """Train and save a classifier; returns its notes."""
+    gen = _generator(cfg.seed + 1)
+    torch.manual_seed(cfg.seed + 1)
+    if cfg.name == "digits-features":
+        images, labels = digit_images()
+        order = torch.randperm(len(images), generator=gen)
+        held, train = order[: len(order) // 5], order[len(order) // 5 :]
+        model = Classifier()
+        job = classifier_job(model, images[train], labels[train], gen, cfg, shift=True)
+        test, answers, said = images[held], labels[held], "the other fifth of the digits"
+    else:
+        images, where = photo_patches(TRAIN_PATCHES, cfg.seed, return_location=True)
+        test, where_test = photo_patches(5000, cfg.seed + 1, return_location=True)
+        labels, answers = grid_cell(where), grid_cell(where_test)
+        model = Classifier(channels=3, resolution=PATCH, classes=GRID_CELLS, width=24)
+        job = classifier_job(model, images, labels, gen, cfg, shift=False)
+        said = "other patches of the same area (which overlap)"
+    loss, seconds = fit(job, cfg)
+    model.eval().requires_grad_(False)
+    accuracy = float((model(test).argmax(1) == answers).double().mean())
+    real = torch.cat([model.features(x) for x in images.split(5000)])
+    model.scale.copy_(real.double().var(0).mean().rsqrt())
+    notes = _notes(cfg, model, loss, seconds) | {"accuracy": accuracy, "accuracy_on": said, "seed": cfg.seed}
+    model.save(weights_path(cfg.name, cfg.out), notes)
+    return notes
+
+
+GRID_CELLS = 24
+
+
+def grid_cell(location: Tensor) -> Tensor:
+    """Class 0 to 23 of training patches: photograph, and cell of a grid of 4 columns and 3 rows.
+
+    Args:
+        location: ``[N, 3]`` as ``photo_patches`` returns it.
+    """
+    photo, row, column = location.T
+    rows, columns = photos().shape[2] - PATCH + 1, patch_columns("train")[1] + 1
+    return photo * 12 + row * 3 // rows * 4 + column * 4 // columns
+
+
+def train_autoencoder(cfg: Config) -> dict[str, Any]:
+    """Train and save the autoencoder; returns its notes."""
+    features = Features(_need("photos-features", cfg))
+    images = _train_patches(cfg.seed)
+    job = autoencoder_job(images, cfg)
+    loss, seconds = fit(job, cfg)
+    model = job.result
+    assert isinstance(model, Autoencoder)
+    model.eval().standardise(images)
+    held = photo_patches(REAL_PATCHES, cfg.seed + 2, "held_out")
+    with torch.no_grad():
+        again = torch.cat([model.decode(model.encode(x)) for x in held.split(1000)])
+    notes = _notes(cfg, model, loss, seconds) | {
+        "held_out_rmse": float((again - held).square().mean().sqrt()),
+        "held_out_frechet": frechet_distance(features(again), features(held)),
+    }
+    model.save(weights_path(cfg.name, cfg.out), notes)
+    return notes
+
+
+def train_score(cfg: Config) -> dict[str, Any]:
+    """Train, measure and save a score model; returns its notes."""
+    labels = None
+
+    def decode(z: Tensor) -> Tensor:
+        return z
+
+    if cfg.name.startswith("digits"):
+        features = Features(_need("digits-features", cfg))
+        images, targets = digit_images()
+        labels = targets if cfg.name == "digits-cond" else None
+    else:
+        features = Features(_need("photos-features", cfg))
+        images = _train_patches(cfg.seed)
+        if cfg.name == "photos-latent":
+            autoencoder = load_autoencoder(_need(AUTOENCODER, cfg).parent)
+            images = torch.cat([autoencoder.encode(x) for x in images.split(5000)])
+            decode = autoencoder.decode
+    job = score_job(images, labels, cfg, decode)
+    loss, seconds = fit(job, cfg)
+    model = job.result.eval()
+    assert isinstance(model, UNetDenoiser)
+    dtype = torch.float16 if cfg.recipe.half else torch.float32
+    model.to(dtype).float()  # measured as it will be read
+    notes = _notes(cfg, model, loss, seconds)
+    notes |= {"sigma_data": model.sigma_data, "p_mean": cfg.recipe.p_mean, "p_std": cfg.recipe.p_std}
+    notes |= measure(model, features, cfg, decode)
+    model.save(weights_path(cfg.name, cfg.out), notes, dtype)
+    return notes
+
+
+def measure(
+    model: UNetDenoiser, features: Features, cfg: Config, decode: Callable[[Tensor], Tensor]
+) -> dict[str, Any]:
+    """Frechet distances of samples by K to each set of real images, and of real images to them (floors)."""
+    n = cfg.eval_images
+    given: Tensor | None = None
+    if cfg.name.startswith("digits"):
+        real = {"real digits": features(digit_images()[0])}
+        rng = np.random.default_rng(cfg.seed)
+        every = real["real digits"]
+        draws = [every[rng.integers(0, len(every), n)] for _ in range(10)]
+        floors = {"real digits": float(np.mean([frechet_distance(d, every) for d in draws]))}
+        floor_of = f"{n} draws with replacement from the real digits"
+    else:
+        # Fresh seeds: none of these sets is the training set, though patches of one area overlap.
+        real = {
+            "held-out patches": features(photo_patches(REAL_PATCHES, cfg.seed + 2, "held_out")),
+            "training area": features(photo_patches(REAL_PATCHES, cfg.seed + 2)),
+        }
+        fresh = features(photo_patches(n, cfg.seed + 3))
+        floors = {k: frechet_distance(fresh, v) for k, v in real.items()}
+        floor_of = f"{n} fresh patches of the training area"
+    if model.config.classes:
+        given = torch.arange(n) % model.config.classes
+    noise = torch.randn(n, *model.shape, generator=_generator(cfg.seed + 2), dtype=torch.float64)
+    frechet: dict[str, dict[str, float]] = {name: {} for name in real}
+    notes: dict[str, Any] = {}
+    for k in tqdm(LEVELS, desc="samples"):
+        parts = []
+        for i in range(0, n, 500):
+            rows = None if given is None else given[i : i + 500]
+            parts.append(
+                decode(heun_edm(lambda x, s, rows=rows: model(x, s, rows), noise[i : i + 500], k))  # type: ignore[misc]
+            )
+        samples = torch.cat(parts)
+        for name, known in real.items():
+            frechet[name][str(k)] = frechet_distance(features(samples), known)
+    if given is not None:
+        agree = features.probabilities(samples).argmax(1) == given.numpy()
+        notes["label_agreement"] = float(agree.mean())
+    return notes | {"frechet": frechet, "floors": floors, "floor_of": floor_of, "eval_images": n}
+
+
+# The model card, made from the headers of the weight files.
+
+_DATA = {
+    "digits": "the 1797 grey 8x8 images of `sklearn.datasets.load_digits`, scaled to [-1, 1]; all of them",
+    "photos": "16x16 colour patches of the left four fifths of the two photographs of "
+    "`sklearn.datasets.load_sample_images`, halved in size, scaled to [-1, 1], half of them mirrored",
+}
+_TITLES = {
+    "digits-small": "score model of digits, small",
+    "digits-base": "score model of digits",
+    "digits-large": "score model of digits, large",
+    "digits-cond": "score model of digits, conditional on the class",
+    "photos-base": "score model of photo patches",
+    "photos-latent": "score model in the latent space of photo patches",
+    "photos-autoencoder": "autoencoder of photo patches",
+    "digits-features": "feature extractor of digits",
+    "photos-features": "feature extractor of photo patches",
+}
+_ABOUT = {
+    "digits-cond": f"Ten classes and a null class: labels are dropped with probability {LABEL_DROP} in training. "
+    "Samples below: conditional, no guidance, the ten classes in turn.",
+    "photos-latent": "Works in the latent space of `photos_autoencoder.safetensors`; train it again after that "
+    "one. Samples below are decoded.",
+    "photos-autoencoder": "Images [3, 16, 16] to latents [8, 4, 4] of mean 0 and deviation 1 and back. Trained on "
+    "the squared error, with noise of deviation 0.05 on the latents.",
+    "digits-features": "A CNN classifier, trained on four fifths of the digits.",
+    "photos-features": f"A CNN that tells from which of {GRID_CELLS} cells (2 photographs, 4 columns, 3 rows) a "
+    "patch comes.",
+}
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """The metadata of a weight file; empty if it cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as f:
+            return {k: json.loads(v) for k, v in (f.metadata() or {}).items()}
+    except (SafetensorError, OSError, json.JSONDecodeError):
+        return {}
+
+
+def _section(name: str, path: Path) -> str:
+    """The card of one model, in Markdown."""
+    head = _header(path)
+    notes: dict[str, Any] = dict(head.get("meta") or {})
+    lines = [f"## `{path.name}`: {_TITLES[name]}", ""]
+    if name in _ABOUT:
+        lines += [_ABOUT[name], ""]
+    lines.append(f"- Data: {_DATA[name.split('-')[0]]}.")
+    if "command" in notes:
+        lines.append(f"- Command: `{notes['command']}`.")
+    if "parameters" in notes:
+        size = json.dumps(head.get("config", {}))
+        stored = "float16" if RECIPES[name].half else "float32"
+        lines.append(f"- Model: {notes['parameters']:,} parameters, stored in {stored}; `{size}`.")
+        averaged = "" if name.endswith("features") else ", averaged weights (decay 0.999)"
+        lines.append(
+            f"- Training: {notes['steps']} steps of {notes['batch']} images, peak learning rate "
+            f"{notes['lr']:g}{averaged}; {notes['seconds']:.0f} seconds ({notes['machine']}, "
+            f"PyTorch {notes['torch']})."
+        )
+    if "sigma_data" in notes:
+        lines.append(
+            f"- Deviation over all entries: sigma_data = {notes['sigma_data']:.6f}. log(sigma) in training: mean "
+            f"{notes['p_mean']:g}, deviation {notes['p_std']:g}. Use: sigma from 80 down to 0.002."
+        )
+    if "loss" in notes:
+        lines.append(f"- Loss, mean over the last tenth of training: {notes['loss']:.4f}.")
+    if "accuracy" in notes:
+        where = notes.get("accuracy_on", "other images")
+        lines.append(f"- Accuracy on {where}: {notes['accuracy']:.4f}.")
+    if "held_out_rmse" in notes:
+        lines.append(
+            f"- On held-out patches: root mean squared error {notes['held_out_rmse']:.4f}, Frechet distance of "
+            f"reconstructions to originals {notes['held_out_frechet']:.4f}."
+        )
+    if "label_agreement" in notes:
+        lines.append(
+            f"- Share of samples (K = {LEVELS[-1]}) that the classifier of `digits_features.safetensors` puts "
+            f"into their class: {notes['label_agreement']:.4f}."
+        )
+    if "frechet" in notes:
+        frechet = notes["frechet"]
+        lines += [
+            "",
+            f"Frechet distance of {notes['eval_images']} samples (Heun, EDM grid with rho = 7, K levels from 80 to "
+            f"0.002, then 0); floor: that of {notes['floor_of']}.",
+            "",
+            f"| K | evaluations | {' | '.join(f'to {k}' for k in frechet)} |",
+            "|---|---|" + "---|" * len(frechet),
+        ]
+        for k in LEVELS:
+            cells = " | ".join(f"{v[str(k)]:.4f}" for v in frechet.values())
+            lines.append(f"| {k} | {2 * k - 1} | {cells} |")
+        cells = " | ".join(f"{notes['floors'][k]:.4f}" for k in frechet)
+        lines.append(f"| floor | | {cells} |")
+    return "\n".join(lines)
+
+
+_CARD_HEAD = """# Models
+
+Trained on images that ship with scikit-learn, by `python -m art_env.diffusion.train_models NAME`; this page is
+written from the headers of the weight files.
+
+- Digits: Optical Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak, UCI Machine Learning Repository,
+  CC BY 4.0.
+- Photographs: `china.jpg` and `flower.jpg`; the licences are in scikit-learn's `sklearn/datasets/images/README.txt`.
+  The right-hand fifth of each is in no training patch.
+
+Score models are U-Nets with EDM preconditioning. Frechet distances are between features of the CNNs below (their
+last layer but one, 32 values, scaled to mean variance 1 on real images) and do not compare with Inception-based
+FID. Digits are compared with the images the models were trained on: a distance near the floor says nothing about
+new digits. The held-out part of the photographs shows other things than the rest, hence its high floor.
+"""
+
+
+def write_card(folder: str | Path) -> Path:
+    """Write README.md from the weight files in ``folder``; returns its path."""
+    files = [(name, weights_path(name, folder)) for name in MODELS]
+    sections = [_section(name, path) for name, path in files if path.is_file()]
+    path = Path(folder) / "README.md"
+    write_text(path, "\n\n".join([_CARD_HEAD.rstrip(), *sections]) + "\n")
+    return path
+
+
+def _check_writable(field_name: str, folder: Path) -> None:
+    """Fail before the training, not after it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as e:
+        raise type(e)(
+            e.errno,
+            f"{field_name} = {str(folder)!r} cannot be written ({e.strerror}); give another --{field_name}",
+        ) from e
+
+
+def main(cfg: Config) -> dict[str, Any]:
+    """Train the model, write it and the model card to ``cfg.out``; returns the measured numbers."""
+    torch.set_num_threads(cfg.threads)
+    _check_writable("out", cfg.out)
+    _check_writable("log-dir", cfg.folder)
+    if cfg.name.endswith("features"):
+        notes = train_features(cfg)
+    elif cfg.name == AUTOENCODER:
+        notes = train_autoencoder(cfg)
+    else:
+        notes = train_score(cfg)
+    write_card(cfg.out)
+    return notes
+
+
+def cli() -> None:
+    """The command line."""
+    try:
+        notes = main(tyro.cli(Config, description=__doc__))
+    except (ValueError, OSError, RuntimeError) as e:
+        raise SystemExit(f"error: {e}") from e
+    for key, value in notes.items():
+        print(f"{key:16} {json.dumps(value)}")
+
+
+if __name__ == "__main__":
+    cli()
