@@ -18,7 +18,8 @@ import tyro
 from tqdm import tqdm
 
 from art_env.files import atomic_path
-from art_env.problems import Problem, make_problem
+from art_env.plots import samples_figure
+from art_env.problems import Problem, make_problem, model_problem
 from art_env.schedules import Schedule
 from art_env.scoring import (
     Row,
@@ -34,7 +35,7 @@ from art_env.scoring import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NUM_PICTURES = 8
+NUM_PICTURES = 12
 TOLERANCE = 0.01  # the reference's own error, relative to the smallest error that is reported
 
 
@@ -43,25 +44,39 @@ class Args:
     """Score noise schedules: paired error to the exact solution, distance to the data, gap to the limit."""
 
     problem: str = "digits"
-    """gaussian-1d, mixture-1d, mixture-2d or digits."""
+    """gaussian-1d, mixture-1d, mixture-2d, digits, digits-small, digits-large, digits-class, digits-inpaint,
+    photos or photos-latent."""
+    model: str | None = None
+    """Instead of a problem, a model of your own, as in train.py."""
+    trust_pickle: bool = False
+    """Allow --model to be a pickle: loading one runs code that it contains."""
+    guidance: float | None = None
+    """Classifier-free guidance of --model."""
+    class_label: int | None = None
+    """Class of every sample of --model."""
+    prompt_embeds: Path | None = None
+    """A .safetensors file with the embedded prompt (tensor prompt_embeds) of --model."""
     solver: str | None = None
-    """euler, heun or rk4; by default heun (euler on gaussian-1d)."""
+    """euler, heun, rk4, dpmpp_2m or ipndm; by default heun (euler on gaussian-1d)."""
     steps: tuple[int, ...] = (3, 5, 7, 10)
     """Numbers of steps K."""
     schedules: tuple[str, ...] = ("uniform", "log_snr", "edm", "closed_form", "limit")
-    """uniform, edm, edm:rho=3, log_snr, cosine, arctan, arctan:c=0.5, closed_form, dp, dp:coefficient=1.15,
-    limit, or the path of a schedule.json. The limit is a search: seconds on analytic problems, minutes a K on
-    digits; the gap column needs it."""
+    """uniform, edm, edm:rho=3, edm_tuned, log_snr, cosine, arctan, arctan:c=0.5, closed_form, dp,
+    dp:coefficient=1.15, limit, or the path of a schedule.json. The limit is a search: seconds on analytic problems,
+    minutes a K on networks; the gap column needs it."""
     agents: tuple[str, ...] = ()
     """Trained agents (model.zip); each is distilled into a schedule."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seed sets; the table shows mean and standard deviation over them."""
     terminal: str | None = None
     """zero or sigma_min: where schedules end; by default the problem's own."""
+    metrics: tuple[str, ...] | None = None
+    """Beside the paired error: w2, sliced_w2, frechet, inception_score, precision, recall, where the problem has
+    them; by default its first."""
     num_images: int = 2000
-    """Samples per seed set for the Frechet distance."""
+    """Samples per seed set for the metrics of images."""
     out: Path | None = None
-    """Folder for results.csv, quality.png and, for images, samples.png."""
+    """Folder for results.csv, quality.png and, for images, samples_K.png for each K."""
     overwrite: bool = False
     """Replace an earlier results.csv in --out."""
     threads: Annotated[int, tyro.conf.arg(help="Torch threads.")] = 1
@@ -75,7 +90,7 @@ class Results:
 
     rows: list[Row] = field(default_factory=list)
     grids: dict[int, list[Schedule]] = field(default_factory=dict)
-    floor: Row | None = None
+    floor: list[Row] = field(default_factory=list)
     reference_error: float = 0.0
 
 
@@ -101,19 +116,35 @@ def check(args: Args) -> tuple[Problem, Scorer, list[Schedule]]:
         raise ValueError(f"--steps {' '.join(map(str, args.steps))}: give whole numbers of at least 1")
     if not args.schedules and not args.agents:
         raise ValueError("nothing to score: give --schedules or --agents")
-    problem = make_problem(args.problem, terminal=args.terminal, device=args.device)
+    problem = build_problem(args)
     for spec in args.schedules:
         check_spec(spec, problem)
     for path in args.agents:
         if not Path(path).is_file():
             raise FileNotFoundError(f"no agent file at {path!r}")
     solver = args.solver or ("euler" if problem.linear else "heun")
-    scorer = Scorer(problem, solver, args.seeds, args.num_images)
+    metrics = problem.metrics[:1] if args.metrics is None else args.metrics
+    scorer = Scorer(problem, solver, args.seeds, args.num_images, metrics=metrics)
     if args.out is not None:
         check_out(args.out, args.overwrite)
     learned = [Schedule.load(spec) for spec in args.schedules if is_file_spec(spec)]
-    learned += [load_and_distill(path, problem) for path in args.agents]
+    learned += [load_and_distill(path, problem, args.trust_pickle) for path in args.agents]
     return problem, scorer, with_own_names(learned, args.schedules)
+
+
+def build_problem(args: Args) -> Problem:
+    """The named problem, or one around the caller's model."""
+    if args.model is None:
+        return make_problem(args.problem, terminal=args.terminal, device=args.device)
+    return model_problem(
+        args.model,
+        trust_pickle=args.trust_pickle,
+        terminal=args.terminal or "zero",
+        device=args.device,
+        guidance=args.guidance,
+        class_label=args.class_label,
+        prompt_embeds=args.prompt_embeds,
+    )
 
 
 def check_out(out: Path, overwrite: bool) -> None:
@@ -132,12 +163,12 @@ def check_out(out: Path, overwrite: bool) -> None:
         raise type(error)(f"--out {out} cannot be written ({error.strerror}); use another folder") from error
 
 
-def load_and_distill(path: str, problem: Problem) -> Schedule:
+def load_and_distill(path: str, problem: Problem, trust_pickle: bool = False) -> Schedule:
     """The schedule of a trained agent."""
     from agents.distill import distill
     from agents.loading import load_agent
 
-    policy, dynamics = load_agent(path)
+    policy, dynamics = load_agent(path, trust_pickle=trust_pickle)
     if dynamics.problem.name != problem.name:
         raise ValueError(f"{path} was trained on {dynamics.problem.name!r}, not on {problem.name!r}")
     name = Path(path).stem if Path(path).stem != "model" else Path(path).resolve().parent.name
@@ -203,12 +234,12 @@ def note(text: str) -> None:
 
 def report(args: Args, results: Results) -> None:
     """Print the table and what it can be trusted for."""
-    rows = results.rows if results.floor is None else [results.floor, *results.rows]
+    rows = [*results.floor, *results.rows]
     first = rows[-1]
     print(f"{first.problem}, {first.solver}, mean +- sd over {len(args.seeds)} seed set(s)")
     print(format_table(rows))
-    if results.floor is not None:
-        print(f"floor: {results.floor.metric} of as many real samples against the real data")
+    if results.floor:
+        print("floor: as many real samples against the real data")
     if "limit" in args.schedules:
         print("gap: rmse over that of the limit, on the first seed set")
     if len({row.terminal for row in results.rows}) > 1:
@@ -228,11 +259,14 @@ def write(out: Path, scorer: Scorer, results: Results) -> None:
     """The files of ``--out``; the CSV last, as the sign that the others are there."""
     save(draw_quality(results), out / "quality.png")
     names = ["quality.png"]
-    if len(scorer.problem.shape) == 3:
-        save(draw_samples(scorer, results), out / "samples.png")
-        names.append("samples.png")
-    rows = results.rows if results.floor is None else [*results.rows, results.floor]
-    write_csv(rows, out / "results.csv")
+    if scorer.problem.is_image:
+        for K, grids in results.grids.items():
+            sets = {"exact": scorer.exact_samples(NUM_PICTURES)}
+            sets |= {s.name: scorer.samples(s, NUM_PICTURES) for s in grids}
+            title = f"{scorer.problem.name}, {scorer.solver.name}, K = {K}"
+            names.append(f"samples_{K}.png")
+            save(samples_figure(sets, title), out / names[-1])
+    write_csv([*results.rows, *results.floor], out / "results.csv")
     print(f"wrote {', '.join([*names, 'results.csv'])} to {out}")
 
 
@@ -267,8 +301,8 @@ def draw_quality(results: Results) -> Figure:
                 label=name,
                 **style,
             )
-        if results.floor is not None and results.floor.metric == metric:
-            panel.axhline(results.floor.mean, color="0.5", linestyle=":", label="floor (real data)")
+        for row in (row for row in results.floor if row.metric == metric):
+            panel.axhline(row.mean, color="0.5", linestyle=":", label="floor (real data)")
         panel.set_xscale("log")
         panel.set_yscale("log")
         ticks = sorted({r.nfe for r in results.rows})
@@ -290,32 +324,11 @@ LABELS = {
     "w2": "Wasserstein-2 to the data",
     "sliced_w2": "sliced Wasserstein-2 to the data",
     "frechet": "Frechet distance to the data",
+    "inception_score": "Inception Score analogue",
+    "precision": "precision",
+    "recall": "recall",
     "gap": "RMSE over that of the limit",
 }
-
-
-def draw_samples(scorer: Scorer, results: Results) -> Figure:
-    """Images from the same noises: a row a schedule, a block a K, the exact solution on top."""
-    from matplotlib.figure import Figure
-
-    steps = list(results.grids)
-    names = [s.name for s in results.grids[steps[0]]]
-    size = (0.45 * NUM_PICTURES * len(steps) + 1.6, 0.5 * (len(names) + 1) + 0.5)
-    figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(len(names) + 1, len(steps), squeeze=False)
-    exact = scorer.reference().x_end[:NUM_PICTURES]
-    for j, K in enumerate(steps):
-        strips = [exact, *(scorer.samples(s, NUM_PICTURES) for s in results.grids[K])]
-        for i, (name, images) in enumerate(zip(["exact", *names], strips, strict=True)):
-            panel = panels[i][j]
-            strip = torch.cat(list(images[:, 0].cpu()), dim=1).clamp(-1, 1)
-            panel.imshow(strip.numpy(), cmap="gray_r", vmin=-1, vmax=1)
-            panel.set(xticks=[], yticks=[])
-            if j == 0:
-                panel.set_ylabel(name, rotation=0, ha="right", va="center")
-            if i == 0:
-                panel.set_title(f"K = {K} (NFE {scorer.solver.nfe(K)})", fontsize=10)
-    return figure
 
 
 def main() -> int:

@@ -57,9 +57,21 @@ class Common:
     algorithm: ClassVar[str] = "art"
 
     problem: str = "digits"
-    """gaussian-1d, mixture-1d, mixture-2d or digits."""
+    """gaussian-1d, mixture-1d, mixture-2d, digits, digits-small, digits-large, digits-class, digits-inpaint,
+    photos or photos-latent."""
+    model: str | None = None
+    """Instead of a problem, a model of your own: a folder that diffusers wrote, a hub id, an EDM pickle, or a
+    .safetensors file of art_env.diffusion."""
+    trust_pickle: bool = False
+    """Allow --model to be a pickle: loading one runs code that it contains."""
+    guidance: float | None = None
+    """Classifier-free guidance of --model."""
+    class_label: int | None = None
+    """Class of every sample of --model."""
+    prompt_embeds: Path | None = None
+    """A .safetensors file with the embedded prompt (tensor prompt_embeds) of --model."""
     solver: str = "heun"
-    """euler, heun or rk4."""
+    """euler, heun, rk4, dpmpp_2m or ipndm."""
     num_steps: int = 5
     """Solver steps K."""
     reward: str = "global"
@@ -80,21 +92,23 @@ class Common:
     num_noises: int | None = None
     """Start noises that rewards are measured on; by default the problem's own number."""
     total_timesteps: int | None = None
-    """Env steps; by default 300 updates of ART-RL (200 on digits), for every algorithm."""
+    """Env steps; by default 300 updates of ART-RL (200 on images, 100 with --model), for every algorithm."""
     num_envs: int | None = None
-    """Rows that step together; by default 256 (1024 on the mixtures)."""
+    """Rows that step together; by default 256 (1024 on the mixtures, 64 with --model)."""
     seed: int = 0
     """Of the agent, the exploration and the start noises."""
     eval_seeds: tuple[int, ...] = (0,)
     """Seed sets of held-out noises for the table."""
     num_images: int = 2000
-    """Samples for the Frechet distance."""
+    """Samples for the metrics of images."""
     run_dir: Path | None = None
     """Run folder; by default runs/PROBLEM__ALGORITHM__SEED__TIME."""
     resume: Path | None = None
     """Run folder of a killed run: go on with it (its own settings are used)."""
     limit: bool = True
     """Compute the best schedule there is, for the gap."""
+    model_limit: bool = False
+    """Compute it for --model too: hundreds of gradients through a network that may be large."""
     progress: bool = True
     """Show a progress bar."""
     threads: int = 1
@@ -229,7 +243,7 @@ def train(args: Common) -> None:
     settings, dynamics, total = check(args)
     torch.set_num_threads(args.threads)
     problem = dynamics.problem
-    scorer = Scorer(problem, args.solver, args.eval_seeds, args.num_images)
+    scorer = Scorer(problem, args.solver, args.eval_seeds, args.num_images, metrics=problem.metrics[:1])
     if args.resume is None:
         run = Run.create(args)
     print(f"{args.algorithm} on {problem.name}: {args.solver}, K = {args.num_steps}, run folder {run.folder}")
@@ -284,17 +298,28 @@ def check(args: Common) -> tuple[dict[str, Any], Dynamics, int]:
     settings["features"] = list(args.features)
     settings["control"] = "speed" if args.algorithm == "art-paper" else "log_speed"
     settings["clock"] = clock
-    dynamics = make_dynamics(**settings)
+    if args.model is not None:
+        if args.problem not in ("digits", Path(args.model).stem):
+            raise ValueError(f"model = {args.model!r} and problem = {args.problem!r}: give one of them")
+        own: dict[str, Any] = {"guidance": args.guidance, "class_label": args.class_label}
+        own["prompt_embeds"] = None if args.prompt_embeds is None else str(args.prompt_embeds)
+        settings["model"] = {"path": args.model, **{k: v for k, v in own.items() if v is not None}}
+        settings["problem"] = "custom"
+    dynamics = make_dynamics(**settings, trust_pickle=args.trust_pickle)
+    args.problem = dynamics.problem.name
+    args.limit = args.limit and (args.model is None or args.model_limit)
     # K = 1 leaves nothing to choose, and a rollout of one step has no spread.
     total = args.total_timesteps
-    image = len(dynamics.problem.shape) == 3
+    image = dynamics.problem.is_image
     if isinstance(args, ArtPaper):
         args.num_envs = 1
         total = total or args.iterations * args.num_steps
-    # The final error of the mixtures is heavy-tailed over start noises: a batch needs many.
-    rows = 1024 if dynamics.problem.name.startswith("mixture") else 256
+    # The final error of the mixtures is heavy-tailed over start noises: a batch needs many. A network of
+    # unknown size gets few.
+    rows = 1024 if dynamics.problem.name.startswith("mixture") else 256 if args.model is None else 64
+    updates = 300 if not image else 200 if args.model is None else 100
     args.num_envs = args.num_envs or rows
-    total = total or (200 if image else 300) * rows * args.num_steps
+    total = total or updates * rows * args.num_steps
     if total < args.num_envs * args.num_steps:
         raise ValueError(
             f"total_timesteps = {total} is less than one episode of every row, "
@@ -377,6 +402,8 @@ def learn(
     remaining = total - model.num_timesteps
     if remaining > 0:
         model.learn(remaining, CallbackList(callbacks), log_interval=10, reset_num_timesteps=old is None)
+    elif isinstance(model, ARTRL):  # killed after the last checkpoint, before the end
+        model.use_average()
     save_agent(model, run.model, args.algorithm, settings)
     return model, spent
 
@@ -388,7 +415,7 @@ def make_env(args: Common, settings: dict[str, Any], dynamics: Dynamics, seed: i
     kept = {
         k: v
         for k, v in settings.items()
-        if k not in ("problem", "terminal", "sigma_min", "sigma_max", "device")
+        if k not in ("problem", "terminal", "sigma_min", "sigma_max", "device", "model")
     }
     assert args.num_envs is not None
     vector = ARTVectorEnv(
@@ -445,8 +472,7 @@ def report(
     own = {row.metric: row.mean for row in rows if row.schedule == schedule.name}
     print(format_table(rows))
     print(f"reference: own error {scorer.reference_error():.2g} (steps of half the length)")
-    floor = scorer.floor()
-    if floor is not None:
+    for floor in scorer.floor():
         print(f"{floor.metric} of exact data against data: {floor.mean:.4g}")
     if limit is not None:
         print(f"limit: the last restart of the search changed it by {limit.meta['last_change']:.2%}")
@@ -454,12 +480,12 @@ def report(
     print("sigmas: " + " ".join(f"{s:.5g}" for s in schedule.sigmas))
 
     write_csv(rows, run.folder / "results.csv")
-    title = f"{args.problem}, {args.solver}, K = {args.num_steps}, {scorer.solver.nfe(args.num_steps)} NFE"
+    title = f"{args.problem}, {args.solver}, K = {args.num_steps}, {scorer.nfe(args.num_steps)} NFE"
     pictures = {"schedule.png": schedule_figure(shown, title, highlight=schedule.name)}
-    n = 12 if len(scorer.problem.shape) == 3 else 4096
+    n = 12 if scorer.problem.is_image else 4096
     edm = next(s for s in others if s.name == "edm")
     sets = {
-        "exact": scorer.reference().x_end[:n],
+        "exact": scorer.exact_samples(n),
         schedule.name: scorer.samples(schedule, n),
         "edm": scorer.samples(edm, n),
     }
@@ -474,7 +500,7 @@ def report(
         "solver": args.solver,
         "terminal": schedule.terminal,
         "num_steps": args.num_steps,
-        "nfe": scorer.solver.nfe(args.num_steps),
+        "nfe": scorer.nfe(args.num_steps),
         "reward": args.reward,
         "seed": args.seed,
         "gap": own.get("gap"),

@@ -51,12 +51,15 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     return settings
 
 
-def load_agent(path: str | Path, algorithm: str | None = None) -> tuple[BaseAlgorithm, Dynamics]:
+def load_agent(
+    path: str | Path, algorithm: str | None = None, trust_pickle: bool = False
+) -> tuple[BaseAlgorithm, Dynamics]:
     """The agent and the dynamics that it was trained on.
 
     Args:
         path: a ``model.zip`` that ``train.py`` wrote.
         algorithm: what it must be (``art``, ``art-paper``, ``sac``, ``ppo``); None: whatever it is.
+        trust_pickle: allow the diffusion model that it was trained on to be a pickle, which may run code.
 
     Raises:
         FileNotFoundError, ValueError: as ``read_settings``; of another algorithm, or its observation does not fit.
@@ -67,7 +70,7 @@ def load_agent(path: str | Path, algorithm: str | None = None) -> tuple[BaseAlgo
         raise ValueError(f"{path}: {unknown_name('algorithm', name, ALGORITHMS)}")
     if algorithm is not None and name != algorithm:
         raise ValueError(f"{path}: holds a model of {name!r}, not of {algorithm!r}; use `train.py {name}`")
-    dynamics = make_dynamics(**settings["env"])
+    dynamics = make_dynamics(**settings["env"], trust_pickle=trust_pickle)
     model = ALGORITHMS[name].load(path, device="cpu")
     assert model.observation_space is not None
     have, want = model.observation_space.shape, dynamics.observation_bounds()[0].shape

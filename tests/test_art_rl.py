@@ -261,6 +261,29 @@ def test_the_table_stays_in_the_action_space() -> None:
     assert float(model.policy.table.values.detach().abs().max()) <= 1.0
 
 
+def test_the_average_is_what_is_deployed(tmp_path) -> None:
+    """Also by a model that was saved before the end and is not trained on."""
+    model = ARTRL("ARTPolicy", _env(), seed=0, average_last=0.5)
+    seen = []
+
+    class Watch(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_start(self) -> None:
+            seen.append(model.policy.table.values.detach().clone())
+            model.save(tmp_path / "last.zip")
+
+    model.learn(8 * 32 * 5, callback=Watch())
+    # Updates 4 to 8 are averaged; the last one is not seen by the callback.
+    deployed = model.policy.table.values.detach().clone()
+    assert not torch.equal(deployed, seen[-1])
+    last = ARTRL.load(tmp_path / "last.zip")
+    assert torch.equal(last.policy.table.values, seen[-1])
+    last.use_average()
+    torch.testing.assert_close(last.policy.table.values.detach(), torch.stack(seen[4:]).mean(0))
+
+
 def test_a_budget_that_is_no_multiple_of_the_rollout_never_climbs() -> None:
     # The last rollout goes past the end: the step must be 0 there, not negative.
     model = ARTRL("ARTPolicy", _env(), seed=0, average_last=0.0)

@@ -83,7 +83,12 @@ def test_digits_from_the_shell(tmp_path) -> None:
         *["--num-images", 64, "--out", tmp_path],
     )
     assert done.returncode == 0, done.stderr
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["quality.png", "results.csv", "samples.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "quality.png",
+        "results.csv",
+        "samples_3.png",
+        "samples_5.png",
+    ]
     rows = _csv(tmp_path / "results.csv")
     assert {r["metric"] for r in rows} == {"rmse", "frechet"}
     assert {r["solver"] for r in rows if r["schedule"] != "floor"} == {"heun"}

@@ -431,3 +431,56 @@ def test_killed_while_writing_is_never_half(run, tmp_path, monkeypatch) -> None:
     code, _, err = run("--resume", tmp_path / "run")
     assert code == 0, err
     assert np.isfinite(_check_folder(tmp_path / "run")["rmse"])
+
+
+def test_a_model_of_ones_own(run, tmp_path) -> None:
+    """A file of weights, by path; resumed and evaluated by the same path."""
+    weights = ROOT / "art_env" / "models" / "digits_small.safetensors"
+    tiny = ["--num-steps", 2, "--solver", "euler", "--num-envs", 16, "--num-noises", 16, "--no-progress"]
+    folder = tmp_path / "own"
+    code, out, err = run("--model", weights, *tiny, "--total-timesteps", 64, "--run-dir", folder)
+    assert code == 0, err
+    assert "gap" not in out  # gradients through a model of unknown size are for those who ask
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["problem"], summary["gap"]) == ("digits_small", None)
+    agent, dynamics = load_agent(folder / "model.zip")
+    assert dynamics.problem.shape == (1, 8, 8)
+    assert agent.num_timesteps == 64
+    schedule = folder / "schedule.json"
+    again = [
+        "--model",
+        weights,
+        "--solver",
+        "euler",
+        "--steps",
+        2,
+        "--schedules",
+        "edm",
+        schedule,
+        "--seeds",
+        0,
+    ]
+    code, out, err = run(*again, "--agents", folder / "model.zip", script="evaluate")
+    assert code == 0, err
+    assert "digits_small" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "match"),
+    [
+        (["--model", "nowhere/at/all"], "nowhere/at/all"),
+        (["--model", "x.safetensors", "--problem", "mixture-1d"], "give one of them"),
+        (["--model", "{digits}", "--guidance", 2.0], "guidance"),
+        (["--model", "{digits}", "--sigma-max", 500.0], "sigma_max"),
+        (["--model", "{pickle}"], "trust_pickle"),
+    ],
+)
+def test_bad_models(args, match: str, run, tmp_path) -> None:
+    pickle = tmp_path / "net.pkl"
+    pickle.write_bytes(b"\x80\x04N.")
+    names = {"{digits}": ROOT / "art_env" / "models" / "digits_small.safetensors", "{pickle}": pickle}
+    code, _, err = run(*(names.get(a, a) for a in args), "--run-dir", tmp_path / "run")
+    assert code == 2
+    assert re.search(match, err)
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()

@@ -297,12 +297,16 @@ class ARTRL(OnPolicyAlgorithm):
         if reset_num_timesteps:
             self._average, self._averaged = {}, 0
         super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-        if self._averaged and self._current_progress_remaining <= 0:
-            with torch.no_grad():
-                parameters = dict(self.policy.named_parameters())
-                for name, mean in self._average.items():
-                    parameters[name].copy_(mean)
+        if self._current_progress_remaining <= 0:
+            self.use_average()
         return self
+
+    @torch.no_grad()
+    def use_average(self) -> None:
+        """Replace the actor by its average over the last part of training, if that has begun."""
+        parameters = dict(self.policy.named_parameters())
+        for name, mean in self._average.items():
+            parameters[name].copy_(mean)
 
     def _train_literal(self) -> None:
         """Algorithm 1: moments of the one-step TD error with the gradients as test functions."""

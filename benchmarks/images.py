@@ -1,0 +1,290 @@
+"""The paper's image tables on data that scikit-learn ships: every schedule, solver and number of steps.
+
+Trains what is missing (a run folder a schedule under --runs; a run that is there is used again), scores it on
+held-out noises, prints the tables and writes them to --out.
+
+Examples:
+    python benchmarks/images.py solvers --jobs 2
+    python benchmarks/images.py steps models saved inpaint
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+from tqdm import tqdm
+from tyro.conf import Positional
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from art_env.plots import samples_figure  # noqa: E402
+from art_env.problems import Problem, make_problem  # noqa: E402
+from art_env.schedules import Schedule  # noqa: E402
+from art_env.scoring import Row, Scorer, baseline, format_table, write_csv  # noqa: E402
+
+Table = Literal["solvers", "steps", "models", "saved", "inpaint", "picture"]
+STEPS = (2, 3, 5, 7, 10, 18)
+TRANSFER_STEPS = (4, 6, 9, 12, 15, 20)
+MODELS = ("photos", "digits-small", "digits-large", "digits-class", "photos-latent")
+# May reach the quality of EDM at 10: 9, 11 and 13 evaluations with Heun.
+SAVED_STEPS = (5, 6, 7)
+SIZES = ("digits-small", "digits", "digits-large")
+HAND = ("uniform", "log_snr", "edm", "edm_tuned", "closed_form")
+# The limit of a long RK4 run takes an hour and is far below what the metric resolves.
+LONGEST_LIMIT = 20
+
+
+@dataclass
+class Args:
+    """Print and save the tables of images."""
+
+    tables: Positional[tuple[Table, ...]] = ("solvers", "steps", "models", "saved", "inpaint", "picture")
+    """Which tables."""
+    solvers: tuple[str, ...] = ("heun", "euler", "rk4", "dpmpp_2m")
+    """Solvers of the first table."""
+    steps: tuple[int, ...] = STEPS
+    """Numbers of steps of the first table."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seed sets of held-out noises; mean and spread are over these."""
+    num_images: int = 2000
+    """Samples per seed set."""
+    jobs: int = 1
+    """Trainings at once."""
+    runs: Path = Path("runs/images")
+    """Where the trained schedules are kept."""
+    out: Path = ROOT / "benchmarks" / "results"
+    """Folder for a CSV file a table."""
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Training:
+    """One run of train.py."""
+
+    problem: str
+    solver: str
+    num_steps: int
+    reward: str = "global"
+    limit: bool = True
+
+    def folder(self, runs: Path) -> Path:
+        """Its run folder."""
+        return runs / f"{self.problem}__{self.solver}__{self.num_steps}__{self.reward}"
+
+
+def train(training: Training, args: Args) -> None:
+    """Run train.py unless the run is there; a broken run is made again."""
+    folder = training.folder(args.runs)
+    if (folder / "summary.json").is_file():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    command = [sys.executable, "train.py", "art", "--problem", training.problem, "--solver", training.solver]
+    command += ["--num-steps", str(training.num_steps), "--reward", training.reward, "--no-progress"]
+    command += ["--device", args.device, "--run-dir", str(folder.resolve())]
+    command += [] if training.limit else ["--no-limit"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+
+
+def learned(training: Training, args: Args, name: str) -> Schedule:
+    """The schedule of a run, under the name that the table gives it."""
+    schedule = Schedule.load(training.folder(args.runs) / "schedule.json")
+    return Schedule(schedule.sigmas, name, schedule.meta)
+
+
+def limit_of(training: Training, args: Args) -> Schedule | None:
+    """The limit that a run has found, if it searched for it."""
+    path = training.folder(args.runs) / "limit.json"
+    return Schedule.load(path) if path.is_file() else None
+
+
+def trainings(args: Args) -> list[Training]:
+    """Everything that the tables asked for read."""
+    jobs: list[Training] = []
+    for table in args.tables:
+        if table == "solvers":
+            for solver in args.solvers:
+                jobs += [per_step(solver, K) for K in args.steps]
+                jobs.append(surrogate(solver, "local"))
+            jobs.append(surrogate("euler", "euler"))
+        elif table == "steps":
+            jobs.append(per_step("heun", 18))
+        elif table == "models":
+            jobs += [per_step("heun", K) for K in (3, 5, 7, 10)]
+        elif table == "picture":
+            jobs += [per_step("heun", K) for K in (2, 3, 5)]
+        elif table == "saved":
+            jobs += [Training(p, "heun", K, limit=False) for p in SIZES for K in SAVED_STEPS]
+        else:
+            for K in (3, 5, 7):
+                jobs += [per_step("heun", K), Training("digits-inpaint", "heun", K, limit=False)]
+    # One run serves every table; with a limit if any of them shows it.
+    jobs.sort(key=lambda t: not t.limit)
+    return list({t.folder(args.runs): t for t in reversed(jobs)}.values())[::-1]
+
+
+def per_step(solver: str, K: int) -> Training:
+    """The final-error reward, trained at this very K."""
+    nfe = {"heun": 2, "rk4": 4}.get(solver, 1) * K
+    return Training("digits", solver, K, limit=nfe <= LONGEST_LIMIT)
+
+
+def surrogate(solver: str, reward: str) -> Training:
+    """Sums of local errors, trained once at a K where they mean something, and resampled."""
+    return Training("digits", solver, 10 if solver == "rk4" else 18, reward, limit=False)
+
+
+def resampled(schedule: Schedule, K: int) -> Schedule:
+    """The paper's transfer: the noise levels above 0 log-linearly at another K, then 0."""
+    return schedule.resample(K, keep_zero=True)
+
+
+def table_solvers(args: Args) -> list[Row]:
+    """Every solver and K on digits."""
+    rows: list[Row] = []
+    problem = make_problem("digits", device=args.device)
+    for solver in args.solvers:
+        scorer = make_scorer(problem, solver, args)
+        rows += scorer.floor() if not rows else []
+        paper = learned(surrogate("euler", "euler"), args, "art (euler reward)")
+        local = learned(surrogate(solver, "local"), args, "art (local reward)")
+        for K in tqdm(args.steps, desc=solver, disable=None):
+            limit = limit_of(per_step(solver, K), args)
+            own = [learned(per_step(solver, K), args, "art (global reward)")]
+            others = [baseline(name, problem, K, solver) for name in HAND]
+            shown = [*others, resampled(paper, K), resampled(local, K), *own]
+            for schedule in [*shown, *([limit] if limit is not None else [])]:
+                rows += scorer.rows(schedule, limit)
+    return rows
+
+
+def table_steps(args: Args) -> list[Row]:
+    """One schedule, trained at K = 18, at other K."""
+    problem = make_problem("digits", device=args.device)
+    scorer = make_scorer(problem, "heun", args)
+    schedule = learned(per_step("heun", 18), args, "art, K = 18 resampled")
+    rows: list[Row] = []
+    for K in tqdm(TRANSFER_STEPS, desc="steps", disable=None):
+        for name in ("log_snr", "edm"):
+            rows += scorer.rows(baseline(name, problem, K, "heun"))
+        rows += scorer.rows(resampled(schedule, K))
+    return rows
+
+
+def table_models(args: Args) -> list[Row]:
+    """The schedules of digits, without further training, on other models and other data."""
+    rows: list[Row] = []
+    for name in MODELS:
+        problem = make_problem(name, device=args.device)
+        scorer = make_scorer(problem, "heun", args)
+        rows += scorer.floor()
+        for K in tqdm((3, 5, 7, 10), desc=name, disable=None):
+            for spec in ("uniform", "log_snr", "edm"):
+                rows += scorer.rows(baseline(spec, problem, K, "heun"))
+            rows += scorer.rows(learned(per_step("heun", K), args, "art of digits"))
+    return rows
+
+
+def table_saved(args: Args) -> list[Row]:
+    """Evaluations that reach the quality of EDM at 19."""
+    rows: list[Row] = []
+    for name in SIZES:
+        problem = make_problem(name, device=args.device)
+        scorer = make_scorer(problem, "heun", args)
+        own = scorer.rows(baseline("edm", problem, 10, "heun"))
+        for K in tqdm(SAVED_STEPS, desc=name, disable=None):
+            own += scorer.rows(learned(Training(name, "heun", K, limit=False), args, "art"))
+        for metric in ("rmse", "frechet"):
+            print(saving(own, metric))
+        rows += own
+    return rows
+
+
+def saving(rows: list[Row], metric: str) -> str:
+    """How many evaluations the learned schedules save at the quality of EDM."""
+    here = [r for r in rows if r.metric == metric]
+    goal = next(r for r in here if r.schedule == "edm")
+    good = [r for r in here if r.schedule == "art" and r.mean <= goal.mean]
+    text = f"{goal.problem}, {metric}: EDM {goal.mean:.4g} at {goal.nfe} NFE; "
+    if not good:
+        return text + "not reached"
+    best = min(good, key=lambda r: r.nfe)
+    return text + f"ART-RL {best.mean:.4g} at {best.nfe}: {1 - best.nfe / goal.nfe:.0%} saved"
+
+
+def table_inpaint(args: Args) -> list[Row]:
+    """Half of a digit given: a schedule trained for it against the generic one."""
+    problem = make_problem("digits-inpaint", device=args.device)
+    scorer = make_scorer(problem, "heun", args)
+    rows = scorer.floor()
+    for K in (3, 5, 7):
+        for name in ("edm", "edm_tuned", "closed_form"):
+            rows += scorer.rows(baseline(name, problem, K, "heun"))
+        rows += scorer.rows(learned(per_step("heun", K), args, "art of digits"))
+        rows += scorer.rows(learned(Training("digits-inpaint", "heun", K, limit=False), args, "art"))
+    return rows
+
+
+def picture(args: Args) -> None:
+    """The picture of the README: EDM's schedule against the learned one at 3, 5 and 9 evaluations."""
+    scorer = Scorer(make_problem("digits", device=args.device), "heun", (0,), metrics=())
+    sets = {"exact": scorer.exact_samples(16)}
+    for K in (5, 3, 2):
+        nfe = scorer.nfe(K)
+        sets[f"ART-RL, {nfe} NFE"] = scorer.samples(learned(per_step("heun", K), args, "art"), 16)
+        sets[f"EDM, {nfe} NFE"] = scorer.samples(baseline("edm", scorer.problem, K, "heun"), 16)
+    path = ROOT / "docs" / "samples.png"
+    samples_figure(sets).savefig(path, dpi=110)
+    print(f"wrote {path}")
+
+
+def make_scorer(problem: Problem, solver: str, args: Args) -> Scorer:
+    """All metrics of the problem."""
+    return Scorer(problem, solver, args.seeds, args.num_images)
+
+
+def main(args: Args) -> None:
+    """Train, score, print, write."""
+    torch.set_num_threads(1)
+    wanted = [t for t in trainings(args) if not (t.folder(args.runs) / "summary.json").is_file()]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        jobs = pool.map(lambda t: train(t, args), wanted)
+        for _ in tqdm(jobs, total=len(wanted), desc="training", disable=None):
+            pass
+    make = {
+        "solvers": table_solvers,
+        "steps": table_steps,
+        "models": table_models,
+        "saved": table_saved,
+        "inpaint": table_inpaint,
+    }
+    args.out.mkdir(parents=True, exist_ok=True)
+    for table in args.tables:
+        if table == "picture":
+            picture(args)
+            continue
+        rows = make[table](args)
+        for problem, solver in dict.fromkeys((r.problem, r.solver) for r in rows if r.solver != "none"):
+            part = [r for r in rows if r.problem == problem and r.solver in (solver, "none")]
+            print(f"{table}: {problem}, {solver}, mean +- sd over {len(args.seeds)} seed sets")
+            print(format_table(part))
+        write_csv(rows, args.out / f"images_{table}.csv")
+    seconds = [
+        json.loads((t.folder(args.runs) / "summary.json").read_text())["seconds"] for t in trainings(args)
+    ]
+    print(f"{len(seconds)} trainings, {min(seconds):.0f} to {max(seconds):.0f} s each")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))
