@@ -17,6 +17,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
+from art_env.fid import InceptionFID
 from art_env.files import atomic_path
 from art_env.plots import samples_figure
 from art_env.problems import Problem, make_problem, model_problem
@@ -72,7 +73,9 @@ class Args:
     """zero or sigma_min: where schedules end; by default the problem's own."""
     metrics: tuple[str, ...] | None = None
     """Beside the paired error: w2, sliced_w2, frechet, inception_score, precision, recall, where the problem has
-    them; by default its first."""
+    them; by default its first. Images have fid too (Inception features, extra [fid])."""
+    fid_weights: Path | None = None
+    """File of torch-fidelity's Inception weights; by default they are downloaded."""
     num_images: int = 2000
     """Samples per seed set for the metrics of images."""
     out: Path | None = None
@@ -124,7 +127,8 @@ def check(args: Args) -> tuple[Problem, Scorer, list[Schedule]]:
             raise FileNotFoundError(f"no agent file at {path!r}")
     solver = args.solver or ("euler" if problem.linear else "heun")
     metrics = problem.metrics[:1] if args.metrics is None else args.metrics
-    scorer = Scorer(problem, solver, args.seeds, args.num_images, metrics=metrics)
+    fid = InceptionFID(args.fid_weights) if "fid" in metrics else None
+    scorer = Scorer(problem, solver, args.seeds, args.num_images, metrics=metrics, fid=fid)
     if args.out is not None:
         check_out(args.out, args.overwrite)
     learned = [Schedule.load(spec) for spec in args.schedules if is_file_spec(spec)]

@@ -153,7 +153,7 @@ class Sac(Common):
 
     algorithm: ClassVar[str] = "sac"
     learning_rate: float | None = None
-    """Constant; None: 1e-3."""
+    """Constant; None: 1e-3, falling to 0."""
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -120,8 +121,9 @@ def _speed_actions(schedule: Schedule, dynamics: Dynamics) -> np.ndarray:
     return actions
 
 
-def _falling(remaining: float) -> float:
-    return 3e-3 * max(remaining, 0.0)
+def _falling(start: float) -> Callable[[float], float]:
+    """Linear from ``start`` to 0, as a function of the part of training that remains."""
+    return lambda remaining: start * max(remaining, 0.0)
 
 
 def make_ppo(env: VecEnv, total_timesteps: int, seed: int, learning_rate: float | None = None) -> PPO:
@@ -135,7 +137,7 @@ def make_ppo(env: VecEnv, total_timesteps: int, seed: int, learning_rate: float 
     return PPO(
         "MlpPolicy",
         env,
-        learning_rate=_falling if learning_rate is None else learning_rate,
+        learning_rate=_falling(3e-3) if learning_rate is None else learning_rate,
         n_steps=K,
         batch_size=max(batch // 4, 2),
         n_epochs=4,
@@ -152,21 +154,22 @@ def make_sac(env: VecEnv, total_timesteps: int, seed: int, learning_rate: float 
     """SAC (Haarnoja et al. 2018) set up for many rows: four gradient steps for each step of all rows.
 
     No discount; the entropy target is well below SB3's default (-1), because near the optimum the price of
-    exploring is larger than what is left to win.
+    exploring is larger than what is left to win. Large batches, since the return of one action differs widely
+    between start noises, and a step size that falls to 0.
     """
     return SAC(
         "MlpPolicy",
         env,
-        learning_rate=1e-3 if learning_rate is None else learning_rate,
+        learning_rate=_falling(1e-3) if learning_rate is None else learning_rate,
         buffer_size=min(total_timesteps, 300_000),
         learning_starts=min(4 * env.num_envs, total_timesteps // 4),
-        batch_size=512,
+        batch_size=2048,
         tau=0.02,
         gamma=1.0,
         train_freq=1,
         gradient_steps=4,
         ent_coef="auto_0.1",
-        target_entropy=-3.0,
+        target_entropy=-4.0,
         policy_kwargs={"net_arch": [64, 64]},
         seed=seed,
         device="cpu",

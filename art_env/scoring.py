@@ -21,6 +21,7 @@ from torch import Tensor
 from art_env.diffusion.flow import ReferenceFlow
 from art_env.diffusion.solvers import Solver, get_solver, sample
 from art_env.features import Features
+from art_env.fid import InceptionFID
 from art_env.files import write_text
 from art_env.metrics import (
     frechet_distance,
@@ -93,7 +94,9 @@ class Scorer:
         seeds: one seed set each: held-out start noises (and data); the mean and spread are over these.
         num_images: samples per seed set for the metrics of images.
         num_noises: start noises per seed set for everything else; default the problem's own number.
-        metrics: beside the paired error; default the problem's own.
+        metrics: beside the paired error; default the problem's own. Images have ``fid`` too, for which the
+            weights of an Inception network are needed.
+        fid: how ``fid`` is computed; default torch-fidelity's Inception network.
 
     Raises:
         ValueError: unknown solver, no or repeated or negative seeds, too few images or noises, or a metric that
@@ -108,6 +111,7 @@ class Scorer:
         num_images: int = 2000,
         num_noises: int | None = None,
         metrics: Sequence[str] | None = None,
+        fid: InceptionFID | None = None,
     ) -> None:
         self.problem, self.solver = problem, get_solver(solver)
         self.seeds = tuple(int(s) for s in seeds)
@@ -125,8 +129,12 @@ class Scorer:
             self.num_noises = min(self.num_noises, 256)
         self.num_images = int(num_images)
         self.metrics = problem.metrics if metrics is None else tuple(metrics)
+        images = problem.features is not None
         for metric in self.metrics:
-            check_name(f"metric of {problem.name!r}", metric, problem.metrics)
+            check_name(
+                f"metric of {problem.name!r}", metric, (*problem.metrics, *(("fid",) if images else ()))
+            )
+        self._fid = (fid or InceptionFID()) if "fid" in self.metrics else None
         self._features: Features | None = None
         if problem.features is not None:
             self._features = Features(problem.features)
@@ -323,6 +331,9 @@ class Scorer:
         for metric in self.metrics:
             if metric == "frechet":
                 scores[metric] = frechet_distance(features, real_features)
+            elif metric == "fid":
+                assert self._fid is not None
+                scores[metric] = self._fid(x, real)
             elif metric == "frechet_held_out":
                 scores[metric] = frechet_distance(features, self._held_out_features())
             elif metric == "sliced_w2":

@@ -119,7 +119,7 @@ def test_agents_are_distilled(run, tmp_path, monkeypatch) -> None:
             return np.zeros((len(observation), 1), dtype=np.float32), None
 
     loading = types.ModuleType("agents.loading")
-    loading.load_agent = lambda path: (
+    loading.load_agent = lambda path, trust_pickle=False: (
         Even(),
         make_dynamics("gaussian-1d", num_steps=4, reward="euler", clock=3.0),
     )
