@@ -10,12 +10,13 @@ Examples:
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +28,7 @@ from tyro.conf import Positional
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from art_env.files import write_text  # noqa: E402
 from art_env.plots import samples_figure  # noqa: E402
 from art_env.problems import Problem, make_problem  # noqa: E402
 from art_env.schedules import Schedule  # noqa: E402
@@ -141,8 +143,9 @@ def per_step(solver: str, K: int) -> Training:
 
 
 def surrogate(solver: str, reward: str) -> Training:
-    """Sums of local errors, trained once at a K where they mean something, and resampled."""
-    return Training("digits", solver, 10 if solver == "rk4" else 18, reward, limit=False)
+    """Sums of local errors, trained once and resampled; the paper's reward at a K where it means something."""
+    K = 18 if reward == "euler" else 5 if solver == "rk4" else 7
+    return Training("digits", solver, K, reward, limit=False)
 
 
 def resampled(schedule: Schedule, K: int) -> Schedule:
@@ -212,11 +215,15 @@ def table_saved(args: Args) -> list[Row]:
 
 
 def saving(rows: list[Row], metric: str) -> str:
-    """How many evaluations the learned schedules save at the quality of EDM."""
+    """How many evaluations the learned schedules save at the quality of EDM.
+
+    Distances to the data have a floor and a spread: they count as equal within one standard deviation.
+    """
     here = [r for r in rows if r.metric == metric]
     goal = next(r for r in here if r.schedule == "edm")
-    good = [r for r in here if r.schedule == "art" and r.mean <= goal.mean]
-    text = f"{goal.problem}, {metric}: EDM {goal.mean:.4g} at {goal.nfe} NFE; "
+    bar = goal.mean + (0.0 if metric == "rmse" else goal.sd)
+    good = [r for r in here if r.schedule == "art" and r.mean <= bar]
+    text = f"{goal.problem}, {metric}: EDM {goal.mean:.4g} +- {goal.sd:.2g} at {goal.nfe} NFE; "
     if not good:
         return text + "not reached"
     best = min(good, key=lambda r: r.nfe)
@@ -249,9 +256,32 @@ def picture(args: Args) -> None:
     print(f"wrote {path}")
 
 
+class KeptScorer(Scorer):
+    """Keeps what it has scored in a file, so that a table that was interrupted goes on."""
+
+    def __init__(self, problem: Problem, solver: str, args: Args) -> None:
+        super().__init__(problem, solver, args.seeds, args.num_images)
+        self.folder = args.runs / "scores"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.what = f"{problem.name} {solver} {args.seeds} {args.num_images} {self.metrics}"
+
+    def rows(self, schedule: Schedule, limit: Schedule | None = None) -> list[Row]:
+        """As ``Scorer.rows``."""
+        text = f"{self.what} {schedule.sigmas.tolist()}"
+        path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
+        if path.is_file():
+            rows = [Row(**{**row, "schedule": schedule.name}) for row in json.loads(path.read_text())]
+        else:
+            rows = super().rows(schedule)
+            write_text(path, json.dumps([asdict(row) for row in rows]))
+        if limit is not None:
+            rows.append(self._row(schedule, "gap", [self.gap(schedule, limit)]))
+        return rows
+
+
 def make_scorer(problem: Problem, solver: str, args: Args) -> Scorer:
     """All metrics of the problem."""
-    return Scorer(problem, solver, args.seeds, args.num_images)
+    return KeptScorer(problem, solver, args)
 
 
 def main(args: Args) -> None:
@@ -279,7 +309,11 @@ def main(args: Args) -> None:
             part = [r for r in rows if r.problem == problem and r.solver in (solver, "none")]
             print(f"{table}: {problem}, {solver}, mean +- sd over {len(args.seeds)} seed sets")
             print(format_table(part))
-        write_csv(rows, args.out / f"images_{table}.csv")
+        if table != "solvers":
+            write_csv(rows, args.out / f"images_{table}.csv")
+            continue
+        for solver in args.solvers:  # apart, so that one can be made again alone
+            write_csv((r for r in rows if r.solver in (solver, "none")), args.out / f"images_{solver}.csv")
     seconds = [
         json.loads((t.folder(args.runs) / "summary.json").read_text())["seconds"] for t in trainings(args)
     ]
