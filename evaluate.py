@@ -17,6 +17,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
+from art_env.cli import run_command
 from art_env.fid import InceptionFID
 from art_env.files import atomic_path
 from art_env.plots import samples_figure
@@ -338,15 +339,7 @@ LABELS = {
 def main() -> int:
     """The command line; a bad setting is one line on stderr and exit code 2."""
     args = tyro.cli(Args, description=__doc__)
-    try:
-        evaluate(args)
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"evaluate.py: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("evaluate.py: interrupted; nothing was written", file=sys.stderr)
-        return 130
-    return 0
+    return run_command("evaluate.py", lambda: evaluate(args), "interrupted; nothing was written")
 
 
 if __name__ == "__main__":

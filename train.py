@@ -37,6 +37,7 @@ from agents.callbacks import CheckpointCallback, ScheduleCallback
 from agents.distill import distill
 from agents.loading import ALGORITHMS, read_settings, save_agent
 from art_env import __version__
+from art_env.cli import run_command
 from art_env.dynamics import Dynamics
 from art_env.envs import ARTVectorEnv, make_dynamics
 from art_env.files import atomic_path, write_text
@@ -542,15 +543,8 @@ def parse(argv: list[str]) -> Common:
 
 def main() -> int:
     """The command line; a bad setting is one line on stderr and exit code 2."""
-    try:
-        train(parse(sys.argv[1:]))
-    except (ValueError, TypeError, OSError) as error:
-        print(f"train.py: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("train.py: interrupted; go on with --resume and the run folder", file=sys.stderr)
-        return 130
-    return 0
+    interrupted = "interrupted; go on with --resume and the run folder"
+    return run_command("train.py", lambda: train(parse(sys.argv[1:])), interrupted)
 
 
 if __name__ == "__main__":

@@ -509,8 +509,7 @@ def baseline(
         return direct(problem.denoiser, known, K, solver, starts=usable, with_dp=with_dp, **effort)
     pilot = problem.reference(min(problem.num_noises, PILOT_NOISES))
     if name == "edm_tuned":
-        few = problem.reference(64) if problem.is_image else pilot
-        return edm_tuned(problem, few, K, solver)
+        return edm_tuned(problem, pilot.first(64) if problem.is_image else pilot, K, solver)
     if name == "closed_form":
         return closed_form(pilot, K)
     candidates, coefficient = max(64, 2 * K), options.get("coefficient", 1.0)

@@ -484,3 +484,16 @@ def test_bad_models(args, match: str, run, tmp_path) -> None:
     assert re.search(match, err)
     assert len(err.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_model_of_diffusers_without_diffusers(run, tmp_path, monkeypatch) -> None:
+    for part in ("", "scheduler"):
+        (tmp_path / "net" / part).mkdir(parents=True, exist_ok=True)
+    (tmp_path / "net" / "config.json").write_text('{"_class_name": "UNet2DModel"}')
+    (tmp_path / "net" / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "DDPMScheduler"}')
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    code, _, err = run("--model", tmp_path / "net", "--run-dir", tmp_path / "run")
+    assert code == 2
+    assert "art-rl[diffusers]" in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()

@@ -1044,7 +1044,7 @@ def _load_own(
     """A ``UNetDenoiser``: trained for 0.002 to 80, and told its label as an integer."""
     fix = "give a file that UNetDenoiser.save wrote, or the folder that diffusers' save_pretrained wrote"
     net = UNetDenoiser.load(path, fix).to(device)
-    classes = int(getattr(net.config, "classes", 0))
+    classes = net.config.classes
     if class_label is not None and not 0 <= class_label < classes:
         has = f"takes 0 to {classes - 1}" if classes else "has no classes; leave class_label out"
         raise ValueError(f"class_label = {class_label}: the model of {path} {has}")

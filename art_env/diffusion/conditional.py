@@ -26,8 +26,8 @@ class ClassConditional(Protocol):
 class LabelledDenoiser(nn.Module):
     """Classifier-free guidance (Ho and Salimans 2022): ``D = D_null + guidance (D_label - D_null)``.
 
-    The last channel of ``x`` holds the label, the same number in every pixel. Both evaluations are one batch and
-    count as two (``nfe_per_call``); a guidance of 1 is the plain conditional model, for one.
+    The last channel of ``x`` holds the label, the same number in every pixel. A call makes two evaluations
+    (``nfe_per_call``); with a guidance of 1, the plain conditional model, one.
 
     Args:
         model: class-conditional, without the label channel.

@@ -108,6 +108,12 @@ class ReferenceFlow:
         """``[N, *shape]``, the start noises."""
         return self.x[0]
 
+    def first(self, n: int) -> ReferenceFlow:
+        """The first ``n`` trajectories (all, if there are fewer), without copying."""
+        if n >= self.num_noises:
+            return self
+        return ReferenceFlow(self.sigmas, self.x[:, :n], self.slope[:, :n], self.sigma_end, self.meta)
+
     @classmethod
     @torch.no_grad()
     def integrate(

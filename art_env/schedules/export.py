@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tyro
 
+from art_env.cli import run_command
 from art_env.files import write_text
 from art_env.names import look_up
 from art_env.schedules.schedule import Array, Schedule
@@ -443,16 +444,15 @@ def export(args: Args) -> str:
 def main(argv: list[str] | None = None) -> int:
     """The command line; a bad setting is one line on stderr and exit code 2."""
     args = tyro.cli(Args, prog="python -m art_env.schedules.export", args=argv, description=__doc__)
-    try:
-        text = export(args)
-        if args.out is None:
-            print(text, end="")
-        else:
-            write_text(args.out, text)
-    except (ValueError, TypeError, OSError) as error:
-        print(f"export: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command("export", lambda: _write(args))
+
+
+def _write(args: Args) -> None:
+    text = export(args)
+    if args.out is None:
+        print(text, end="")
+    else:
+        write_text(args.out, text)
 
 
 def _numbers(values: Iterable[float]) -> str:

@@ -177,7 +177,7 @@ def direct(
     ]
     if with_dp:
         grids.append(dynamic_programming(denoiser, reference, K, rule, max(48, 2 * K), max_noises=64))
-    part = _first(reference, screen_noises)
+    part = reference.first(screen_noises)
     search = _Search(denoiser, rule, batch_size, scale=_scale(reference))
     ranked = sorted(grids, key=lambda s: final_rmse(denoiser, part, s.sigmas, rule))[:num_searches]
     found = [search.run(part, s.sigmas, min(60, max_iterations)) for s in ranked]
@@ -208,14 +208,6 @@ def direct(
 def _scale(reference: ReferenceFlow) -> float:
     """Where the search's coordinate turns from log to linear: well below the last useful noise level."""
     return float(reference.sigmas[-1]) if reference.sigma_end > 0 else 0.05 * float(reference.x_end.std())
-
-
-def _first(reference: ReferenceFlow, n: int) -> ReferenceFlow:
-    if n >= reference.num_noises:
-        return reference
-    return ReferenceFlow(
-        reference.sigmas, reference.x[:, :n], reference.slope[:, :n], reference.sigma_end, reference.meta
-    )
 
 
 class _Search:
