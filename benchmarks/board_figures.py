@@ -1,0 +1,354 @@
+"""Figures of the leaderboard; every function returns a matplotlib Figure."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from board import LIMIT, OURS, Board, Cell, Record, Summary, number, over_cells, title
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.transforms import Bbox
+
+DPI = 120
+RED = "#c8102e"
+LEARNERS = ("art", "ppo", "sac")
+STEPS_METHODS = (
+    "uniform",
+    "log_snr",
+    "edm",
+    "edm_tuned",
+    "closed_form",
+    "gits",
+    "dmn",
+    "dp",
+    "cma",
+    "ppo",
+    OURS,
+)
+# Reference lines of the figure of sample efficiency.
+LINES = ("edm", "closed_form", "dp")
+
+
+def draw(board: Board, found: Sequence[Summary], curves: Sequence[Cell]) -> dict[str, Figure]:
+    """All figures that the records are enough for, by file name."""
+    figures = {"gaps": gaps(found, len(board.cells)), "cost": cost(board), "steps": steps(board)}
+    if board.cells_of(OURS):
+        figures["heat"] = heat(board)
+    if curves:
+        figures["efficiency"] = efficiency(board, curves)
+    return figures
+
+
+def color(board_methods: Sequence[str], method: str) -> tuple[float, ...] | str:
+    """One of a method's own, the same in every figure of a board; ART-RL's is red."""
+    if method == OURS:
+        return RED
+    others = [m for m in board_methods if m not in (OURS, LIMIT)]
+    # tab20 without its reds.
+    palette = [c for i, c in enumerate(colormaps["tab20"].colors) if i not in (6, 7)]  # type: ignore[attr-defined]
+    palette = palette[::2] + palette[1::2]
+    return palette[others.index(method) % len(palette)]
+
+
+def gaps(found: Sequence[Summary], num_cells: int) -> Figure:
+    """Interquartile mean of every method with its interval, the best on top."""
+    rows = [s for s in found if s.method != LIMIT and math.isfinite(s.iqm)]
+    figure = Figure(figsize=(7.5, 1.1 + 0.32 * len(rows)), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    for y, s in enumerate(rows):
+        paint = RED if s.method == OURS else "#33618f"
+        axes.plot([1, s.iqm], [y, y], color=paint, alpha=0.25, linewidth=5, solid_capstyle="butt")
+        if s.interval is not None:
+            axes.plot(s.interval, [y, y], color=paint, linewidth=2)
+        whole = s.cells == num_cells
+        axes.plot(s.iqm, y, "o", color=paint, markerfacecolor=paint if whole else "white", markersize=7)
+        right = max(s.iqm, s.interval[1] if s.interval and math.isfinite(s.interval[1]) else s.iqm)
+        text = number(s.iqm) if whole else f"{number(s.iqm)}  ({s.cells} of {num_cells} cells)"
+        axes.annotate(
+            text, (right, y), xytext=(8, 0), textcoords="offset points", va="center", fontsize=9, color=paint
+        )
+    axes.set_yticks(range(len(rows)), [title(s.method) for s in rows])
+    for label, s in zip(axes.get_yticklabels(), rows, strict=True):
+        label.set_fontweight("bold" if s.method == OURS else "normal")
+    axes.invert_yaxis()
+    axes.axvline(1, color="black", linewidth=0.8)
+    log_axis(axes, "x")
+    low, high = axes.get_xlim()
+    axes.set_xlim(low, high * (high / low) ** 0.25)  # room for the numbers
+    axes.set_xlabel("gap to the limit, interquartile mean over cells and seeds, 95% interval")
+    axes.grid(axis="x", alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def curve_cells(board: Board, wanted: Sequence[str] = ()) -> list[Cell]:
+    """The cells of the figure of sample efficiency: those wanted, or a cell a problem, that with the most curves.
+
+    Raises:
+        ValueError: a wanted cell is not PROBLEM:SOLVER:K or has no curve.
+    """
+    counts = Counter(
+        cell
+        for (cell, method), runs in board.runs.items()
+        if method in LEARNERS
+        for r in runs
+        if len(r.curve)
+    )
+    if wanted:
+        names = {f"{c.problem}:{c.solver}:{c.num_steps}": c for c in counts}
+        for name in wanted:
+            if name not in names:
+                known = ", ".join(sorted(names)) or "none"
+                raise ValueError(f"no learning curves for {name!r}; there are: {known}")
+        return [names[name] for name in wanted]
+    best = []
+    for problem in board.problems:
+        cells = [c for c in counts if c.problem == problem]
+        if cells:
+            # Among equals the problem's middle: neither two steps nor twenty.
+            best.append(max(cells, key=lambda c: (counts[c], c.solver == "heun", -abs(c.num_steps - 5))))
+    return best
+
+
+def efficiency(board: Board, cells: Sequence[Cell]) -> Figure:
+    """Gap against environment steps, median and interquartile band over seeds, a panel a cell."""
+    columns = min(3, len(cells))
+    rows = math.ceil(len(cells) / columns)
+    figure = Figure(figsize=(1.5 + 4.2 * columns, 0.6 + 3.3 * rows), dpi=DPI, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for axes, cell in zip(panels.flat, cells, strict=False):
+        for method in LEARNERS:
+            band = curve_band(board.runs.get((cell, method), []))
+            if band is None:
+                continue
+            x, low, middle, high, runs = band
+            paint = color(board.methods, method)
+            axes.plot(x, middle, color=paint, linewidth=2, label=f"{title(method)} ({runs})")
+            axes.fill_between(x, low, high, color=paint, alpha=0.2, linewidth=0)
+        for method, style in zip(LINES, ("--", "-.", ":"), strict=True):
+            known = board.gaps(cell, method)
+            if len(known) and math.isfinite(known[0]):
+                paint = color(board.methods, method)
+                axes.axhline(
+                    np.median(known), color=paint, linestyle=style, linewidth=1.2, label=title(method)
+                )
+        axes.set_xscale("log")
+        log_axis(axes, "y")
+        axes.set_title(f"{cell.problem}, {cell.solver}, K = {cell.num_steps}")
+        axes.set(xlabel="environment steps", ylabel="gap to the limit")
+        axes.grid(alpha=0.25)
+        axes.legend(fontsize=8, frameon=False)
+    for axes in panels.flat[len(cells) :]:
+        axes.set_visible(False)
+    return figure
+
+
+def curve_band(
+    runs: Sequence[Record],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int] | None:
+    """Env steps, quartiles of the gap and the number of runs; between its points a curve is linear in log-log.
+
+    Only where every run has points: a run that stopped early must not be drawn on.
+    """
+    curves = []
+    for run in runs:
+        steps, gap = run.curve[:, 0], run.curve[:, 2]
+        good = np.isfinite(steps) & np.isfinite(gap) & (steps > 0) & (gap > 0)
+        if good.any():
+            order = np.argsort(steps[good], kind="stable")
+            curves.append((np.log(steps[good][order]), np.log(gap[good][order])))
+    if not curves:
+        return None
+    first, last = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
+    grid = np.unique(np.concatenate([x for x, _ in curves]))
+    grid = grid[(grid >= first) & (grid <= last)]
+    if not len(grid):
+        return None
+    values = np.exp([np.interp(grid, x, y) for x, y in curves])
+    low, middle, high = np.percentile(values, [25, 50, 75], axis=0)
+    return np.exp(grid), low, middle, high, len(curves)
+
+
+def cost(board: Board) -> Figure:
+    """What a method pays for a schedule and how good it is: medians over its cells."""
+    figure = Figure(figsize=(8.5, 5.5), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    points = []
+    for method in board.methods:
+        x = over_cells(board, method, "evaluations")
+        y = over_cells(board, method, "gap")
+        if method != LIMIT and math.isfinite(x) and math.isfinite(y):
+            points.append((method, x, y))
+    paid = [x for _, x, _ in points if x > 0]
+    if paid:
+        # 0 is free: it has its own place left of the first decade.
+        axes.set_xscale("symlog", linthresh=10 ** math.floor(math.log10(min(paid))), linscale=0.5)
+    for method, x, y in points:
+        whole = len(board.cells_of(method)) == len(board.cells)
+        paint = color(board.methods, method)
+        size = 11 if method == OURS else 8
+        axes.plot(
+            x, y, "o", color=paint, markerfacecolor=paint if whole else "white", markersize=size, zorder=3
+        )
+    log_axis(axes, "y")
+    axes.margins(x=0.08, y=0.08)
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.set_xlabel("network evaluations to find the schedule")
+    axes.set_ylabel("gap to the limit, median over cells")
+    axes.set_title("Hollow: not in every cell", fontsize=9, loc="right")
+    axes.grid(alpha=0.25)
+    label(figure, axes, [(x, y) for _, x, y in points], [title(m) for m, _, _ in points])
+    return figure
+
+
+def label(
+    figure: Figure, axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[str], size: float = 9
+) -> None:
+    """Write a name beside every point so that no two names, and no name and point, overlap.
+
+    Places around the point are tried from near to far; a name that ends up far off gets a line.
+    """
+    figure.canvas.draw()  # the layout and the limits, which the places depend on
+    scale = figure.dpi / 72
+    spots = axes.transData.transform(np.asarray(points, float).reshape(-1, 2))
+    taken = [Bbox.from_bounds(x - 6 * scale, y - 6 * scale, 12 * scale, 12 * scale) for x, y in spots]
+    frame = axes.get_window_extent()
+    for i in np.argsort(-spots[:, 1]):
+        text = axes.annotate(names[i], points[i], fontsize=size)
+        box = text.get_window_extent()
+        text.remove()
+        width, height = box.width, box.height
+        places = [
+            (radius * math.cos(angle), radius * math.sin(angle))
+            for radius in np.arange(9, 150, 6)
+            for angle in np.radians([0, 180, 90, -90, 30, -30, 150, -150, 60, -60, 120, -120])
+        ]
+        for dx, dy in places:
+            left = spots[i, 0] + dx * scale - (width if dx < -1 else width / 2 if abs(dx) <= 1 else 0)
+            bottom = spots[i, 1] + dy * scale - height / 2
+            spot = Bbox.from_bounds(left, bottom, width, height)
+            inside = (
+                frame.x0 <= spot.x0 and spot.x1 <= frame.x1 and frame.y0 <= spot.y0 and spot.y1 <= frame.y1
+            )
+            if inside and not any(spot.overlaps(other) for other in taken):
+                break
+        taken.append(spot)
+        far = math.hypot(dx, dy) > 16
+        axes.annotate(
+            names[i],
+            points[i],
+            xytext=((left - spots[i, 0]) / scale, (bottom - spots[i, 1]) / scale),
+            textcoords="offset points",
+            fontsize=size,
+            fontweight="bold" if names[i] == title(OURS) else "normal",
+            arrowprops={"arrowstyle": "-", "linewidth": 0.6, "color": "gray"} if far else None,
+        )
+
+
+def heat(board: Board) -> Figure:
+    """ART-RL's median gap, a row a problem and solver, a column a K."""
+    cells = board.cells_of(OURS)
+    rows = list(dict.fromkeys((c.problem, c.solver) for c in board.cells))
+    columns = sorted({c.num_steps for c in board.cells})
+    table = np.full((len(rows), len(columns)), np.nan)
+    for c in cells:
+        middle = np.median(board.gaps(c, OURS))
+        table[rows.index((c.problem, c.solver)), columns.index(c.num_steps)] = middle
+    figure = Figure(
+        figsize=(3.2 + 0.85 * len(columns), 1.2 + 0.36 * len(rows)), dpi=DPI, layout="constrained"
+    )
+    axes = figure.subplots()
+    # From the limit (a little below counts as it) to 1.5, where everything is bad.
+    norm = LogNorm(1, 1.5, clip=True)
+    shades = colormaps["YlOrRd"]
+    image = axes.imshow(np.ma.masked_invalid(table), cmap=shades, norm=norm, aspect="auto")
+    for (i, j), value in np.ndenumerate(table):
+        text = "-" if math.isnan(value) else number(value)
+        dark = not math.isnan(value) and norm(value) > 0.6
+        axes.text(j, i, text, ha="center", va="center", fontsize=9, color="white" if dark else "black")
+    axes.set_xticks(range(len(columns)), [f"K = {k}" for k in columns])
+    axes.set_yticks(range(len(rows)), [f"{problem}, {solver}" for problem, solver in rows])
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, extend="max", label="ART-RL's median gap", aspect=25)
+    bar.ax.yaxis.set_minor_locator(NullLocator())
+    bar.set_ticks([1, 1.05, 1.1, 1.2, 1.5], labels=["1", "1.05", "1.1", "1.2", "1.5"])
+    return figure
+
+
+def steps(board: Board) -> Figure:
+    """Median gap against K: a row a problem, a column a solver."""
+    solvers = list(dict.fromkeys(c.solver for c in board.cells))
+    problems = board.problems
+    figure = Figure(
+        figsize=(1.2 + 2.7 * len(solvers), 1.0 + 2.1 * len(problems)), dpi=DPI, layout="constrained"
+    )
+    panels = figure.subplots(len(problems), len(solvers), squeeze=False, sharex=True, sharey="row")
+    known = [m for m in STEPS_METHODS if m in board.methods]
+    handles = {}
+    for i, problem in enumerate(problems):
+        for j, solver in enumerate(solvers):
+            axes = panels[i, j]
+            cells = [c for c in board.cells if (c.problem, c.solver) == (problem, solver)]
+            if not cells:
+                axes.set_axis_off()
+                continue
+            for method in known:
+                there = [c for c in cells if (c, method) in board.runs]
+                middle = [float(np.median(board.gaps(c, method))) for c in there]
+                ours = method == OURS
+                (handles[method],) = axes.plot(
+                    [c.num_steps for c in there],
+                    middle,
+                    "o-",
+                    color=color(board.methods, method),
+                    linewidth=2.2 if ours else 1.1,
+                    markersize=4 if ours else 2.5,
+                    zorder=4 if ours else 2,
+                )
+            axes.axhline(1, color="black", linewidth=0.7)
+            axes.set_xscale("log")
+            log_axis(axes, "y")
+            axes.grid(alpha=0.25)
+            if i == 0 or not any(c.solver == solver for c in board.cells if c.problem == problems[0]):
+                axes.set_title(solver)
+            if j == 0:
+                axes.set_ylabel(f"{problem}\ngap")
+    ticks = sorted({c.num_steps for c in board.cells})
+    for axes in panels[-1]:
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(ticks, [str(k) for k in ticks])
+        axes.set_xlabel("K")
+    figure.legend(
+        [handles[m] for m in known if m in handles],
+        [title(m) for m in known if m in handles],
+        loc="outside lower center",
+        ncols=min(6, len(known)),
+        frameon=False,
+    )
+    return figure
+
+
+def log_axis(axes: Axes, which: str) -> None:
+    """A log axis with plain numbers, also where it spans less than a decade."""
+    if which == "x":
+        axes.set_xscale("log")
+    else:
+        axes.set_yscale("log")
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    low, high = sorted(axis.get_view_interval())
+    if high / low > 30:
+        axis.set_major_locator(LogLocator(subs=(1, 3)))
+    elif high / low > 3:
+        axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    else:
+        axis.set_major_locator(LogLocator(subs=(1, 1.05, 1.1, 1.2, 1.3, 1.5, 2, 2.5, 3, 5, 7)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -1,0 +1,422 @@
+"""Statistics, figures and tables of the leaderboard, from the records that its methods left.
+
+    python benchmarks/report.py
+    python benchmarks/report.py --records some.jsonl --out elsewhere
+
+Writes ``results.md`` (only between its ``<!-- table:NAME -->`` and ``<!-- end -->`` marks: the text around them is
+kept), ``leaderboard.csv``, ``leaderboard_cells.csv`` and ``figures/*.png`` into --out.
+
+A record is a line of JSON: problem, solver, num_steps, nfe, method, seed, error, gap, evaluations, seconds and
+perhaps env_steps and curve, a list of [env_steps, evaluations, gap]. A cell is a problem, a solver and num_steps. If
+a cell, method and seed come twice, the later line counts. A line ``{"header": {...}}`` says how records were made.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+import board_figures as figures  # noqa: E402
+import robust  # noqa: E402
+from board import (  # noqa: E402
+    ANALYTIC_BAR,
+    IMPROVEMENT_STEPS,
+    LEAST_IMPROVEMENT,
+    LIMIT,
+    NETWORK_BAR,
+    OURS,
+    Board,
+    Cell,
+    Doubt,
+    Interval,
+    Summary,
+    amount,
+    bar,
+    doubts,
+    high_gaps,
+    is_search,
+    median,
+    number,
+    read,
+    summarize,
+    title,
+)
+
+from art_env.cli import run_command  # noqa: E402
+from art_env.files import atomic_path, write_text  # noqa: E402
+
+START, END = "<!-- table:{} -->", "<!-- end -->"
+TEMPLATE = """# Leaderboard
+
+Gap: error of a schedule / error of the best schedule there is for this problem, solver and number of steps K (the
+limit), on held-out noises; 1 is perfect. A cell is a problem, a solver and a K. The text between the marks is written
+by `python benchmarks/report.py`.
+
+<!-- table:records -->
+<!-- end -->
+
+## Over all cells
+
+Interquartile mean of the gap over cells and seeds, with the 95% bootstrap interval (runs resampled within each cell;
+a method with one run a cell has none), as in [Agarwal et al. 2021](https://arxiv.org/abs/2108.13264). P(ART-RL is
+better): the probability that a run of ART-RL has a lower gap than a run of the method, mean over the cells that both
+have; a tie is half. Evaluations of the network and seconds to find the schedule: medians over cells.
+
+<!-- table:iqm -->
+<!-- end -->
+
+![Interquartile mean of the gap, by method](figures/gaps.png)
+
+![Gap against the evaluations spent to find the schedule](figures/cost.png)
+
+![Gap against environment steps](figures/efficiency.png)
+
+## Where ART-RL misses
+
+<!-- table:misses -->
+<!-- end -->
+
+![ART-RL's gap in every cell](figures/heat.png)
+
+## Seconds to find a schedule
+
+<!-- table:seconds -->
+<!-- end -->
+
+## Gap against K
+
+![Gap against K](figures/steps.png)
+"""
+
+
+@dataclass
+class Args:
+    """Read the records, print and write statistics, tables and figures."""
+
+    records: Path = ROOT / "benchmarks" / "results" / "leaderboard.jsonl"
+    """A file of JSON lines."""
+    out: Path = ROOT / "docs"
+    """Folder that gets results.md, two CSV files and figures/."""
+    curve_cells: tuple[str, ...] = ()
+    """PROBLEM:SOLVER:K of the figure of sample efficiency; default a cell a problem, that with the most curves."""
+    figures: bool = True
+    """Draw them."""
+
+
+# Tables
+
+
+def between(interval: Interval, form: str = "") -> str:
+    """`` [low, high]``, or nothing."""
+    if interval is None:
+        return ""
+    low, high = (format(v, form) if form else number(v) for v in interval)
+    return f" [{low}, {high}]"
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    """A table; the first ``left`` columns are flush left."""
+    marks = ["---"] * left + ["---:"] * (len(header) - left)
+    lines = [header, marks, *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def strong(method: str, text: str) -> str:
+    """Bold in the line of ART-RL."""
+    return f"**{text}**" if method == OURS else text
+
+
+def table_records(board: Board) -> str:
+    """How many cells and runs are in, and how they were made."""
+    records = [r for runs in board.runs.values() for r in runs]
+    ours = board.cells_of(OURS)
+    lines = [f"{len(records):,} records of {len(board.methods)} methods in {len(board.cells)} cells."]
+    for problem in board.problems:
+        cells = [c for c in board.cells if c.problem == problem]
+        solvers = ", ".join(dict.fromkeys(c.solver for c in cells))
+        steps = ", ".join(str(k) for k in sorted({c.num_steps for c in cells}))
+        lines.append(f"- {problem}: {len(cells)} cells ({solvers}; K = {steps})")
+    lines[-1] += "\n"
+    seeds = Counter(len(board.runs[c, OURS]) for c in ours)
+    text = ", ".join(f"{n} runs in {count} cells" for n, count in sorted(seeds.items(), reverse=True))
+    lines.append(f"ART-RL is in {len(ours)} of {len(board.cells)} cells{f' ({text})' if text else ''}.")
+    below = [r for r in records if r.gap < 0.9995]
+    if below:
+        least = min(below, key=lambda r: r.gap)
+        lines.append(
+            f"{len(below)} records are below the limit, the lowest {title(least.method)} with {least.gap:.4f} "
+            f"at {least.cell}: there the limit is not the best there is."
+        )
+    off = disagreements(board)
+    if off:
+        lines.append(f"**{off} records have another gap than their error / the limit's error.**")
+    for header in board.headers:
+        lines.append("\n" + "; ".join(f"{key}: {text_of(value)}" for key, value in header.items()))
+    return "\n".join(lines)
+
+
+def text_of(value: object) -> str:
+    """A header's value on one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {text_of(v)}" for k, v in value.items())
+    return ", ".join(map(text_of, value)) if isinstance(value, list) else str(value)
+
+
+def disagreements(board: Board) -> int:
+    """Records whose gap is not their error over the limit's, to a percent."""
+    count = 0
+    for (cell, _), runs in board.runs.items():
+        limit = board.runs.get((cell, LIMIT))
+        if limit:
+            count += sum(
+                math.isfinite(r.gap) and abs(r.error / limit[0].error - r.gap) > 0.01 * r.gap for r in runs
+            )
+    return count
+
+
+def table_iqm(board: Board, found: Sequence[Summary]) -> str:
+    """The methods over all cells."""
+    header = [
+        "method",
+        "cells",
+        "runs",
+        "IQM of the gap [95%]",
+        "ART-RL in the same cells",
+        "median",
+        "P(ART-RL is better) [95%]",
+        "evaluations",
+        "seconds",
+    ]
+    rows = []
+    for s in found:
+        chance = "-"
+        if not math.isnan(s.improvement):
+            chance = f"{s.improvement:.3f}" + between(s.improvement_interval, ".3f")
+        cells = [
+            title(s.method),
+            f"{s.cells} of {len(board.cells)}",
+            f"{s.runs:,}",
+            number(s.iqm) + between(s.interval),
+            number(s.ours),
+            number(s.median),
+            chance,
+            amount(s.evaluations),
+            amount(s.seconds),
+        ]
+        rows.append([strong(s.method, cell) if cell != "-" else cell for cell in cells])
+    text = markdown(header, rows)
+    if any(s.cells < len(board.cells) for s in found):
+        text += (
+            "\n\nNot every method is in every cell: compare such a row with ART-RL in the same cells only."
+        )
+    return text
+
+
+def table_gaps(board: Board, problem: str) -> str:
+    """Median gaps of one problem, a table a solver."""
+    parts = []
+    for solver in dict.fromkeys(c.solver for c in board.cells if c.problem == problem):
+        cells = [c for c in board.cells if (c.problem, c.solver) == (problem, solver)]
+        methods = [m for m in board.methods if any((c, m) in board.runs for c in cells)]
+        texts = {
+            (c, m): number(float(np.median(board.gaps(c, m)))) if (c, m) in board.runs else "-"
+            for c in cells
+            for m in methods
+        }
+        best: dict[Cell, str] = {}
+        for c in cells:
+            rivals = [m for m in methods if m != LIMIT and (c, m) in board.runs]
+            if rivals:
+                best[c] = texts[c, min(rivals, key=lambda m: float(np.median(board.gaps(c, m))))]
+        rows = []
+        for m in methods:
+            line = [
+                f"**{texts[c, m]}**" if m != LIMIT and texts[c, m] == best.get(c) else texts[c, m]
+                for c in cells
+            ]
+            rows.append([strong(m, title(m)), *line])
+        nfe = [
+            next(r.nfe for (cell, _), runs in board.runs.items() if cell == c for r in runs) for c in cells
+        ]
+        header = [f"{solver}, gap"] + [f"K = {c.num_steps} ({n})" for c, n in zip(cells, nfe, strict=True)]
+        parts.append(markdown(header, rows))
+    return "\n\n".join(parts) + "\n\nMedian over seeds; in brackets evaluations a sample; bold: the lowest."
+
+
+def table_misses(board: Board) -> str:
+    """Cells where ART-RL is above its bar, or does not surely beat a rival."""
+    ours = board.cells_of(OURS)
+    high = high_gaps(board)
+    text = f"Median gap above the bar ({ANALYTIC_BAR} on analytic problems, {NETWORK_BAR:.2f} on networks): "
+    text += f"{len(high)} of {len(ours)} cells."
+    if high:
+        rows = [
+            [
+                str(cell),
+                number(gap),
+                f"{number(float(board.gaps(cell, OURS).min()))} - {number(float(board.gaps(cell, OURS).max()))}",
+                str(len(board.gaps(cell, OURS))),
+                f"{bar(cell.problem):.2f}",
+            ]
+            for cell, gap in high
+        ]
+        text += "\n\n" + markdown(["cell", "ART-RL's gap", "min - max", "runs", "bar"], rows)
+    short = [c for c in ours if c.num_steps <= IMPROVEMENT_STEPS]
+    doubtful: dict[Cell, list[Doubt]] = {}
+    for doubt in doubts(board):
+        doubtful.setdefault(doubt.cell, []).append(doubt)
+    text += (
+        f"\n\nProbability of improvement over some rival below {LEAST_IMPROVEMENT} (K <= {IMPROVEMENT_STEPS}): "
+        f"{len(doubtful)} of {len(short)} cells."
+    )
+    if doubtful:
+        lines = []
+        for cell, several in doubtful.items():
+            several.sort(key=lambda d: d.improvement)
+            rivals = "; ".join(f"{title(d.method)} {d.improvement:.2f} ({number(d.theirs)})" for d in several)
+            lines.append([str(cell), number(several[0].ours), rivals])
+        header = ["cell", "ART-RL's gap", "rival, P(ART-RL is better), (its gap)"]
+        text += "\n\n" + markdown(header, lines)
+    return text
+
+
+def table_seconds(board: Board) -> str:
+    """Median and largest seconds of the methods that learn or search."""
+    methods = [m for m in board.methods if is_search(board, m)]
+    rows = []
+    for problem, solver in dict.fromkeys((c.problem, c.solver) for c in board.cells):
+        line = [f"{problem}, {solver}"]
+        for method in methods:
+            known = [
+                r.seconds
+                for r in board.records(method)
+                if (r.cell.problem, r.cell.solver) == (problem, solver) and not math.isnan(r.seconds)
+            ]
+            line.append(f"{amount(median(known))} ({amount(max(known))})" if known else "-")
+        rows.append(line)
+    if not methods:
+        return "No method learns or searches."
+    text = markdown(["problem, solver", *map(title, methods)], rows)
+    return text + "\n\nMedian (largest) over K and seeds."
+
+
+def tables(board: Board, found: Sequence[Summary]) -> dict[str, str]:
+    """Every generated part of results.md, by the name in its mark."""
+    parts = {
+        "records": table_records(board),
+        "iqm": table_iqm(board, found),
+        "misses": table_misses(board),
+        "seconds": table_seconds(board),
+    }
+    return {**parts, **{f"gaps:{problem}": table_gaps(board, problem) for problem in board.problems}}
+
+
+def fill(text: str, parts: dict[str, str]) -> str:
+    """Replace what is between the marks; a part whose mark is not there goes to the end, with its own heading.
+
+    Raises:
+        ValueError: a mark without its end, or one whose name is not known. Marks of problems without records are
+            emptied, since an old table would be wrong.
+    """
+    start = re.escape(START).replace(r"\{\}", r"([^\s>]+)")
+    names = re.findall(start, text)
+    blocks = re.compile(start + rf"\n((?:(?!<!-- table:)[\s\S])*?){re.escape(END)}")
+    closed = [match[1] for match in blocks.finditer(text)]
+    for name in names:
+        if closed.count(name) != names.count(name):
+            raise ValueError(f"{START.format(name)} has no {END} after it")
+        if name not in parts and not name.startswith("gaps:"):
+            raise ValueError(f"{START.format(name)}: no such table; known: {', '.join(parts)}")
+
+    def block(name: str) -> str:
+        return f"{START.format(name)}\n\n{parts.get(name, 'No records.')}\n\n{END}"
+
+    text = blocks.sub(lambda match: block(match[1]), text)
+    for name in parts:
+        if name not in names:
+            heading = name.removeprefix("gaps:")
+            text = text.rstrip("\n") + f"\n\n### {heading}\n\n{block(name)}\n"
+    return text
+
+
+def summary_csv(found: Sequence[Summary]) -> str:
+    """A line a method."""
+    header = ["method", "cells", "runs", "iqm", "iqm_low", "iqm_high", "median", "art_iqm_same_cells"]
+    header += ["improvement", "improvement_low", "improvement_high", "evaluations", "seconds"]
+    rows: list[list[object]] = []
+    for s in found:
+        low, high = s.interval or (math.nan, math.nan)
+        chances = s.improvement, *(s.improvement_interval or (math.nan, math.nan))
+        rows.append([s.method, s.cells, s.runs, s.iqm, low, high, s.median, s.ours, *chances])
+        rows[-1] += [s.evaluations, s.seconds]
+    return csv_text(header, rows)
+
+
+def cells_csv(board: Board) -> str:
+    """A line a cell and method."""
+    header = ["problem", "solver", "num_steps", "nfe", "method", "runs", "gap", "gap_min", "gap_max", "error"]
+    header += ["improvement", "evaluations", "seconds"]
+    rows: list[list[object]] = []
+    for cell in board.cells:
+        ours = board.gaps(cell, OURS)
+        for method in board.methods:
+            runs = board.runs.get((cell, method))
+            if not runs:
+                continue
+            gaps = board.gaps(cell, method)
+            chance = robust.improvement(ours, gaps) if len(ours) and method != OURS else math.nan
+            row = [*cell, runs[0].nfe, method, len(runs), np.median(gaps), gaps.min(), gaps.max()]
+            row += [median(r.error for r in runs), chance]
+            rows.append([*row, median(r.evaluations for r in runs), median(r.seconds for r in runs)])
+    return csv_text(header, rows)
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Six digits; nothing for NaN."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    for row in rows:
+        cells = [f"{v:.6g}" if isinstance(v, float) else v for v in row]
+        writer.writerow(["" if v == "nan" else v for v in cells])
+    return out.getvalue()
+
+
+def main(args: Args) -> None:
+    """Read, print, write."""
+    board = read(args.records)
+    found = summarize(board)
+    curves = figures.curve_cells(board, args.curve_cells)
+    page = args.out / "results.md"
+    parts = tables(board, found)
+    text = fill(page.read_text(encoding="utf-8") if page.is_file() else TEMPLATE, parts)
+    folder = args.out / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("records", "iqm", "misses"):
+        print(f"{parts[name]}\n")
+    write_text(page, text)
+    write_text(args.out / "leaderboard.csv", summary_csv(found))
+    write_text(args.out / "leaderboard_cells.csv", cells_csv(board))
+    print(f"wrote {page} and two CSV files")
+    if args.figures:
+        for name, figure in figures.draw(board, found, curves).items():
+            with atomic_path(folder / f"{name}.png") as path:
+                figure.savefig(path)
+            print(f"wrote {folder / name}.png")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("report.py", lambda: main(tyro.cli(Args, description=__doc__))))
