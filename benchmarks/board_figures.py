@@ -1,4 +1,8 @@
-"""Figures of the leaderboard; every function returns a matplotlib Figure."""
+"""Figures of the leaderboard; every function returns a matplotlib Figure.
+
+Axes of gaps are log scales of the distance from the limit, gap - 1, labelled with the gap: 1.01 and 1.1 are as far
+apart as 2 and 11. What is nearer than 1.001, or below the limit, is drawn at 1.001.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,34 @@ from collections.abc import Sequence
 import numpy as np
 from board import LIMIT, OURS, Board, Cell, Record, Summary, number, over_cells, title
 from matplotlib import colormaps
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import Bbox
 
 DPI = 120
 RED = "#c8102e"
+COLORS = {
+    OURS: RED,
+    "uniform": "#9a9a9a",
+    "log_snr": "#b8860b",
+    "cosine": "#c9b037",
+    "arctan": "#8c6d31",
+    "edm": "#1f4e9e",
+    "edm_tuned": "#5b9bd5",
+    "closed_form": "#2e7d32",
+    "gits": "#7b1fa2",
+    "sdm": "#c2185b",
+    "dmn": "#6d4c41",
+    "dp": "#8bc34a",
+    "cma": "#00838f",
+    "ppo": "#ef6c00",
+    "sac": "#3949ab",
+}
+NEAREST = 1e-3
+GAP_TICKS = (1.001, 1.003, 1.01, 1.03, 1.1, 1.3, 2, 4, 10, 30, 100, 300, 1000, 3000, 10000)
 LEARNERS = ("art", "ppo", "sac")
 STEPS_METHODS = (
     "uniform",
@@ -45,14 +69,12 @@ def draw(board: Board, found: Sequence[Summary], curves: Sequence[Cell]) -> dict
     return figures
 
 
-def color(board_methods: Sequence[str], method: str) -> tuple[float, ...] | str:
-    """One of a method's own, the same in every figure of a board; ART-RL's is red."""
-    if method == OURS:
-        return RED
-    others = [m for m in board_methods if m not in (OURS, LIMIT)]
-    # tab20 without its reds.
-    palette = [c for i, c in enumerate(colormaps["tab20"].colors) if i not in (6, 7)]  # type: ignore[attr-defined]
-    palette = palette[::2] + palette[1::2]
+def color(methods: Sequence[str], method: str) -> tuple[float, ...] | str:
+    """A method's own, the same in every figure of a board; ART-RL's is red."""
+    if method in COLORS:
+        return COLORS[method]
+    others = [m for m in methods if m not in COLORS and m != LIMIT]
+    palette = colormaps["Dark2"].colors  # type: ignore[attr-defined]
     return palette[others.index(method) % len(palette)]
 
 
@@ -63,12 +85,18 @@ def gaps(found: Sequence[Summary], num_cells: int) -> Figure:
     axes = figure.subplots()
     for y, s in enumerate(rows):
         paint = RED if s.method == OURS else "#33618f"
-        axes.plot([1, s.iqm], [y, y], color=paint, alpha=0.25, linewidth=5, solid_capstyle="butt")
+        axes.plot([1, s.iqm], [y, y], ":", color=paint, alpha=0.6, linewidth=1)
         if s.interval is not None:
-            axes.plot(s.interval, [y, y], color=paint, linewidth=2)
+            axes.plot(
+                drawn(s.interval), [y, y], "|-", color=paint, linewidth=2, markersize=12, markeredgewidth=1.5
+            )
         whole = s.cells == num_cells
-        axes.plot(s.iqm, y, "o", color=paint, markerfacecolor=paint if whole else "white", markersize=7)
-        right = max(s.iqm, s.interval[1] if s.interval and math.isfinite(s.interval[1]) else s.iqm)
+        axes.plot(
+            drawn(s.iqm), y, "o", color=paint, markerfacecolor=paint if whole else "white", markersize=7
+        )
+        right = max(
+            1 + NEAREST, s.iqm, s.interval[1] if s.interval and math.isfinite(s.interval[1]) else s.iqm
+        )
         text = number(s.iqm) if whole else f"{number(s.iqm)}  ({s.cells} of {num_cells} cells)"
         axes.annotate(
             text, (right, y), xytext=(8, 0), textcoords="offset points", va="center", fontsize=9, color=paint
@@ -77,10 +105,10 @@ def gaps(found: Sequence[Summary], num_cells: int) -> Figure:
     for label, s in zip(axes.get_yticklabels(), rows, strict=True):
         label.set_fontweight("bold" if s.method == OURS else "normal")
     axes.invert_yaxis()
-    axes.axvline(1, color="black", linewidth=0.8)
-    log_axis(axes, "x")
-    low, high = axes.get_xlim()
-    axes.set_xlim(low, high * (high / low) ** 0.25)  # room for the numbers
+    ends = [v for s in rows for v in (s.iqm, *(s.interval or ())) if math.isfinite(v)]
+    low, high = gap_axis(axes, "x", ends)
+    # Room for the numbers.
+    axes.set_xlim(low, 1 + (high - 1) * ((high - 1) / (low - 1)) ** 0.3)
     axes.set_xlabel("gap to the limit, interquartile mean over cells and seeds, 95% interval")
     axes.grid(axis="x", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
@@ -123,36 +151,54 @@ def efficiency(board: Board, cells: Sequence[Cell]) -> Figure:
     figure = Figure(figsize=(1.5 + 4.2 * columns, 0.6 + 3.3 * rows), dpi=DPI, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False)
     for axes, cell in zip(panels.flat, cells, strict=False):
+        shown: list[float] = []
         for method in LEARNERS:
             band = curve_band(board.runs.get((cell, method), []))
             if band is None:
                 continue
-            x, low, middle, high, runs = band
+            x, low, middle, high = band
+            shown += [float(low.min()), float(high.max())]
             paint = color(board.methods, method)
-            axes.plot(x, middle, color=paint, linewidth=2, label=f"{title(method)} ({runs})")
-            axes.fill_between(x, low, high, color=paint, alpha=0.2, linewidth=0)
+            axes.plot(x, drawn(middle), color=paint, linewidth=2, label=title(method))
+            axes.fill_between(x, drawn(low), drawn(high), color=paint, alpha=0.2, linewidth=0)
         for method, style in zip(LINES, ("--", "-.", ":"), strict=True):
             known = board.gaps(cell, method)
             if len(known) and math.isfinite(known[0]):
                 paint = color(board.methods, method)
                 axes.axhline(
-                    np.median(known), color=paint, linestyle=style, linewidth=1.2, label=title(method)
+                    float(drawn(np.median(known))),
+                    color=paint,
+                    linestyle=style,
+                    linewidth=1.2,
+                    label=title(method),
                 )
+            shown += list(known) if len(known) and math.isfinite(known[0]) else []
         axes.set_xscale("log")
-        log_axis(axes, "y")
+        gap_axis(axes, "y", shown)
         axes.set_title(f"{cell.problem}, {cell.solver}, K = {cell.num_steps}")
         axes.set(xlabel="environment steps", ylabel="gap to the limit")
         axes.grid(alpha=0.25)
-        axes.legend(fontsize=8, frameon=False)
     for axes in panels.flat[len(cells) :]:
         axes.set_visible(False)
+    handles: dict[str, Artist] = {}
+    for axes in panels.flat:
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(name, handle)
+    names = [title(m) for m in (*LEARNERS, *LINES) if title(m) in handles]
+    figure.legend(
+        [handles[name] for name in names],
+        names,
+        loc="outside lower center",
+        ncols=len(names) if columns > 1 else 2,
+        frameon=False,
+    )
     return figure
 
 
 def curve_band(
     runs: Sequence[Record],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int] | None:
-    """Env steps, quartiles of the gap and the number of runs; between its points a curve is linear in log-log.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
+    """Env steps and the quartiles of the gap; between its points a curve is linear in log-log.
 
     Only where every run has points: a run that stopped early must not be drawn on.
     """
@@ -172,7 +218,7 @@ def curve_band(
         return None
     values = np.exp([np.interp(grid, x, y) for x, y in curves])
     low, middle, high = np.percentile(values, [25, 50, 75], axis=0)
-    return np.exp(grid), low, middle, high, len(curves)
+    return np.exp(grid), low, middle, high
 
 
 def cost(board: Board) -> Figure:
@@ -184,7 +230,7 @@ def cost(board: Board) -> Figure:
         x = over_cells(board, method, "evaluations")
         y = over_cells(board, method, "gap")
         if method != LIMIT and math.isfinite(x) and math.isfinite(y):
-            points.append((method, x, y))
+            points.append((method, x, float(drawn(y))))
     paid = [x for _, x, _ in points if x > 0]
     if paid:
         # 0 is free: it has its own place left of the first decade.
@@ -196,9 +242,8 @@ def cost(board: Board) -> Figure:
         axes.plot(
             x, y, "o", color=paint, markerfacecolor=paint if whole else "white", markersize=size, zorder=3
         )
-    log_axis(axes, "y")
-    axes.margins(x=0.08, y=0.08)
-    axes.axhline(1, color="black", linewidth=0.8)
+    gap_axis(axes, "y", [y for _, _, y in points])
+    axes.margins(x=0.08)
     axes.set_xlabel("network evaluations to find the schedule")
     axes.set_ylabel("gap to the limit, median over cells")
     axes.set_title("Hollow: not in every cell", fontsize=9, loc="right")
@@ -220,7 +265,8 @@ def label(
     taken = [Bbox.from_bounds(x - 6 * scale, y - 6 * scale, 12 * scale, 12 * scale) for x, y in spots]
     frame = axes.get_window_extent()
     for i in np.argsort(-spots[:, 1]):
-        text = axes.annotate(names[i], points[i], fontsize=size)
+        weight = "bold" if names[i] == title(OURS) else "normal"
+        text = axes.annotate(names[i], points[i], fontsize=size, fontweight=weight)
         box = text.get_window_extent()
         text.remove()
         width, height = box.width, box.height
@@ -246,7 +292,7 @@ def label(
             xytext=((left - spots[i, 0]) / scale, (bottom - spots[i, 1]) / scale),
             textcoords="offset points",
             fontsize=size,
-            fontweight="bold" if names[i] == title(OURS) else "normal",
+            fontweight=weight,
             arrowprops={"arrowstyle": "-", "linewidth": 0.6, "color": "gray"} if far else None,
         )
 
@@ -264,22 +310,22 @@ def heat(board: Board) -> Figure:
         figsize=(3.2 + 0.85 * len(columns), 1.2 + 0.36 * len(rows)), dpi=DPI, layout="constrained"
     )
     axes = figure.subplots()
-    # From the limit (a little below counts as it) to 1.5, where everything is bad.
-    norm = LogNorm(1, 1.5, clip=True)
-    shades = colormaps["YlOrRd"]
-    image = axes.imshow(np.ma.masked_invalid(table), cmap=shades, norm=norm, aspect="auto")
+    norm = LogNorm(0.003, 1, clip=True)
+    excess = np.ma.masked_invalid(np.clip(table - 1, NEAREST, None))
+    image = axes.imshow(excess, cmap=colormaps["YlOrRd"], norm=norm, aspect="auto")
     for (i, j), value in np.ndenumerate(table):
         text = "-" if math.isnan(value) else number(value)
-        dark = not math.isnan(value) and norm(value) > 0.6
+        dark = value > 1.15
         axes.text(j, i, text, ha="center", va="center", fontsize=9, color="white" if dark else "black")
     axes.set_xticks(range(len(columns)), [f"K = {k}" for k in columns])
     axes.set_yticks(range(len(rows)), [f"{problem}, {solver}" for problem, solver in rows])
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    bar = figure.colorbar(image, ax=axes, extend="max", label="ART-RL's median gap", aspect=25)
+    bar = figure.colorbar(image, ax=axes, extend="both", label="ART-RL's median gap", aspect=25)
     bar.ax.yaxis.set_minor_locator(NullLocator())
-    bar.set_ticks([1, 1.05, 1.1, 1.2, 1.5], labels=["1", "1.05", "1.1", "1.2", "1.5"])
+    ticks = [tick for tick in GAP_TICKS if 1.003 <= tick <= 2]
+    bar.set_ticks([tick - 1 for tick in ticks], labels=[f"{tick:g}" for tick in ticks])
     return figure
 
 
@@ -290,10 +336,13 @@ def steps(board: Board) -> Figure:
     figure = Figure(
         figsize=(1.2 + 2.7 * len(solvers), 1.0 + 2.1 * len(problems)), dpi=DPI, layout="constrained"
     )
-    panels = figure.subplots(len(problems), len(solvers), squeeze=False, sharex=True, sharey="row")
+    panels = figure.subplots(len(problems), len(solvers), squeeze=False, sharex=True)
     known = [m for m in STEPS_METHODS if m in board.methods]
+    ticks = sorted({c.num_steps for c in board.cells})
+    panelled = {(c.problem, c.solver) for c in board.cells}
     handles = {}
     for i, problem in enumerate(problems):
+        shown: list[float] = []
         for j, solver in enumerate(solvers):
             axes = panels[i, j]
             cells = [c for c in board.cells if (c.problem, c.solver) == (problem, solver)]
@@ -303,29 +352,32 @@ def steps(board: Board) -> Figure:
             for method in known:
                 there = [c for c in cells if (c, method) in board.runs]
                 middle = [float(np.median(board.gaps(c, method))) for c in there]
+                shown += [v for v in middle if math.isfinite(v)]
                 ours = method == OURS
                 (handles[method],) = axes.plot(
                     [c.num_steps for c in there],
-                    middle,
+                    drawn(middle),
                     "o-",
                     color=color(board.methods, method),
                     linewidth=2.2 if ours else 1.1,
                     markersize=4 if ours else 2.5,
                     zorder=4 if ours else 2,
                 )
-            axes.axhline(1, color="black", linewidth=0.7)
             axes.set_xscale("log")
-            log_axis(axes, "y")
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.set_xticks(ticks, [str(k) for k in ticks])
             axes.grid(alpha=0.25)
-            if i == 0 or not any(c.solver == solver for c in board.cells if c.problem == problems[0]):
-                axes.set_title(solver)
-            if j == 0:
-                axes.set_ylabel(f"{problem}\ngap")
-    ticks = sorted({c.num_steps for c in board.cells})
-    for axes in panels[-1]:
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticks(ticks, [str(k) for k in ticks])
-        axes.set_xlabel("K")
+            axes.tick_params(labelleft=False, labelbottom=False)
+        row = [panels[i, j] for j, solver in enumerate(solvers) if (problem, solver) in panelled]
+        for axes in row:
+            gap_axis(axes, "y", shown)
+        row[0].tick_params(labelleft=True)
+        row[0].set_ylabel(f"{problem}\ngap")
+    for j, solver in enumerate(solvers):
+        column = [i for i, problem in enumerate(problems) if (problem, solver) in panelled]
+        panels[column[0], j].set_title(solver)
+        panels[column[-1], j].tick_params(labelbottom=True)
+        panels[column[-1], j].set_xlabel("K")
     figure.legend(
         [handles[m] for m in known if m in handles],
         [title(m) for m in known if m in handles],
@@ -336,19 +388,28 @@ def steps(board: Board) -> Figure:
     return figure
 
 
-def log_axis(axes: Axes, which: str) -> None:
-    """A log axis with plain numbers, also where it spans less than a decade."""
-    if which == "x":
-        axes.set_xscale("log")
-    else:
-        axes.set_yscale("log")
+def gap_axis(axes: Axes, which: str, values: Sequence[float]) -> tuple[float, float]:
+    """Make an axis one of gaps, wide enough for ``values``; its ends."""
     axis = axes.xaxis if which == "x" else axes.yaxis
-    low, high = sorted(axis.get_view_interval())
-    if high / low > 30:
-        axis.set_major_locator(LogLocator(subs=(1, 3)))
-    elif high / low > 3:
-        axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    distances = np.clip(np.array([v for v in values if math.isfinite(v)] or [2.0]) - 1, NEAREST, None)
+    room = (distances.max() / distances.min()) ** 0.06 * 1.1
+    ends = 1 + float(distances.min() / room), 1 + float(distances.max() * room)
+    functions = (
+        lambda gap: np.log10(np.clip(np.asarray(gap, float) - 1, NEAREST / 10, None)),
+        lambda place: 1 + 10.0 ** np.asarray(place, float),
+    )
+    if which == "x":
+        axes.set_xscale("function", functions=functions)
+        axes.set_xlim(ends)
     else:
-        axis.set_major_locator(LogLocator(subs=(1, 1.05, 1.1, 1.2, 1.3, 1.5, 2, 2.5, 3, 5, 7)))
+        axes.set_yscale("function", functions=functions)
+        axes.set_ylim(ends)
+    axis.set_major_locator(FixedLocator([t for t in GAP_TICKS if ends[0] <= t <= ends[1]]))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    return ends
+
+
+def drawn(values: object) -> np.ndarray:
+    """Gaps where a figure can show them."""
+    return np.clip(np.asarray(values, float), 1 + NEAREST, None)

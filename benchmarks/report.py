@@ -63,7 +63,8 @@ TEMPLATE = """# Leaderboard
 
 Gap: error of a schedule / error of the best schedule there is for this problem, solver and number of steps K (the
 limit), on held-out noises; 1 is perfect. A cell is a problem, a solver and a K. The text between the marks is written
-by `python benchmarks/report.py`.
+by `python benchmarks/report.py`. In the figures the scale of a gap is the logarithm of gap - 1; what is nearer to the
+limit than 1.001 is drawn at 1.001.
 
 <!-- table:records -->
 <!-- end -->

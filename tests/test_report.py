@@ -1,0 +1,277 @@
+"""The report of the leaderboard, on small records made by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import board  # noqa: E402
+import board_figures  # noqa: E402
+import report  # noqa: E402
+
+
+def _record(method: str, gap: float, seed: int = 0, cell: str = "mixture-1d:heun:5", **more: object) -> dict:
+    problem, solver, K = cell.split(":")
+    fields = {"problem": problem, "solver": solver, "num_steps": int(K), "nfe": 2 * int(K) - 1}
+    fields |= {"method": method, "seed": seed, "error": 0.1 * gap, "gap": gap}
+    return {**fields, "evaluations": 1000, "seconds": 2.0, **more}
+
+
+def _write(path: Path, records: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    return path
+
+
+@pytest.fixture
+def read(tmp_path):
+    return lambda records: board.read(_write(tmp_path / "records.jsonl", records))
+
+
+def _curve(gap: float) -> list[list[float]]:
+    return [[0, 0, 50.0], [100, 200, 3 * gap], [200, 400, 2 * gap], [400, 800, gap]]
+
+
+def _small() -> list[dict]:
+    """Two cells; ART-RL with four seeds, PPO in one cell only, a method that nobody knows."""
+    records = [{"header": {"command": "make it", "versions": {"numpy": "2"}}}]
+    for cell, shift in (("mixture-1d:heun:5", 0.0), ("digits:euler:3", 0.1)):
+        records += [_record("limit", 1.0, cell=cell), _record("edm", 5 + shift, cell=cell)]
+        records += [_record("new one", 1.025 + shift, cell=cell, evaluations=0)]
+        for seed, gap in enumerate((1.01, 1.02, 1.03, 1.04)):
+            more = {"env_steps": 400, "curve": _curve(gap + shift)}
+            records.append(_record("art", gap + shift, seed, cell, evaluations=3_100_000, **more))
+    return records + [_record("ppo", gap, seed) for seed, gap in enumerate((1.02, 1.5))]
+
+
+def _page(folder: Path) -> str:
+    return (folder / "results.md").read_text()
+
+
+def _block(text: str, name: str) -> str:
+    return text.split(f"<!-- table:{name} -->")[1].split("<!-- end -->")[0].strip()
+
+
+def _run(records: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "benchmarks/report.py", "--records", str(records), "--out", str(out), *more]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=env)
+
+
+def test_summary(read):
+    found = {s.method: s for s in board.summarize(read(_small()))}
+    art, edm, ppo, new = (found[m] for m in ("art", "edm", "ppo", "new one"))
+    # Middle half of 1.01 1.02 1.03 1.04 1.11 1.12 1.13 1.14.
+    assert art.iqm == pytest.approx((1.03 + 1.04 + 1.11 + 1.12) / 4)
+    assert art.median == pytest.approx((1.025 + 1.125) / 2)
+    assert art.interval is not None
+    assert art.interval[0] < art.iqm < art.interval[1]
+    assert math.isnan(art.improvement)
+    assert (edm.improvement, edm.interval, edm.iqm) == (1.0, None, pytest.approx(5.05))
+    assert new.improvement == pytest.approx(0.5)
+    assert (new.evaluations, art.evaluations, new.seconds) == (0, 3_100_000, 2.0)
+    # Only in the first cell: 1.02 loses to one, ties with one; 1.5 loses to all four.
+    assert (ppo.cells, ppo.runs) == (1, 2)
+    assert ppo.improvement == pytest.approx((1 + 0.5 + 4) / 8)
+    assert ppo.ours == pytest.approx((1.02 + 1.03) / 2)
+    assert min(found.values(), key=lambda s: s.iqm).method == next(iter(found)) == "limit"
+
+
+def test_misses(read):
+    records = [_record("limit", 1.0)]
+    records += [_record("art", gap, s) for s, gap in enumerate((1.04, 1.06, 1.07))]  # median above 1.05
+    records += [_record("art", 1.06, s, "digits:heun:5") for s in range(3)]  # below 1.10
+    records += [_record("art", 1.11, 0, "photos:heun:18"), _record("dp", 1.0, 0, "photos:heun:18")]
+    records += [_record("edm", 1.065, 0), _record("dp", 1.2, 0), _record("cma", 1.06, 0, "digits:heun:5")]
+    made = read(records)
+    assert [(str(c), g) for c, g in board.high_gaps(made)] == [
+        ("mixture-1d, heun, 5", 1.06),
+        ("photos, heun, 18", 1.11),
+    ]
+    # dp is beaten by all; the limit and K = 18 are left out.
+    assert [(str(d.cell), d.method, d.ours, d.theirs) for d in board.doubts(made)] == [
+        ("digits, heun, 5", "cma", 1.06, 1.06),
+        ("mixture-1d, heun, 5", "edm", 1.06, 1.065),
+    ]
+    assert [d.improvement for d in board.doubts(made)] == pytest.approx([0.5, 2 / 3])
+    text = report.table_misses(made)
+    assert "2 of 3 cells" in text
+    assert "| mixture-1d, heun, 5 | 1.060 | 1.040 - 1.070 | 3 | 1.05 |" in text
+    assert "2 of 2 cells" in text
+    assert "EDM (rho = 7) 0.67 (1.065)" in text
+
+
+def test_tables(read):
+    made = read(_small())
+    parts = report.tables(made, board.summarize(made))
+    assert set(parts) == {"records", "iqm", "misses", "seconds", "gaps:mixture-1d", "gaps:digits"}
+    assert "16 records of 5 methods in 2 cells." in parts["records"]
+    assert "command: make it; versions: numpy 2" in parts["records"]
+    assert "| PPO | 1 of 2 | 2 | 1.260" in parts["iqm"]
+    assert "Not every method is in every cell" in parts["iqm"]
+    assert "| heun, gap | K = 5 (9) |" in parts["gaps:mixture-1d"]
+    assert "| **ART-RL** | **1.025** |" in parts["gaps:mixture-1d"]
+    assert "| EDM (rho = 7) | 5.00 |" in parts["gaps:mixture-1d"]
+    assert "PPO" not in parts["gaps:digits"]
+    assert "| problem, solver | ART-RL | PPO |" in parts["seconds"]
+    assert "| digits, euler | 2 (2) | - |" in parts["seconds"]
+
+
+def test_later_lines_count_and_doubtful_gaps_are_told(read):
+    made = read([_record("edm", 3.0), _record("limit", 1.0), _record("edm", 2.0), _record("dp", 0.9)])
+    assert made.gaps(board.Cell("mixture-1d", "heun", 5), "edm").tolist() == [2.0]
+    text = report.table_records(made)
+    assert "1 records are below the limit, the lowest dynamic programming with 0.9000" in text
+    assert "ART-RL is in 0 of 1 cells" in text
+    assert "another gap than" not in text
+    stale = read([_record("limit", 1.0), _record("edm", 2.0, error=0.3)])
+    assert "**1 records have another gap" in report.table_records(stale)
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("{broken", "line 3"),
+        (json.dumps({"problem": "digits"}), "line 3: a record without solver, num_steps"),
+        (json.dumps(_record("edm", -1.0)), "line 3: gap = -1.0"),
+        (json.dumps(_record("edm", 2.0, curve=[[1, 2]])), "line 3: curve"),
+        (json.dumps(_record("edm", 2.0, error="much")), "line 3: could not convert"),
+        ("[1]", "line 3: a record is an object"),
+    ],
+)
+def test_a_broken_line_is_named(tmp_path, line, why):
+    path = _write(tmp_path / "records.jsonl", [_record("edm", 2.0)])
+    path.write_text(path.read_text() + "\n" + line + "\n")
+    with pytest.raises(ValueError, match=why):
+        board.read(path)
+
+
+def test_nothing_to_report(tmp_path):
+    with pytest.raises(ValueError, match="no records"):
+        board.read(_write(tmp_path / "records.jsonl", [{"header": {}}]))
+
+
+def test_only_the_text_between_marks_changes():
+    page = "Mine \\1.\n<!-- table:iqm -->\nold\n<!-- end -->\nAlso mine.\n"
+    page += "<!-- table:gaps:gone -->\nold\n<!-- end -->\n"
+    filled = report.fill(page, {"iqm": r"new \1", "seconds": "s"})
+    assert filled.startswith("Mine \\1.\n<!-- table:iqm -->\n\nnew \\1\n\n<!-- end -->\nAlso mine.\n")
+    assert "old" not in filled
+    assert _block(filled, "gaps:gone") == "No records."
+    assert filled.endswith("### seconds\n\n<!-- table:seconds -->\n\ns\n\n<!-- end -->\n")
+    assert report.fill(filled, {"iqm": r"new \1", "seconds": "s"}) == filled
+
+
+def test_marks_that_are_wrong():
+    with pytest.raises(ValueError, match="no <!-- end -->"):
+        report.fill("<!-- table:iqm -->\n<!-- table:misses -->\n<!-- end -->\n", {"iqm": "", "misses": ""})
+    with pytest.raises(ValueError, match="no such table; known: iqm"):
+        report.fill("<!-- table:igm -->\n<!-- end -->\n", {"iqm": ""})
+
+
+def test_numbers():
+    assert [report.number(v) for v in (1.0004, 2.345, 12.34, 1234.5, math.nan, math.inf)] == [
+        "1.000",
+        "2.35",
+        "12.3",
+        "1,234",
+        "-",
+        "inf",
+    ]
+    assert [report.amount(v) for v in (0, 850, 12_345, 999_999, 3.1e6, math.nan)] == [
+        "0",
+        "850",
+        "12.3k",
+        "1M",
+        "3.1M",
+        "-",
+    ]
+
+
+def test_curve_band(read):
+    made = read([_record("art", g, s, curve=_curve(g)) for s, g in enumerate((1.0, 2.0, 4.0))])
+    band = board_figures.curve_band(made.records("art"))
+    assert band is not None
+    x, low, middle, high = band
+    # The point at 0 has no place on a log axis.
+    np.testing.assert_allclose(x, [100, 200, 400])
+    np.testing.assert_allclose(middle, [6, 4, 2])
+    np.testing.assert_allclose(low, [4.5, 3, 1.5])
+    np.testing.assert_allclose(high, [9, 6, 3])
+    assert board_figures.curve_band(read([_record("art", 1.1, curve=None)]).records("art")) is None
+
+
+def test_curve_cells(read):
+    made = read(_small())
+    cells = [board.Cell("digits", "euler", 3), board.Cell("mixture-1d", "heun", 5)]
+    assert board_figures.curve_cells(made) == cells
+    assert board_figures.curve_cells(made, ["mixture-1d:heun:5"]) == cells[1:]
+    with pytest.raises(ValueError, match="no learning curves for 'digits:heun:5'; there are: digits:euler:3"):
+        board_figures.curve_cells(made, ["digits:heun:5"])
+
+
+def test_names_in_the_figure_of_cost_do_not_overlap(read):
+    records = [_record(f"method {i}", 2 + 0.001 * i, evaluations=10_000 + 10 * i) for i in range(12)]
+    figure = board_figures.cost(read([*records, _record("edm", 3, evaluations=0)]))
+    figure.canvas.draw()
+    # Text alone: an annotation's own extent has its line in it.
+    boxes = [super(type(t), t).get_window_extent() for t in figure.axes[0].texts]
+    assert len(boxes) == 13
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_missing_and_infinite_values(tmp_path):
+    records = [_record("edm", math.inf, error=math.inf), _record("art", 1.2, evaluations=None, seconds=None)]
+    records += [_record("uniform", 40.0, 0, "gaussian-1d:euler:2")]
+    report.main(report.Args(_write(tmp_path / "r.jsonl", records), tmp_path))
+    text = _page(tmp_path)
+    assert "| EDM (rho = 7) | 1 of 2 | 1 | inf | 1.200 | inf | 1.000 | 1k | 2 |" in text
+    assert "ART-RL is in 1 of 2 cells (1 runs in 1 cells)." in text
+    assert not (tmp_path / "figures" / "efficiency.png").exists()
+
+
+def test_command_line(tmp_path):
+    records = _write(tmp_path / "records.jsonl", _small())
+    done = _run(records, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "| **ART-RL** |" in done.stdout
+    text = _page(tmp_path)
+    for name in ("gaps", "cost", "heat", "steps", "efficiency"):
+        assert (tmp_path / "figures" / f"{name}.png").stat().st_size > 5000
+        assert f"(figures/{name}.png)" in text
+    with (tmp_path / "leaderboard.csv").open(newline="") as file:
+        lines = {line["method"]: line for line in csv.DictReader(file)}
+    assert float(lines["art"]["iqm"]) == pytest.approx(1.075)
+    assert (lines["edm"]["iqm_low"], lines["edm"]["improvement"], lines["ppo"]["cells"]) == ("", "1", "1")
+    with (tmp_path / "leaderboard_cells.csv").open(newline="") as file:
+        cells = {(line["problem"], line["method"]): line for line in csv.DictReader(file)}
+    assert len(cells) == 9
+    assert cells["digits", "art"]["gap"] == "1.125"
+    assert cells["mixture-1d", "ppo"]["improvement"] == "0.6875"
+
+    # Again, with other records and a text of one's own.
+    (tmp_path / "results.md").write_text(text.replace("## Over all cells", "## Mine"))
+    done = _run(_write(records, [*_small(), _record("edm", 7.0)]), tmp_path, "--no-figures")
+    assert done.returncode == 0, done.stderr
+    assert "## Mine" in _page(tmp_path)
+    assert "| EDM (rho = 7) | 7.00 |" in _block(_page(tmp_path), "gaps:mixture-1d")
+
+
+def test_command_line_errors(tmp_path):
+    records = tmp_path / "records.jsonl"
+    records.write_text("{broken\n")
+    done = _run(records, tmp_path / "out")
+    assert done.returncode == 2
+    assert done.stderr.startswith("report.py: error:")
+    assert "line 1" in done.stderr
+    assert not (tmp_path / "out").exists()
