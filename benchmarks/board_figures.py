@@ -110,6 +110,7 @@ def gaps(found: Sequence[Summary], num_cells: int) -> Figure:
     # Room for the numbers.
     axes.set_xlim(low, 1 + (high - 1) * ((high - 1) / (low - 1)) ** 0.3)
     axes.set_xlabel("gap to the limit, interquartile mean over cells and seeds, 95% interval")
+    axes.tick_params(axis="x", labelsize=8)
     axes.grid(axis="x", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -259,7 +260,7 @@ def label(
 
     Places around the point are tried from near to far; a name that ends up far off gets a line.
     """
-    figure.canvas.draw()  # the layout and the limits, which the places depend on
+    figure.draw_without_rendering()  # the layout and the limits, which the places depend on
     scale = figure.dpi / 72
     spots = axes.transData.transform(np.asarray(points, float).reshape(-1, 2))
     taken = [Bbox.from_bounds(x - 6 * scale, y - 6 * scale, 12 * scale, 12 * scale) for x, y in spots]
@@ -307,7 +308,7 @@ def heat(board: Board) -> Figure:
         middle = np.median(board.gaps(c, OURS))
         table[rows.index((c.problem, c.solver)), columns.index(c.num_steps)] = middle
     figure = Figure(
-        figsize=(3.2 + 0.85 * len(columns), 1.2 + 0.36 * len(rows)), dpi=DPI, layout="constrained"
+        figsize=(3.2 + 0.85 * len(columns), max(3.0, 1.2 + 0.36 * len(rows))), dpi=DPI, layout="constrained"
     )
     axes = figure.subplots()
     norm = LogNorm(0.003, 1, clip=True)
@@ -333,9 +334,8 @@ def steps(board: Board) -> Figure:
     """Median gap against K: a row a problem, a column a solver."""
     solvers = list(dict.fromkeys(c.solver for c in board.cells))
     problems = board.problems
-    figure = Figure(
-        figsize=(1.2 + 2.7 * len(solvers), 1.0 + 2.1 * len(problems)), dpi=DPI, layout="constrained"
-    )
+    width = max(6.0, 1.2 + 2.7 * len(solvers))
+    figure = Figure(figsize=(width, 1.2 + 2.1 * len(problems)), dpi=DPI, layout="constrained")
     panels = figure.subplots(len(problems), len(solvers), squeeze=False, sharex=True)
     known = [m for m in STEPS_METHODS if m in board.methods]
     ticks = sorted({c.num_steps for c in board.cells})
@@ -382,7 +382,7 @@ def steps(board: Board) -> Figure:
         [handles[m] for m in known if m in handles],
         [title(m) for m in known if m in handles],
         loc="outside lower center",
-        ncols=min(6, len(known)),
+        ncols=min(int(width / 1.9), len(known)),
         frameon=False,
     )
     return figure

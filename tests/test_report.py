@@ -173,7 +173,7 @@ def test_only_the_text_between_marks_changes():
 
 
 def test_marks_that_are_wrong():
-    with pytest.raises(ValueError, match="no <!-- end -->"):
+    with pytest.raises(ValueError, match="table:iqm --> has no <!-- end -->"):
         report.fill("<!-- table:iqm -->\n<!-- table:misses -->\n<!-- end -->\n", {"iqm": "", "misses": ""})
     with pytest.raises(ValueError, match="no such table; known: iqm"):
         report.fill("<!-- table:igm -->\n<!-- end -->\n", {"iqm": ""})
@@ -223,7 +223,7 @@ def test_curve_cells(read):
 def test_names_in_the_figure_of_cost_do_not_overlap(read):
     records = [_record(f"method {i}", 2 + 0.001 * i, evaluations=10_000 + 10 * i) for i in range(12)]
     figure = board_figures.cost(read([*records, _record("edm", 3, evaluations=0)]))
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     # Text alone: an annotation's own extent has its line in it.
     boxes = [super(type(t), t).get_window_extent() for t in figure.axes[0].texts]
     assert len(boxes) == 13
