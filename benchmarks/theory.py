@@ -7,6 +7,7 @@ Example:
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,12 @@ class Args:
     """Folder of the figures."""
 
 
+def wave(a: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """``t -> int_0^t r`` of the change of speed ``r = sum a_k cos(pi k t)``, k = 1, 2, ..."""
+    k = np.arange(1, len(a) + 1)[:, None]
+    return lambda t: a @ (np.sin(np.pi * k * t) / (np.pi * k))
+
+
 def retiming() -> None:
     """1: what random changes of speed by 1 + r cost, over mean(r^2)."""
     print("1. rise of the cost / mean(r^2), over 20 random r; first-order part / mean(r^2)")
@@ -44,7 +51,7 @@ def retiming() -> None:
         reference = make_problem(name).reference(n)
         knots, norms = reference.sigmas.numpy(), reference.curvature_norms().mean(1).numpy()
         best = closed_form(reference, 4096)
-        rng, k, rise = np.random.default_rng(0), np.arange(1, 7)[:, None], []
+        rng, rise = np.random.default_rng(0), []
 
         def cost(sigmas: np.ndarray, knots: np.ndarray = knots, norms: np.ndarray = norms) -> float:
             return theory.clock_cost(sigmas, lambda s: np.interp(-s, -knots, norms))
@@ -52,10 +59,7 @@ def retiming() -> None:
         for _ in range(20):
             a = rng.normal(size=6) * 0.08
             square = (a**2).sum() / 2
-            changed = [
-                theory.retimed(best, lambda t, b=sign * a: b @ (np.sin(np.pi * k * t) / (np.pi * k)), 4096)
-                for sign in (1, -1)
-            ]
+            changed = [theory.retimed(best, wave(sign * a), 4096) for sign in (1, -1)]
             rise.append([(cost(c) / cost(best.sigmas) - 1) / square for c in changed])
         both = np.array(rise)
         odd = np.abs(both[:, 0] - both[:, 1]).max() / 2

@@ -188,16 +188,16 @@ def test_weighting_turns_the_closed_form_into_arctan(gaussian):
 def test_weighting_beats_the_closed_form_on_the_mixture(mixture):
     """At least 3% at K = 5 and a tenth at K = 20, by what a step of finite length moves at the end."""
     problem, _ = mixture
-    nodes = quantile_flow(problem, 1024)
+    nodes = quantile_flow(problem, 512)
     for K, ratio in ((5, 0.97), (20, 0.90)):
         weighted, plain = (
             final_rmse(problem.denoiser, nodes, grid.sigmas, "euler")
             for grid in (weighted_closed_form(problem, nodes, K), closed_form(nodes, K))
         )
         assert weighted < ratio * plain
-    # The propagator itself is no use here: single noises between two modes are most of its mean square.
-    square = surviving_curvature(problem, nodes) ** 2
-    assert (square.max(1) / square.sum(1)).max() > 0.5
+    # The propagator itself is no use here: a few noises between two modes are most of its mean square.
+    square = np.sort(surviving_curvature(problem, nodes) ** 2, axis=1)
+    assert (square[:, -5:].sum(1) / square.sum(1)).max() > 0.8
 
 
 # 6. The paper's reward at few steps
@@ -226,14 +226,10 @@ def test_giant_step_pays_until_its_cost_exceeds_the_optimum(mixture):
     """Its cost grows like K |Q_0| jump^2 / T, the closed form's does not: on the mixture it pays to K ~ 300."""
     problem, reference = mixture
     dense = closed_form(reference, 1024)
-    pays = []
-    for K in (5, 20, 400):
+    pays = {}
+    for K in (5, 400):
         fair, giant = closed_form(reference, K), giant_step(dense, 0.5, K)
-        pays.append(paper_cost(problem, giant, 64) < paper_cost(problem, fair, 64))
-        if K > 20:
-            continue
-        errors = [
-            final_rmse(problem.denoiser, reference.first(256), g.sigmas, "euler") for g in (giant, fair)
-        ]
-        assert errors[0] > 3 * errors[1]
-    assert pays == [True, True, False]
+        pays[K] = paper_cost(problem, giant, 64) < paper_cost(problem, fair, 64)
+        worse, better = (final_rmse(problem.denoiser, reference, g.sigmas, "euler") for g in (giant, fair))
+        assert worse > 3 * better
+    assert pays == {5: True, 400: False}
