@@ -29,9 +29,14 @@ def closed_form(reference: ReferenceFlow, num_steps: int) -> Schedule:
 
     Reads E|Q| from the reference trajectories; costs no network evaluation.
     """
+    density = reference.curvature_norms().mean(1).sqrt().cpu().numpy()
+    return equal_areas(reference, density, num_steps, "closed_form")
+
+
+def equal_areas(reference: ReferenceFlow, density: Array, num_steps: int, name: str) -> Schedule:
+    """The grid with an equal integral of ``density`` (``[M]``, at the reference's knots) over each step."""
     check_num_steps(num_steps)
     sigmas = reference.sigmas.cpu().numpy()
-    density = np.sqrt(reference.curvature_norms().mean(1).cpu().numpy())
     if reference.sigma_end == 0:
         sigmas, density = np.append(sigmas, 0.0), np.append(density, density[-1])
     areas = 0.5 * (density[1:] + density[:-1]) * -np.diff(sigmas)
@@ -41,7 +46,7 @@ def closed_form(reference: ReferenceFlow, num_steps: int) -> Schedule:
     clock = PchipInterpolator(travelled / travelled[-1], sigmas)
     nodes = clock(np.linspace(0.0, 1.0, num_steps + 1))
     nodes[0], nodes[-1] = sigmas[0], sigmas[-1]
-    return from_sigmas(nodes, "closed_form", num_noises=reference.num_noises)
+    return from_sigmas(nodes, name, num_noises=reference.num_noises)
 
 
 @torch.no_grad()
