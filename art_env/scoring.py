@@ -33,7 +33,7 @@ from art_env.metrics import (
 )
 from art_env.names import check_name, unknown_name
 from art_env.problems import Problem
-from art_env.schedules.evolution import evolution, require_cma
+from art_env.schedules.evolution import evolve, require_cma
 from art_env.schedules.handcrafted import HANDCRAFTED, edm, log_snr
 from art_env.schedules.optimal import closed_form, direct, dynamic_programming, final_rmse
 from art_env.schedules.rivals import dmn, gits, sdm
@@ -526,7 +526,7 @@ def baseline(
         low, high = problem.sigma_floor, problem.sigma_max
         return dmn(K, low, high, data, solver, terminal=problem.terminal)
     if name == "cma" and not problem.is_image:
-        return evolution(problem.denoiser, problem.reference(), K, solver, options.get("budget", 1000))
+        return evolve(problem.denoiser, problem.reference(), K, solver, options.get("budget", 1000))
     pilot = problem.reference(min(problem.num_noises, PILOT_NOISES))
     if name == "edm_tuned":
         return edm_tuned(problem, pilot.first(64) if problem.is_image else pilot, K, solver)
@@ -535,7 +535,7 @@ def baseline(
     if name == "sdm":
         return sdm(pilot, K, **options)
     if name == "cma":
-        return evolution(problem.denoiser, pilot, K, solver, options.get("budget", 300))
+        return evolve(problem.denoiser, pilot, K, solver, options.get("budget", 300))
     candidates, coefficient = max(64, 2 * K), options.get("coefficient", 1.0)
     if name == "gits":
         return gits(problem.denoiser, pilot, K, coefficient, candidates)

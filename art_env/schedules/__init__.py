@@ -1,6 +1,6 @@
 """The product: schedules by hand, by optimal control, and learned ones as files."""
 
-from art_env.schedules.evolution import evolution
+from art_env.schedules.evolution import evolve
 from art_env.schedules.handcrafted import HANDCRAFTED, arctan, cosine, edm, log_snr, uniform
 from art_env.schedules.optimal import closed_form, direct, dynamic_programming, final_rmse
 from art_env.schedules.rivals import dmn, gits, sdm
@@ -16,7 +16,7 @@ __all__ = [
     "dmn",
     "dynamic_programming",
     "edm",
-    "evolution",
+    "evolve",
     "final_rmse",
     "gits",
     "log_snr",

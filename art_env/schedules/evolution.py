@@ -36,7 +36,7 @@ def require_cma() -> ModuleType:
         raise ImportError('the schedule cma needs the package cma: pip install "art-rl[cma]"') from error
 
 
-def evolution(
+def evolve(
     denoiser: Denoiser,
     reference: ReferenceFlow,
     num_steps: int,
