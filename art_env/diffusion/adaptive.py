@@ -11,7 +11,7 @@ from art_env.diffusion.denoiser import Denoiser, per_row
 from art_env.diffusion.solvers import to_d
 
 # A trajectory with more evaluations than this has a tolerance that rounding does not let it reach.
-MAX_EVALUATIONS = 100_000
+MAX_EVALUATIONS = 10_000
 
 
 @torch.no_grad()

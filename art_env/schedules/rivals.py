@@ -119,15 +119,16 @@ def dmn(
     starts = [make(num_steps, sigma_min, sigma_max, terminal=terminal).sigmas for make in (log_snr, edm)]
     best = starts[0]
     if K > 1:
-        found = [
-            minimize(
-                lambda z: math.log(error_bound(levels(z), sigma_data, order)),
-                np.log(-np.diff(np.log(start[: K + 1]))),
-                method="BFGS",
-            )
-            for start in starts
-        ]
-        nodes = levels(min(found, key=lambda result: float(result.fun)).x)
+
+        def objective(z: Array) -> float:
+            return math.log(error_bound(levels(z), sigma_data, order))
+
+        first = [np.log(-np.diff(np.log(start[: K + 1]))) for start in starts]
+        smooth = [minimize(objective, z, method="BFGS") for z in first]
+        found = min(smooth, key=lambda result: float(result.fun)).x
+        # Where a weight changes its sign the bound has a kink, at which BFGS stops too soon.
+        tolerances = {"xatol": 1e-5, "fatol": 1e-7, "maxfev": 2000, "adaptive": True}
+        nodes = levels(minimize(objective, found, method="Nelder-Mead", options=tolerances).x)
         best = np.append(nodes, 0.0) if terminal == "zero" else nodes
     return from_sigmas(best, "dmn", order=order, evaluations=0)
 
