@@ -64,8 +64,9 @@ class Args:
     """Numbers of steps K."""
     schedules: tuple[str, ...] = ("uniform", "log_snr", "edm", "closed_form", "limit")
     """uniform, edm, edm:rho=3, edm_tuned, log_snr, cosine, arctan, arctan:c=0.5, closed_form, dp,
-    dp:coefficient=1.15, limit, or the path of a schedule.json. The limit is a search: seconds on analytic problems,
-    minutes a K on networks; the gap column needs it."""
+    dp:coefficient=1.15, gits, gits:coefficient=1.15, sdm, sdm:q=0.1, dmn, cma (extra [cma]), cma:budget=2000, limit,
+    or the path of a schedule.json. The limit is a search: seconds on analytic problems, minutes a K on networks; the
+    gap column needs it."""
     agents: tuple[str, ...] = ()
     """Trained agents (model.zip); each is distilled into a schedule."""
     seeds: tuple[int, ...] = (0, 1, 2)

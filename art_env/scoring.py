@@ -33,15 +33,17 @@ from art_env.metrics import (
 )
 from art_env.names import check_name, unknown_name
 from art_env.problems import Problem
+from art_env.schedules.evolution import evolve, require_cma
 from art_env.schedules.handcrafted import HANDCRAFTED, edm, log_snr
 from art_env.schedules.optimal import closed_form, direct, dynamic_programming, final_rmse
+from art_env.schedules.rivals import dmn, gits, sdm
 from art_env.schedules.schedule import Schedule, check_num_steps
 
 # Scores use other noises and data than training (seeds from 0) does.
 NOISE_SEED, SECOND_SEED = 10_000, 20_000
 # Where log-SNR ends on a problem that runs to 0, which it cannot reach (the paper's table 1).
 LOG_SNR_END = 1e-4
-# Trajectories that the closed form and dynamic programming read.
+# Trajectories that the closed form, dynamic programming and others read.
 PILOT_NOISES = 256
 BATCH = 512
 
@@ -398,10 +400,17 @@ def check_fit(schedule: Schedule, problem: Problem) -> None:
 
 # Baselines by name
 
-COMPUTED = ("edm_tuned", "closed_form", "dp", "limit")
+COMPUTED = ("edm_tuned", "closed_form", "dp", "gits", "sdm", "dmn", "cma", "limit")
 BASELINES = (*HANDCRAFTED, *COMPUTED)
 # name -> its one option, a positive number
-_OPTIONS = {"edm": "rho", "arctan": "c", "dp": "coefficient"}
+_OPTIONS = {
+    "edm": "rho",
+    "arctan": "c",
+    "dp": "coefficient",
+    "gits": "coefficient",
+    "sdm": "q",
+    "cma": "budget",
+}
 
 
 class _Spec(NamedTuple):
@@ -417,6 +426,7 @@ def check_spec(spec: str, problem: Problem) -> None:
         ValueError: unknown name (suggests the nearest) or option, or a file that is not a schedule for this
             problem.
         FileNotFoundError: no such file.
+        ImportError: ``cma`` without its extra.
     """
     _parse(spec, problem)
 
@@ -457,6 +467,8 @@ def _parse(spec: str, problem: Problem) -> _Spec:
             raise ValueError(f"schedule {spec!r}: {key} = {value!r} is not a number") from None
         if not (math.isfinite(options[key]) and options[key] > 0):
             raise ValueError(f"schedule {spec!r}: {key} = {value} must be a positive number")
+    if name == "cma":
+        require_cma()
     return _Spec(name, options, None)
 
 
@@ -474,18 +486,20 @@ def baseline(
         spec: ``uniform``, ``edm``, ``edm:rho=3``, ``log_snr``, ``cosine``, ``arctan`` (c: the data's
             standard deviation), ``arctan:c=0.5``, ``edm_tuned`` (the best rho for this solver
             and K), ``closed_form``, ``dp``,
-            ``dp:coefficient=1.15``, ``limit`` or the path of a schedule file, which is resampled if its K is another.
+            ``dp:coefficient=1.15``, ``gits``, ``gits:coefficient=1.15``, ``sdm``, ``sdm:q=0.1``, ``dmn``, ``cma``,
+            ``cma:budget=2000`` (the final errors it may compute), ``limit`` or the path of a schedule file, which
+            is resampled if its K is another.
         problem: whose noise range it is for.
         num_steps: K.
-        solver: what ``dp`` and ``limit`` are computed for.
+        solver: what ``edm_tuned``, ``dp``, ``dmn``, ``cma`` and ``limit`` are computed for.
         reference: exact trajectories for ``limit``: those that it is scored on (``Scorer.reference()``), so
-            that nothing can be better there. Default the problem's own pool, which ``closed_form`` and ``dp``
-            always read, as a learner does.
+            that nothing can be better there. Default the problem's own pool, which all others that are
+            computed always read, as a learner does.
         starts: more grids for ``limit`` to start from, beside the hand-crafted ones; those with another end
             are left out.
 
     Raises:
-        ValueError, FileNotFoundError: as ``check_spec``, or ``num_steps < 1``.
+        ValueError, FileNotFoundError, ImportError: as ``check_spec``, or ``num_steps < 1``.
     """
     K = check_num_steps(num_steps)
     name, options, file = _parse(spec, problem)
@@ -507,12 +521,24 @@ def baseline(
         effort = {"num_searches": 2, "screen_noises": 64} if problem.is_image else {}
         with_dp = not problem.is_image
         return direct(problem.denoiser, known, K, solver, starts=usable, with_dp=with_dp, **effort)
+    if name == "dmn":
+        data = float(problem.denoiser.sigma_data)
+        low, high = problem.sigma_floor, problem.sigma_max
+        return dmn(K, low, high, data, solver, terminal=problem.terminal)
+    if name == "cma" and not problem.is_image:
+        return evolve(problem.denoiser, problem.reference(), K, solver, options.get("budget", 1000))
     pilot = problem.reference(min(problem.num_noises, PILOT_NOISES))
     if name == "edm_tuned":
         return edm_tuned(problem, pilot.first(64) if problem.is_image else pilot, K, solver)
     if name == "closed_form":
         return closed_form(pilot, K)
+    if name == "sdm":
+        return sdm(pilot, K, **options)
+    if name == "cma":
+        return evolve(problem.denoiser, pilot, K, solver, options.get("budget", 300))
     candidates, coefficient = max(64, 2 * K), options.get("coefficient", 1.0)
+    if name == "gits":
+        return gits(problem.denoiser, pilot, K, coefficient, candidates)
     return dynamic_programming(problem.denoiser, pilot, K, solver, candidates, coefficient)
 
 

@@ -20,7 +20,7 @@ from scipy.special import hyp2f1
 from art_env.diffusion.flow import ReferenceFlow, curvature
 from art_env.dynamics import Dynamics
 from art_env.problems import Problem
-from art_env.schedules.optimal import equal_areas
+from art_env.schedules.optimal import equal_density
 from art_env.schedules.schedule import Array, Schedule, from_sigmas
 
 T = 3.0
@@ -233,7 +233,7 @@ def weighted_closed_form(
         weight = np.sqrt((moved**2).mean(1)) / (0.5 * h**2)
         # Halfway in logs: the plain iteration may swing.
         density = np.sqrt(density * np.sqrt(np.maximum(weight, 1e-12)))
-    return equal_areas(reference, density, num_steps, "weighted")
+    return equal_density(reference, density, num_steps, "weighted")
 
 
 def _interp(y: Array, x: Array, values: Array) -> Array:

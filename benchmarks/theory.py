@@ -23,7 +23,7 @@ from art_env import theory  # noqa: E402
 from art_env.diffusion import sample  # noqa: E402
 from art_env.problems import make_problem  # noqa: E402
 from art_env.schedules import Schedule, closed_form, direct, edm, final_rmse  # noqa: E402
-from art_env.schedules.optimal import equal_areas  # noqa: E402
+from art_env.schedules.optimal import equal_density  # noqa: E402
 from art_env.theory import T  # noqa: E402
 
 MESHES = (8, 16, 32, 64, 128)
@@ -135,8 +135,8 @@ def surviving() -> dict[str, list[float]]:
         grids = [
             edm(K, 0.002, 80.0, terminal="sigma_min"),
             closed_form(nodes, K),
-            equal_areas(nodes, np.sqrt(np.abs(survives).mean(1)), K, "mean"),
-            equal_areas(nodes, square.mean(1) ** 0.25, K, "rms"),
+            equal_density(nodes, np.sqrt(np.abs(survives).mean(1)), K, "mean"),
+            equal_density(nodes, square.mean(1) ** 0.25, K, "rms"),
             weighted,
         ]
         errors = [rmse(grid) for grid in grids]

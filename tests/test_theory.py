@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 from art_env.diffusion import GaussianDenoiser, sample
 from art_env.problems import make_problem
 from art_env.schedules import arctan, closed_form, edm, final_rmse, uniform
-from art_env.schedules.optimal import equal_areas
+from art_env.schedules.optimal import equal_density
 from art_env.theory import (
     T,
     clock_cost,
@@ -178,7 +178,7 @@ def test_weighting_turns_the_closed_form_into_arctan(gaussian):
     density = (exact**2).mean(1) ** 0.25
     for K in (2, 5, 20):
         for found in (
-            equal_areas(reference, density, K, "propagator"),
+            equal_density(reference, density, K, "propagator"),
             weighted_closed_form(problem, reference, K),
         ):
             np.testing.assert_allclose(found.sigmas, arctan(K, 0.0, 3.0).sigmas, atol=2e-3)

@@ -6,6 +6,7 @@ errors, ``direct`` the final error itself (by gradients through the whole sample
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -30,23 +31,32 @@ def closed_form(reference: ReferenceFlow, num_steps: int) -> Schedule:
     Reads E|Q| from the reference trajectories; costs no network evaluation.
     """
     density = reference.curvature_norms().mean(1).sqrt().cpu().numpy()
-    return equal_areas(reference, density, num_steps, "closed_form")
+    return equal_density(reference, density, num_steps, "closed_form")
 
 
-def equal_areas(reference: ReferenceFlow, density: Array, num_steps: int, name: str) -> Schedule:
+def equal_density(reference: ReferenceFlow, density: Array, num_steps: int, name: str) -> Schedule:
     """The grid with an equal integral of ``density`` (``[M]``, at the reference's knots) over each step."""
     check_num_steps(num_steps)
     sigmas = reference.sigmas.cpu().numpy()
     if reference.sigma_end == 0:
         sigmas, density = np.append(sigmas, 0.0), np.append(density, density[-1])
     areas = 0.5 * (density[1:] + density[:-1]) * -np.diff(sigmas)
+    nodes = equal_areas(sigmas, areas, num_steps)
+    return from_sigmas(nodes, name, evaluations=0, num_noises=reference.num_noises)
+
+
+def equal_areas(sigmas: Array, areas: Array, num_steps: int) -> Array:
+    """``[num_steps + 1]`` noise levels with an equal share of the total area in each step.
+
+    ``sigmas: [M]``, descending; ``areas: [M - 1]``, not negative, those between them.
+    """
     travelled = np.concatenate([[0.0], np.cumsum(areas)])
     # Strictly increasing, also where the flow is straight to rounding (Q = 0).
     travelled = travelled / travelled[-1] + 1e-9 * np.linspace(0.0, 1.0, len(travelled))
     clock = PchipInterpolator(travelled / travelled[-1], sigmas)
-    nodes = clock(np.linspace(0.0, 1.0, num_steps + 1))
+    nodes: Array = clock(np.linspace(0.0, 1.0, num_steps + 1))
     nodes[0], nodes[-1] = sigmas[0], sigmas[-1]
-    return from_sigmas(nodes, name, num_noises=reference.num_noises)
+    return nodes
 
 
 @torch.no_grad()
@@ -64,7 +74,8 @@ def dynamic_programming(
     The cost of a step ``i -> j`` is the mean error of the solver's step that starts on the exact trajectory.
 
     Args:
-        denoiser: the model; an Euler step needs no evaluation (the reference knows its slope).
+        denoiser: the model; a candidate costs one evaluation a row, and with a multistage solver each pair of
+            candidates the rest of its stages.
         reference: exact trajectories.
         num_steps: K.
         solver: a name or a ``Solver``; the last step is Euler.
@@ -72,13 +83,18 @@ def dynamic_programming(
         coefficient: GITS' fudge factor: later costs are multiplied by it once a step (1: none).
         max_noises: trajectories used.
 
+    Returns:
+        a schedule whose meta has ``evaluations`` (rows times evaluations; those of the reference come on top).
+
     Raises:
-        ValueError: fewer candidates than steps.
+        ValueError: fewer candidates than steps, or a coefficient that is not a positive number.
     """
     check_num_steps(num_steps)
     rule = get_solver(solver)
     if num_candidates < num_steps + 1:
         raise ValueError(f"num_candidates = {num_candidates} must exceed num_steps = {num_steps}")
+    if not (math.isfinite(coefficient) and coefficient > 0):
+        raise ValueError(f"coefficient = {coefficient} must be a positive number; 1 is none")
     dense = closed_form(reference, num_candidates // 2).sigmas
     sigma_max, floor = float(reference.sigmas[0]), float(reference.sigmas[-1])
     levels = np.unique(np.concatenate([dense, np.geomspace(sigma_max, floor, num_candidates // 2)]))[::-1]
@@ -110,8 +126,13 @@ def dynamic_programming(
     for best in reversed(choice):
         path.append(int(best[path[-1]]))
     name = "dp" if coefficient == 1 else f"dp:coefficient={coefficient:g}"
+    calls = M - 1 + (rule.evals_per_step - 1) * (M - 1) * (M - 2) // 2
     return from_sigmas(
-        np.append(levels[path], reference.sigma_end), name, solver=rule.name, objective="local"
+        np.append(levels[path], reference.sigma_end),
+        name,
+        solver=rule.name,
+        objective="local",
+        evaluations=calls * len(index),
     )
 
 
@@ -183,7 +204,7 @@ def direct(
     if with_dp:
         grids.append(dynamic_programming(denoiser, reference, K, rule, max(48, 2 * K), max_noises=64))
     part = reference.first(screen_noises)
-    search = _Search(denoiser, rule, batch_size, scale=_scale(reference))
+    search = _Search(denoiser, rule, batch_size, scale=search_scale(reference))
     ranked = sorted(grids, key=lambda s: final_rmse(denoiser, part, s.sigmas, rule))[:num_searches]
     found = [search.run(part, s.sigmas, min(60, max_iterations)) for s in ranked]
     best = min([*found, *(s.sigmas for s in grids)], key=lambda g: final_rmse(denoiser, reference, g, rule))
@@ -210,9 +231,27 @@ def direct(
     )
 
 
-def _scale(reference: ReferenceFlow) -> float:
+# A search moves the logs of the K step sizes in the coordinate asinh(sigma / scale), up to a constant.
+
+
+def search_scale(reference: ReferenceFlow) -> float:
     """Where the search's coordinate turns from log to linear: well below the last useful noise level."""
     return float(reference.sigmas[-1]) if reference.sigma_end > 0 else 0.05 * float(reference.x_end.std())
+
+
+def log_steps(sigmas: Sequence[float] | Array, scale: float) -> Array:
+    """Logs of the step sizes of a grid in a search's coordinate, ``[K]``."""
+    z: Array = np.log(np.maximum(-np.diff(np.arcsinh(np.asarray(sigmas) / scale)), 1e-12))
+    return z
+
+
+def levels_from(z: Tensor, sigma_max: float, sigma_end: float, scale: float) -> Tensor:
+    """Noise levels ``[K + 1]`` of log step sizes ``z: [K]``, up to rounding at the ends: ``log_steps`` undone."""
+    u0, u1 = float(np.arcsinh(sigma_max / scale)), float(np.arcsinh(sigma_end / scale))
+    u = torch.cat(
+        [torch.zeros_like(z[:1]), torch.cumsum(torch.softmax(z, 0)[:-1], 0), torch.ones_like(z[:1])]
+    )
+    return scale * torch.sinh(u0 - (u0 - u1) * u)
 
 
 class _Search:
@@ -223,8 +262,7 @@ class _Search:
         self.evaluations = 0
 
     def run(self, reference: ReferenceFlow, sigmas: Sequence[float] | Array, max_iterations: int) -> Array:
-        u = np.arcsinh(np.asarray(sigmas) / self.scale)
-        z = np.log(np.maximum(-np.diff(u), 1e-12))
+        ends = float(sigmas[0]), float(sigmas[-1])
         values: list[float] = []
 
         def stop_when_flat(intermediate_result: OptimizeResult) -> None:
@@ -235,26 +273,22 @@ class _Search:
 
         result = minimize(
             self._objective,
-            z,
-            args=(reference, float(u[0]), float(u[-1])),
+            log_steps(sigmas, self.scale),
+            args=(reference, ends),
             jac=True,
             method="BFGS",
             callback=stop_when_flat,
             options={"maxiter": max_iterations, "gtol": 1e-4},
         )
-        out = self._levels(torch.from_numpy(result.x), float(u[0]), float(u[-1])).numpy().copy()
-        out[0], out[-1] = sigmas[0], sigmas[-1]
+        out = levels_from(torch.from_numpy(result.x), *ends, self.scale).numpy().copy()
+        out[0], out[-1] = ends
         if not (np.isfinite(out).all() and (np.diff(out) < 0).all()):
             return np.asarray(sigmas, dtype=np.float64)
         return np.asarray(out, dtype=np.float64)
 
-    def _levels(self, z: Tensor, u0: float, u1: float) -> Tensor:
-        steps = torch.softmax(z, 0) * (u0 - u1)
-        u = torch.cat([torch.full((1,), u0, dtype=z.dtype), u0 - torch.cumsum(steps, 0)])
-        u = torch.cat([u[:-1], torch.full((1,), u1, dtype=z.dtype)])
-        return self.scale * torch.sinh(u)
-
-    def _objective(self, z: Array, reference: ReferenceFlow, u0: float, u1: float) -> tuple[float, Array]:
+    def _objective(
+        self, z: Array, reference: ReferenceFlow, ends: tuple[float, float]
+    ) -> tuple[float, Array]:
         """log RMSE and its gradient: the log makes the step sizes of all problems alike."""
         leaf = torch.tensor(z, dtype=torch.float64, requires_grad=True)
         total, grad = 0.0, torch.zeros_like(leaf)
@@ -262,7 +296,7 @@ class _Search:
         for x, end in zip(
             reference.start.split(self.batch_size), reference.x_end.split(self.batch_size), strict=True
         ):
-            levels = self._levels(leaf, u0, u1).to(x.device)
+            levels = levels_from(leaf, *ends, self.scale).to(x.device)
             error = (sample(self.denoiser, x, levels, self.solver) - end).square().sum()
             (g,) = torch.autograd.grad(error, leaf)
             total += float(error.detach())
