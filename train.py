@@ -320,6 +320,8 @@ def check(args: Common) -> tuple[dict[str, Any], Dynamics, int]:
     # unknown size gets few.
     rows = 1024 if dynamics.problem.name.startswith("mixture") else 256 if args.model is None else 64
     updates = 300 if not image else 200 if args.model is None else 100
+    if dynamics.compares_groups:  # a group must stand for a distribution
+        rows *= 4
     args.num_envs = args.num_envs or rows
     total = total or updates * rows * args.num_steps
     if total < args.num_envs * args.num_steps:

@@ -18,6 +18,7 @@ from art_env.diffusion.denoiser import CheckedDenoiser, per_row
 from art_env.diffusion.flow import ReferenceFlow, curvature, norm
 from art_env.diffusion.noise import StepNoise
 from art_env.diffusion.solvers import Carry, Solver, get_solver, require_deterministic
+from art_env.features import Features
 from art_env.matching import MIN_GROUP, GroupDistance
 from art_env.names import check_name
 from art_env.problems import Problem
@@ -209,9 +210,12 @@ class Dynamics:
         self.noise: StepNoise | None = None
         if self.solver.noisy:
             self.noise = StepNoise(problem.shape, noise_seed, problem.given_channels)
+        self._classifier: Features | None = None
         self.distance: GroupDistance | None = None
         if self.compares_groups and group_size is not None:
             assert self.reference is not None
+            if problem.features is not None:
+                self._classifier = Features(problem.features)
             self.distance = GroupDistance(self._compared(self.reference.x_end), group_size)
 
     # Observations
@@ -389,8 +393,15 @@ class Dynamics:
     # Pieces
 
     def _compared(self, x: Tensor) -> Tensor:
-        """Samples ``[B, *shape]`` as the distance between groups sees them, ``[B, d]``."""
-        return self.problem.images(x).flatten(1)
+        """Samples ``[B, *shape]`` as the distance between groups sees them, ``[B, d]``.
+
+        Images as the features of the problem's classifier, if it has one: among pixels, small groups win by too
+        little spread (on the digits both the Frechet and the sliced pixel distance then end up worse).
+        """
+        images = self.problem.images(x)
+        if self._classifier is None:
+            return images.flatten(1)
+        return torch.from_numpy(self._classifier(images)).to(x)
 
     def _group_reward(self, after: State) -> Tensor:
         if self.distance is None:

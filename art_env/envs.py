@@ -267,10 +267,11 @@ class ARTEnv(_Common, gym.Env):
     The stochastic solvers ``euler_maruyama`` and ``edm_churn`` do not follow it, so no error can be paired with
     it: ``"local"`` is refused, and ``"global"`` compares distributions. The last step of ``ARTVectorEnv`` then earns
     each row its part of ``-W2^2`` between the final samples of its group (``noise_groups``; at least 16 rows each)
-    and the ends of all exact trajectories, sliced (128 directions) above one dimension; the mean over the group is
-    exactly ``-W2^2``, and the other steps earn 0. One row is no distribution: ``ARTEnv`` has only ``"euler"`` for
-    them. Their noise is a table as large as the pool, drawn from ``noise_seed``: an episode is a function of its row
-    of the pool and its actions.
+    and the ends of all exact trajectories; the mean over the group is exactly ``-W2^2``, and the other steps earn 0.
+    Above one dimension the distance is sliced (128 directions), and images are compared by the features of the
+    problem's classifier, if it has one. One row is no distribution: ``ARTEnv`` has only ``"euler"`` for them.
+    Their noise is a table as large as the pool, drawn from ``noise_seed``: an episode is a function of its row of
+    the pool and its actions.
 
     ## Starting state
     ``sigma_max`` and noise of standard deviation ``prior_std``. With ``"local"`` and ``"global"`` it is drawn

@@ -158,10 +158,12 @@ def euler_maruyama_step(
     """
     noise = _noise_of(carry, "euler_maruyama")
     d = to_d(denoiser, x, sigma) if carry.d is None else carry.d
-    spent = sigma**2 - sigma_next**2
-    # Below 0 only if a raw clock runs backwards.
-    drift, spread = per_row(spent / sigma, x), per_row(spent.clamp_min(0.0).sqrt(), x)
-    return x - drift * d + spread * noise, NOTHING
+    # A raw clock may stand still or run backwards, also from 0: then it follows the ODE.
+    down = sigma_next < sigma
+    spent = torch.where(down, sigma**2 - sigma_next**2, torch.ones_like(sigma))
+    drift = torch.where(down, spent / torch.where(down, sigma, torch.ones_like(sigma)), sigma - sigma_next)
+    spread = torch.where(down, spent.sqrt(), torch.zeros_like(sigma))
+    return x - per_row(drift, x) * d + per_row(spread, x) * noise, NOTHING
 
 
 @dataclass(frozen=True)
