@@ -4,8 +4,9 @@ Trains ART-RL on the distributional reward, scores every schedule on held-out no
 numbers and the grids to --out after each configuration.
 
 Example (the files in benchmarks/results):
-    python benchmarks/stochastic.py
-    python benchmarks/stochastic.py --problems digits --steps 5 10 --num-images 2000
+    python benchmarks/stochastic.py --problems mixture-1d
+    python benchmarks/stochastic.py --problems mixture-2d --steps 5 10
+    python benchmarks/stochastic.py --problems digits --steps 5 10 --seeds 0 --image-updates 40
 """
 
 from __future__ import annotations
@@ -114,13 +115,13 @@ def run(
     scorer = Scorer(problem, solver, (0, 1, 2), args.num_images, n, metrics=problem.metrics[:1])
     rows = [*scorer.floor()] if min(args.steps) == K else []
     if rows and to_exact is not None:
-        rows.append(replace(rows[0], metric="frechet to exact", mean=to_exact.floor, sd=0.0, n=1))
+        rows.append(replace(rows[0], metric="frechet_to_exact", mean=to_exact.floor, sd=0.0, n=1))
 
     def score(schedule: Schedule) -> list[Row]:
         found = scorer.rows(schedule)
         if to_exact is not None:
             value = to_exact(scorer.samples(schedule, args.num_images))
-            found.append(replace(found[0], metric="frechet to exact", mean=value, sd=float("nan"), n=1))
+            found.append(replace(found[0], metric="frechet_to_exact", mean=value, sd=float("nan"), n=1))
         return found
 
     for name in RIVALS:
