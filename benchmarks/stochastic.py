@@ -159,7 +159,7 @@ def main() -> None:
             for K in args.steps:
                 found, runs = run(problem, solver, K, args, to_exact)
                 rows, trained = rows + found, trained + runs
-                settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(args).items()}
+                settings = {k: v for k, v in asdict(args).items() if k != "out"}
                 body = {"command": " ".join(["python", *sys.argv]), "settings": settings, "trained": trained}
                 write_csv([*everything, *rows], args.out / f"stochastic_{name}.csv")
                 write_text(args.out / f"stochastic_{name}.json", json.dumps(body, indent=1) + "\n")
