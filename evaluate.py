@@ -59,7 +59,8 @@ class Args:
     prompt_embeds: Path | None = None
     """A .safetensors file with the embedded prompt (tensor prompt_embeds) of --model."""
     solver: str | None = None
-    """euler, heun, rk4, dpmpp_2m or ipndm; by default heun (euler on gaussian-1d)."""
+    """euler, heun, rk4, dpmpp_2m or ipndm; stochastic: euler_maruyama or edm_churn (no rmse, no limit). By default
+    heun (euler on gaussian-1d)."""
     steps: tuple[int, ...] = (3, 5, 7, 10)
     """Numbers of steps K."""
     schedules: tuple[str, ...] = ("uniform", "log_snr", "edm", "closed_form", "limit")
@@ -122,12 +123,12 @@ def check(args: Args) -> tuple[Problem, Scorer, list[Schedule]]:
     if not args.schedules and not args.agents:
         raise ValueError("nothing to score: give --schedules or --agents")
     problem = build_problem(args)
+    solver = args.solver or ("euler" if problem.linear else "heun")
     for spec in args.schedules:
-        check_spec(spec, problem)
+        check_spec(spec, problem, solver)
     for path in args.agents:
         if not Path(path).is_file():
             raise FileNotFoundError(f"no agent file at {path!r}")
-    solver = args.solver or ("euler" if problem.linear else "heun")
     metrics = problem.metrics[:1] if args.metrics is None else args.metrics
     fid = InceptionFID(args.fid_weights) if "fid" in metrics else None
     scorer = Scorer(problem, solver, args.seeds, args.num_images, metrics=metrics, fid=fid)
@@ -250,7 +251,11 @@ def report(args: Args, results: Results) -> None:
         print("gap: rmse over that of the limit, on the first seed set")
     if len({row.terminal for row in results.rows}) > 1:
         print("note: some schedules end at 0 and some above it (column terminal)")
-    smallest = min(row.mean for row in results.rows if row.metric == "rmse")
+    errors = [row.mean for row in results.rows if row.metric == "rmse"]
+    if not errors:
+        print("a stochastic solver: distances between distributions, no paired error")
+        return
+    smallest = min(errors)
     if results.reference_error == 0:
         print("reference: exact")
         return

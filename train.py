@@ -72,11 +72,12 @@ class Common:
     prompt_embeds: Path | None = None
     """A .safetensors file with the embedded prompt (tensor prompt_embeds) of --model."""
     solver: str = "heun"
-    """euler, heun, rk4, dpmpp_2m or ipndm."""
+    """euler, heun, rk4, dpmpp_2m or ipndm; stochastic: euler_maruyama or edm_churn."""
     num_steps: int = 5
     """Solver steps K."""
     reward: str = "global"
-    """global: minus the final error; local: minus the solver's own errors; euler: the paper's objective."""
+    """global: minus the final error (of a stochastic solver: minus W2^2 from a group to exact samples); local:
+    minus the solver's own errors; euler: the paper's objective."""
     features: tuple[str, ...] = ()
     """What the policy sees besides time and budget: log_f, log_q, size, cosine, x. A schedule cannot look at
     the sample, so by default neither does the policy."""
@@ -308,7 +309,7 @@ def check(args: Common) -> tuple[dict[str, Any], Dynamics, int]:
         settings["problem"] = "custom"
     dynamics = make_dynamics(**settings, trust_pickle=args.trust_pickle)
     args.problem = dynamics.problem.name
-    args.limit = args.limit and (args.model is None or args.model_limit)
+    args.limit = args.limit and (args.model is None or args.model_limit) and not dynamics.solver.noisy
     # K = 1 leaves nothing to choose, and a rollout of one step has no spread.
     total = args.total_timesteps
     image = dynamics.problem.is_image
@@ -319,6 +320,8 @@ def check(args: Common) -> tuple[dict[str, Any], Dynamics, int]:
     # unknown size gets few.
     rows = 1024 if dynamics.problem.name.startswith("mixture") else 256 if args.model is None else 64
     updates = 300 if not image else 200 if args.model is None else 100
+    if dynamics.compares_groups:  # a group must stand for a distribution
+        rows *= 4
     args.num_envs = args.num_envs or rows
     total = total or updates * rows * args.num_steps
     if total < args.num_envs * args.num_steps:
@@ -505,7 +508,7 @@ def report(
         "reward": args.reward,
         "seed": args.seed,
         "gap": own.get("gap"),
-        "rmse": own["rmse"],
+        "rmse": own.get("rmse"),
         **{k: v for k, v in own.items() if k not in ("gap", "rmse")},
         "seconds": round(seconds, 2),
         "denoiser_evals": evals,

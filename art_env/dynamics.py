@@ -16,7 +16,10 @@ from torch import Tensor
 
 from art_env.diffusion.denoiser import CheckedDenoiser, per_row
 from art_env.diffusion.flow import ReferenceFlow, curvature, norm
-from art_env.diffusion.solvers import Carry, Solver, euler_step, get_solver
+from art_env.diffusion.noise import StepNoise
+from art_env.diffusion.solvers import Carry, Solver, get_solver, require_deterministic
+from art_env.features import Features
+from art_env.matching import MIN_GROUP, GroupDistance
 from art_env.names import check_name
 from art_env.problems import Problem
 from art_env.schedules.optimal import closed_form
@@ -45,14 +48,15 @@ class State(NamedTuple):
         sigma: ``[B]``, its noise level.
         t: ``[B]``, the part of the budget that is spent, in the clock's coordinate, in [0, 1].
         k: ``[B]``, steps done.
-        d: ``[B, *shape]``, slope ``dx/dsigma`` at ``(x, sigma)``; the next step's first evaluation.
-        q: ``[B]``, ``|Q|`` at ``(x, sigma)``: exact with ``reward="euler"``, else the secant of the last two
+        d: ``[B, *shape]``, slope ``dx/dsigma`` at ``(x, sigma)``; the next step's first evaluation, with
+            ``edm_churn`` after the noise of that step.
+        q: ``[B]``, ``|Q|`` where ``d`` is: exact with ``reward="euler"``, else the secant of the last two
             slopes; NaN before there are two.
         cosine: ``[B]``, cosine between the last two slopes, 0 before there are two.
         error: ``[B]``, squared distance to the exact trajectory, per coordinate, over
-            ``sigma^2 + sigma_data^2``.
+            ``sigma^2 + sigma_data^2``; 0 with a noisy solver, which does not follow it.
         nfe: ``[B]``, network evaluations so far, as samplers count them.
-        index: ``[B]``, row of the reference's noises; -1 without a reference.
+        index: ``[B]``, row of the pools of start noises and of step noise; -1 if there is neither.
         past: ``[B, m, *shape]``, what a multistep solver keeps of its last m steps, the latest first.
         past_sigma: ``[B, m]``, their noise levels; 0 where there was no such step.
     """
@@ -133,9 +137,16 @@ class Dynamics:
         num_noises: size of the pool of start noises whose exact trajectories are known.
         noise_seed: seed of that pool.
         reference: exact trajectories to use instead (its noises are the pool).
+        group_size: rows whose final samples are compared with exact ones as one set, for the ``"global"``
+            reward of a noisy solver; consecutive rows are a group. None: that reward cannot be computed.
+
+    The noise of a noisy solver is a table with one row of standard normal numbers for each step and start noise,
+    drawn from ``noise_seed`` and addressed by ``State.index``: a transition stays a pure function, and rows of one
+    index meet the same noise.
 
     Raises:
-        ValueError: unknown reward, control, feature, solver (with the nearest name), or ``num_steps < 1``.
+        ValueError: unknown reward, control, feature, solver (with the nearest name), ``num_steps < 1``, a noisy
+            solver with ``reward="local"``, or too small a group.
     """
 
     def __init__(
@@ -152,11 +163,22 @@ class Dynamics:
         num_noises: int | None = None,
         noise_seed: int = 0,
         reference: ReferenceFlow | None = None,
+        group_size: int | None = None,
     ) -> None:
         self.problem = problem
         self.solver = get_solver(solver)
         self.num_steps = check_num_steps(num_steps)
         self.reward_name = check_name("reward", reward, REWARDS)
+        if self.reward_name == "local":
+            require_deterministic(self.solver, "reward = 'local'")
+        self.compares_groups = self.solver.noisy and self.reward_name == "global"
+        if self.compares_groups and group_size is not None and group_size < MIN_GROUP:
+            rows = "1 row" if group_size == 1 else f"{group_size} rows"
+            raise ValueError(
+                f"reward = 'global' with solver = {self.solver.name!r} compares the final samples of a group with "
+                f"exact ones, and here a group is {rows}; use ARTVectorEnv with num_envs / noise_groups of at least "
+                f"{MIN_GROUP}, or reward='euler'"
+            )
         self.control = check_name("control", control, CONTROLS)
         if isinstance(features, str):
             features = (features,)
@@ -182,6 +204,19 @@ class Dynamics:
         if reference is not None:
             _check_reference(reference, problem)
         self.device = torch.device(problem.device)
+        self.pool_size = problem.num_noises if num_noises is None else num_noises
+        if self.reference is not None:
+            self.pool_size = self.reference.num_noises
+        self.noise: StepNoise | None = None
+        if self.solver.noisy:
+            self.noise = StepNoise(problem.shape, noise_seed, problem.given_channels)
+        self._classifier: Features | None = None
+        self.distance: GroupDistance | None = None
+        if self.compares_groups and group_size is not None:
+            assert self.reference is not None
+            if problem.features is not None:
+                self._classifier = Features(problem.features)
+            self.distance = GroupDistance(self._compared(self.reference.x_end), group_size)
 
     # Observations
 
@@ -216,8 +251,15 @@ class Dynamics:
 
     @torch.no_grad()
     def initial(self, x: Tensor | None = None, index: Tensor | None = None) -> State:
-        """Start of an episode, from start noises ``x: [B, *shape]`` or rows ``index: [B]`` of the pool."""
-        if index is not None:
+        """Start of an episode, from start noises ``x: [B, *shape]`` or rows ``index: [B]`` of the pool.
+
+        A noisy solver without exact trajectories takes both: ``index`` then picks the noise of the steps (default
+        0, 1, ...).
+        """
+        if self.noise is not None and self.reference is None and x is not None:
+            if index is None:
+                index = torch.arange(len(x), device=x.device)
+        elif index is not None:
             if self.reference is None:
                 raise ValueError("index needs a reference; with reward='euler' pass start noises x")
             x = self.reference.start[index]
@@ -232,7 +274,8 @@ class Dynamics:
         long = torch.zeros(B, dtype=torch.int64, device=x.device)
         sigma = torch.full_like(zeros, self.problem.sigma_max)
         self.denoiser.step = 0
-        d, q = self._slope(x, sigma)
+        rows = long - 1 if index is None else index
+        d, q = self._first_slope(x, sigma, long, rows)
         return State(
             x=x,
             sigma=sigma,
@@ -243,7 +286,7 @@ class Dynamics:
             cosine=zeros,
             error=zeros,
             nfe=long,
-            index=long - 1 if index is None else index,
+            index=rows,
             past=x.new_zeros(B, self.solver.memory, *x.shape[1:]),
             past_sigma=x.new_zeros(B, self.solver.memory),
         )
@@ -285,11 +328,12 @@ class Dynamics:
         d, exact = torch.zeros_like(x), None
         if not bool(last.any()):
             self.denoiser.step += 1
-            d, exact = self._slope(x, sigma_next)
+            d, exact = self._first_slope(x, sigma_next, state.k + 1, state.index)
         elif not bool(last.all()):
             going = ~last
             self.denoiser.step = int(state.k[going].max()) + 1
-            d[going], part = self._slope(x[going], sigma_next[going])
+            steps = state.k[going] + 1
+            d[going], part = self._first_slope(x[going], sigma_next[going], steps, state.index[going])
             if part is not None:
                 exact = torch.zeros_like(sigma_next).masked_scatter(going, part)
         gap = (sigma_next - state.sigma).abs().clamp_min(1e-12)
@@ -299,7 +343,8 @@ class Dynamics:
         lengths = (norm(d) * norm(state.d)).clamp_min(1e-30)
         cosine = (d * state.d).flatten(1).sum(1) / lengths
         error = state.error
-        if self.reference is not None:
+        if self.paired:
+            assert self.reference is not None
             off = norm(x - self.reference.at(sigma_next, state.index)) ** 2 / math.prod(problem.shape)
             error = off / (sigma_next**2 + self.sigma_data**2)
         return State(
@@ -312,8 +357,15 @@ class Dynamics:
 
         ``euler``: the paper's ``-|Q(x, sigma)| theta^2 dt`` at the sampler's own iterate.
         ``local``: minus the norm of the true error of this solver's step, started on the exact trajectory.
-        ``global``: minus the growth of ``State.error``; the return is minus the final squared error exactly.
+        ``global``: minus the growth of ``State.error``; the return is minus the final squared error exactly. With a
+        noisy solver: 0 but for the last step, which earns minus the row's part of the squared Wasserstein-2 distance
+        between its group's samples and the exact ones (see ``GroupDistance``), sliced in more than one dimension.
+
+        Raises:
+            ValueError: groups are compared, and there is no ``group_size``, or only a part of a group has ended.
         """
+        if self.compares_groups:
+            return Outcome(self._group_reward(after), None)
         if self.reward_name == "global":
             return Outcome(state.error - after.error, None)
         if self.reward_name == "euler":
@@ -333,7 +385,55 @@ class Dynamics:
         """``[B]`` bool: all K steps are done."""
         return state.k >= self.num_steps
 
+    @property
+    def paired(self) -> bool:
+        """Whether the sampler is compared with the exact trajectory of its own start noise."""
+        return self.reference is not None and not self.solver.noisy
+
     # Pieces
+
+    def _compared(self, x: Tensor) -> Tensor:
+        """Samples ``[B, *shape]`` as the distance between groups sees them, ``[B, d]``.
+
+        Images as the features of the problem's classifier, if it has one: among pixels, small groups win by too
+        little spread (on the digits both the Frechet and the sliced pixel distance then end up worse).
+        """
+        images = self.problem.images(x)
+        if self._classifier is None:
+            return images.flatten(1)
+        return torch.from_numpy(self._classifier(images)).to(x)
+
+    def _group_reward(self, after: State) -> Tensor:
+        if self.distance is None:
+            raise ValueError(
+                f"group_size = None: reward = 'global' with solver = {self.solver.name!r} needs it; use "
+                "ARTVectorEnv, or give Dynamics the number of rows that share exploration"
+            )
+        size = self.distance.group_size
+        ended = self.terminated(after)
+        if len(ended) % size or bool((ended.reshape(-1, size) != ended[::size, None]).any()):
+            raise ValueError(f"rows of a group end together: step and reset whole groups of {size} rows")
+        reward = torch.zeros_like(after.t)
+        if bool(ended.any()):
+            reward[ended] = -self.distance.parts(self._compared(after.x[ended]))
+        return reward
+
+    def _carry(self, d: Tensor | None, past: Tensor, past_sigma: Tensor, k: Tensor, index: Tensor) -> Carry:
+        """What a solver's step is given besides ``x`` and its noise levels."""
+        known = tuple(zip(past.unbind(1), past_sigma.unbind(1), strict=True))
+        if self.noise is None:
+            return Carry(d, known)
+        noise = self.noise.rows(k, index % self.pool_size).to(past)
+        return Carry(d, known, noise, self.num_steps, self.problem.sigma_max)
+
+    def _first_slope(
+        self, x: Tensor, sigma: Tensor, k: Tensor, index: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """``_slope`` where the solver makes the first evaluation of step ``k``."""
+        if self.solver.churn is not None:
+            nothing = x.new_zeros(len(x), 0)
+            x, sigma = self.solver.lift(x, sigma, self._carry(None, nothing, nothing, k, index))
+        return self._slope(x, sigma)
 
     def _slope(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor | None]:
         """``dx/dsigma`` and, for the paper's reward, exact ``|Q|``."""
@@ -358,18 +458,18 @@ class Dynamics:
 
         def advance(rows: Tensor | None, step: Callable[..., tuple[Tensor, Carry]]) -> tuple[Tensor, Carry]:
             pick = (lambda v: v) if rows is None else (lambda v: v[rows])
-            past = zip(pick(state.past).unbind(1), pick(state.past_sigma).unbind(1), strict=True)
-            carry = Carry(pick(state.d), tuple(past))
+            kept = (state.d, state.past, state.past_sigma, state.k, state.index)
+            carry = self._carry(*(pick(v) for v in kept))
             return step(self.denoiser, pick(state.x), pick(state.sigma), pick(sigma_next), carry)
 
         euler = self._is_euler(sigma_next, last)
         if bool(euler.all()):
-            x, carry = advance(None, euler_step)
+            x, carry = advance(None, self.solver.last_step)
         elif not bool(euler.any()):
             x, carry = advance(None, self.solver.step)
         else:
             x = torch.empty_like(state.x)
-            x[euler], _ = advance(euler, euler_step)
+            x[euler], _ = advance(euler, self.solver.last_step)
             x[~euler], carry = advance(~euler, self.solver.step)
         if not self.solver.memory:
             return x, state.past, state.past_sigma

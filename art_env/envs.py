@@ -92,12 +92,12 @@ class _Common:
     _frames: list[Frame]
 
     def _set_up(
-        self, render_mode: str | None, settings: dict[str, Any]
+        self, render_mode: str | None, settings: dict[str, Any], group_size: int = 1
     ) -> tuple[gym.spaces.Box, gym.spaces.Box]:
         if render_mode is not None:
             check_name("render_mode", render_mode, METADATA["render_modes"])
         self.render_mode = render_mode
-        self.dynamics = make_dynamics(**settings)
+        self.dynamics = make_dynamics(**settings, group_size=group_size)
         self._frames = []
         low, high = self.dynamics.observation_bounds()
         bound = 1.0 if self.dynamics.control == "log_speed" else MAX_SPEED
@@ -190,13 +190,17 @@ class _Common:
                 )
         else:
             x = problem.prior_std * np.stack([g.standard_normal(problem.shape) for g in generators])
-        return torch.from_numpy(np.array(x)).to(dynamics.device), None
+        rows: Tensor | None = None
+        if dynamics.noise is not None:
+            drawn = np.array([g.integers(dynamics.pool_size) for g in generators], dtype=np.int64)
+            rows = torch.from_numpy(drawn).to(dynamics.device)
+        return torch.from_numpy(np.array(x)).to(dynamics.device), rows
 
     def _infos(self, state: State, local_error: Tensor | None) -> dict[str, np.ndarray]:
         """Batched info of every row; the episode's results for rows that have ended."""
         dynamics = self.dynamics
         info = {"sigma": state.sigma.cpu().numpy(), "nfe": state.nfe.cpu().numpy()}
-        if dynamics.reference is not None:
+        if dynamics.paired:
             info["error"] = torch.sqrt(state.error).cpu().numpy()
         if local_error is not None:
             info["local_error"] = local_error.cpu().numpy()
@@ -205,7 +209,7 @@ class _Common:
     def _results(self, state: State) -> dict[str, np.ndarray]:
         dynamics = self.dynamics
         out = {"terminal_mismatch": (state.sigma - dynamics.problem.sigma_end).cpu().numpy()}
-        if dynamics.reference is not None:
+        if dynamics.paired:
             weight = state.sigma**2 + dynamics.sigma_data**2
             out["final_rmse"] = torch.sqrt(state.error * weight).cpu().numpy()
         return out
@@ -216,7 +220,7 @@ class _Common:
             return
         if first:
             self._frames = []
-        error = float(torch.sqrt(state.error[0])) if self.dynamics.reference is not None else None
+        error = float(torch.sqrt(state.error[0])) if self.dynamics.paired else None
         self._frames.append(Frame(float(state.sigma[0]), error, reward))
 
 
@@ -258,7 +262,16 @@ class ARTEnv(_Common, gym.Env):
     - ``"euler"``: ``-|Q(x, sigma)| theta^2 dt`` at the sampler's own iterate, the paper's objective.
     - ``"local"``: minus the norm of the true error of this solver's step, started on the exact trajectory.
     - ``"global"``: minus the growth of ``|x - x_exact|^2 / d / (sigma^2 + sigma_data^2)``. The return is
-      exactly minus the final squared error, for any solver.
+      exactly minus the final squared error, for any solver that follows the ODE.
+
+    The stochastic solvers ``euler_maruyama`` and ``edm_churn`` do not follow it, so no error can be paired with
+    it: ``"local"`` is refused, and ``"global"`` compares distributions. The last step of ``ARTVectorEnv`` then earns
+    each row its part of ``-W2^2`` between the final samples of its group (``noise_groups``; at least 16 rows each)
+    and the ends of all exact trajectories; the mean over the group is exactly ``-W2^2``, and the other steps earn 0.
+    Above one dimension the distance is sliced (128 directions), and images are compared by the features of the
+    problem's classifier, if it has one. One row is no distribution: ``ARTEnv`` has only ``"euler"`` for them.
+    Their noise is a table as large as the pool, drawn from ``noise_seed``: an episode is a function of its row of
+    the pool and its actions.
 
     ## Starting state
     ``sigma_max`` and noise of standard deviation ``prior_std``. With ``"local"`` and ``"global"`` it is drawn
@@ -267,8 +280,8 @@ class ARTEnv(_Common, gym.Env):
 
     ## Episode end
     ``terminated`` after K steps (the budget is observed); never ``truncated``. ``info`` holds ``sigma``,
-    ``nfe`` and, where known, ``error`` and ``local_error``; the last step adds ``terminal_mismatch`` and
-    ``final_rmse``.
+    ``nfe`` and, where known, ``error`` and ``local_error``; the last step adds ``terminal_mismatch`` and,
+    with ``error``, ``final_rmse``.
 
     ## Arguments
     ```python
@@ -278,7 +291,8 @@ class ARTEnv(_Common, gym.Env):
     Args:
         problem: a name (``art_env.problems.PROBLEMS``), a ``Problem``, or ``"custom"`` with ``denoiser``.
         denoiser: a caller's own model (``ART/Diffusion-v0``).
-        solver: ``"euler"``, ``"heun"``, ``"rk4"``, ``"dpmpp_2m"`` or ``"ipndm"``.
+        solver: ``"euler"``, ``"heun"``, ``"rk4"``, ``"dpmpp_2m"``, ``"ipndm"``, ``"euler_maruyama"``,
+            ``"edm_churn"``, or a ``Solver``, such as ``edm_churn(S_churn=10)``.
         num_steps: K.
         reward: ``"euler"``, ``"local"`` or ``"global"``.
         control: ``"log_speed"`` or ``"speed"``.
@@ -287,7 +301,7 @@ class ARTEnv(_Common, gym.Env):
         action_range: octaves of speed between action 0 and 1.
         terminal: ``"zero"`` or ``"sigma_min"``; None: the problem's own.
         sigma_min, sigma_max: another noise range.
-        num_noises, noise_seed: the pool of start noises.
+        num_noises, noise_seed: the pool of start noises, and of the noise of stochastic solvers.
         reference: exact trajectories to use instead of integrating them.
         device: where the denoiser runs.
         render_mode: ``None`` or ``"rgb_array"``: the schedule so far against EDM's, and the error per step.
@@ -385,7 +399,8 @@ class ARTVectorEnv(_Common, VectorEnv):
         autoreset_mode: ``NEXT_STEP`` (default), ``SAME_STEP`` or ``DISABLED`` (then reset with
             ``options={"reset_mask": bool[num_envs]}``), as a member or its name.
         noise_groups: the rows are that many groups that meet the same start noises: row ``i`` is seeded with
-            ``s + i % (num_envs / noise_groups)``, so groups differ by their actions only.
+            ``s + i % (num_envs / noise_groups)``, so groups differ by their actions only. The ``"global"`` reward
+            of a stochastic solver is that of a group.
         others: as ``ARTEnv``.
     """
 
@@ -424,7 +439,10 @@ class ARTVectorEnv(_Common, VectorEnv):
         self.noise_groups = int(noise_groups)
         self.autoreset_mode = _autoreset_mode(autoreset_mode)
         self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
-        self.single_observation_space, self.single_action_space = self._set_up(render_mode, settings)
+        members = self.num_envs // self.noise_groups
+        self.single_observation_space, self.single_action_space = self._set_up(
+            render_mode, settings, group_size=members
+        )
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._generators: list[np.random.Generator] = []
@@ -443,6 +461,14 @@ class ARTVectorEnv(_Common, VectorEnv):
         mask = self._reset_mask(options.pop("reset_mask", None))
         self._seed(seed, mask)
         rows = np.flatnonzero(mask)
+        if self.dynamics.compares_groups:
+            by_group = mask.reshape(self.noise_groups, -1)
+            if (by_group != by_group[:, :1]).any():
+                name = self.dynamics.solver.name
+                raise ValueError(
+                    f"options['reset_mask'] takes a part of a group; with solver = {name!r} and reward = 'global' "
+                    f"the {by_group.shape[1]} rows of a group must be reset together"
+                )
         if self._state is None and len(rows) < self.num_envs:
             raise ValueError("reset_mask before the first reset: reset every row once first")
         fresh = self._begin(rows, options)

@@ -96,6 +96,15 @@ def wasserstein_1d(x: ArrayLike | Tensor, y: ArrayLike | Tensor) -> float:
     return float(np.sqrt(np.mean((np.sort(a, axis=None) - np.sort(b, axis=None)) ** 2)))
 
 
+def directions(dim: int, num_projections: int, seed: int = 0) -> Array:
+    """Random directions, uniform on the sphere, in the columns of ``[dim, num_projections]``."""
+    rng = np.random.default_rng(seed)
+    # Drawn 64 at a time, so that the first ones do not depend on how many there are.
+    chunks = [rng.standard_normal((dim, min(64, num_projections - i))) for i in range(0, num_projections, 64)]
+    lines = np.concatenate(chunks, axis=1)
+    return np.asarray(lines / np.linalg.norm(lines, axis=0))
+
+
 def sliced_w2(
     x: ArrayLike | Tensor, y: ArrayLike | Tensor, num_projections: int = 256, seed: int = 0
 ) -> float:
@@ -117,13 +126,12 @@ def sliced_w2(
     _same_shape(a, b, "give equally many points of each")
     if num_projections < 1:
         raise ValueError(f"num_projections must be at least 1, not {num_projections}")
-    rng = np.random.default_rng(seed)
+    lines = directions(a.shape[1], num_projections, seed)
     total = 0.0
     # In chunks: [N, 64] at a time, whatever the number of projections.
     for start in range(0, num_projections, 64):
-        directions = rng.standard_normal((a.shape[1], min(64, num_projections - start)))
-        directions /= np.linalg.norm(directions, axis=0)
-        gap = np.sort(a @ directions, axis=0) - np.sort(b @ directions, axis=0)
+        chunk = lines[:, start : start + 64]
+        gap = np.sort(a @ chunk, axis=0) - np.sort(b @ chunk, axis=0)
         total += float(np.mean(gap**2, axis=0).sum())
     return float(np.sqrt(total / num_projections))
 

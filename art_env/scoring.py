@@ -19,7 +19,8 @@ from rich.table import Table
 from torch import Tensor
 
 from art_env.diffusion.flow import ReferenceFlow
-from art_env.diffusion.solvers import Solver, get_solver, sample
+from art_env.diffusion.noise import StepNoise
+from art_env.diffusion.solvers import Solver, get_solver, require_deterministic, sample
 from art_env.features import Features
 from art_env.fid import InceptionFID
 from art_env.files import write_text
@@ -90,6 +91,10 @@ def write_csv(rows: Iterable[Row], path: str | os.PathLike[str]) -> None:
 class Scorer:
     """Scores schedules on one problem and solver; what does not depend on the schedule is computed once.
 
+    A noisy solver has no exact trajectory to be paired with: it has the metrics between distributions alone, no
+    ``rmse`` and no ``gap``; a problem without data is compared with exact samples. The noise of its steps is held
+    out as the start noises are, and the same for all schedules.
+
     Args:
         problem: what is sampled.
         solver: a name or a ``Solver``.
@@ -101,8 +106,8 @@ class Scorer:
         fid: how ``fid`` is computed; default torch-fidelity's Inception network.
 
     Raises:
-        ValueError: unknown solver, no or repeated or negative seeds, too few images or noises, or a metric that
-            the problem does not have.
+        ValueError: unknown solver, no or repeated or negative seeds, too few images or noises, a metric that
+            the problem does not have, or no metric at all for a noisy solver.
     """
 
     def __init__(
@@ -136,6 +141,13 @@ class Scorer:
             check_name(
                 f"metric of {problem.name!r}", metric, (*problem.metrics, *(("fid",) if images else ()))
             )
+        if self.solver.noisy and problem.data is None:
+            self.metrics = ("sliced_w2",)
+        elif self.solver.noisy and not self.metrics:
+            raise ValueError(
+                f"metrics = (): solver {self.solver.name!r} is noisy, so {problem.name!r} can be scored only by the "
+                f"distance between distributions; its metrics: {', '.join(problem.metrics)}"
+            )
         self._fid = (fid or InceptionFID()) if "fid" in self.metrics else None
         self._features: Features | None = None
         if problem.features is not None:
@@ -150,6 +162,7 @@ class Scorer:
         self._data: dict[int, Tensor] = {}
         self._references: dict[int, ReferenceFlow] = {}
         self._rmse: dict[Schedule, list[float]] = {}
+        self._noises: dict[int, StepNoise] = {}
 
     # Scores
 
@@ -164,7 +177,7 @@ class Scorer:
         check_fit(schedule, self.problem)
 
     def rows(self, schedule: Schedule, limit: Schedule | None = None) -> list[Row]:
-        """Every metric of the problem for one schedule, ``rmse`` first.
+        """Every metric of the problem for one schedule, ``rmse`` first (unless the solver is noisy).
 
         ``rmse`` is the paired error over all coordinates (but those of a condition) against the exact solution
         from the same noise. On a linear problem both it and ``w2`` are exact, without sampling.
@@ -174,14 +187,18 @@ class Scorer:
             limit: the best schedule at the same K, computed on ``reference()``: adds the row ``gap``.
 
         Raises:
-            ValueError: the schedule is for another noise range, or ``limit`` for another K.
+            ValueError: the schedule is for another noise range, ``limit`` for another K, or a limit of a noisy
+                solver.
         """
         self.check(schedule)
+        if limit is not None:
+            require_deterministic(self.solver, "the gap to the limit")
         if self.problem.linear:
             values = self._linear(schedule)
         else:
             values = self._sampled(schedule)
-        self._rmse[schedule] = values["rmse"]
+        if "rmse" in values:
+            self._rmse[schedule] = values["rmse"]
         rows = [self._row(schedule, metric, v) for metric, v in values.items()]
         if limit is not None:
             rows.append(self._row(schedule, "gap", [self.gap(schedule, limit)]))
@@ -195,8 +212,9 @@ class Scorer:
         """``rmse`` of the schedule over that of the limit, on the noises of the first seed set.
 
         Raises:
-            ValueError: they differ in K.
+            ValueError: they differ in K, or the solver is noisy.
         """
+        require_deterministic(self.solver, "the gap to the limit")
         if schedule.num_steps != limit.num_steps:
             raise ValueError(
                 f"schedule {schedule.name!r} has {schedule.num_steps} steps, the limit {limit.num_steps}; "
@@ -214,10 +232,10 @@ class Scorer:
     def reference_error(self) -> float:
         """RMSE between the reference's end and that with steps of half the length: how exact "exact" is.
 
-        On a quarter of the noises (at most 64) of a network, on all of them otherwise. 0 on a linear problem, which
-        is scored without a reference.
+        On a quarter of the noises (at most 64) of a network, on all of them otherwise. 0 on a linear problem and
+        with a noisy solver, which are scored without a reference.
         """
-        if self.problem.linear:
+        if self.problem.linear or self.solver.noisy:
             return 0.0
         n = max(min(self.num_noises // 4, 64), 2) if self.problem.is_image else self.num_noises
         fine = self.problem.reference(n, NOISE_SEED + self.seeds[0], 2 * self.problem.num_knots - 1)
@@ -252,7 +270,7 @@ class Scorer:
     def samples(self, schedule: Schedule, n: int = 8) -> Tensor:
         """The first ``n`` samples of the first seed set, as the data: ``[n, ...]``."""
         self.check(schedule)
-        x = self._sample(schedule, self.problem.sample_noise(n, NOISE_SEED + self.seeds[0]))
+        x = self._sample(schedule, self.problem.sample_noise(n, NOISE_SEED + self.seeds[0]), 0)
         return self.problem.images(x)
 
     def exact_samples(self, n: int = 8) -> Tensor:
@@ -271,25 +289,36 @@ class Scorer:
         return Row(*names, K, nfe, metric, mean, sd, len(values))
 
     def _linear(self, schedule: Schedule) -> dict[str, list[float]]:
-        """The sampler multiplies x by a number: run it once, on 1."""
+        """The sampler multiplies x, and the noise of each step, by a number: run it once, on 1."""
         problem = self.problem
         c, start = float(problem.denoiser.sigma_data), problem.prior_std
+        K = schedule.num_steps
+        repeat = len(self.seeds)
+        if self.solver.noisy:
+            # Row 0 is the start noise, row k + 1 the noise of step k, each alone.
+            alone = torch.eye(K + 1, dtype=torch.float64, device=problem.device)
+            alone = alone.reshape(K + 1, K + 1, *[1] * len(problem.shape)).expand(-1, -1, *problem.shape)
+            ends = sample(problem.denoiser, alone[0], schedule.sigmas, self.solver, noise=alone[1:])
+            factors = ends.flatten(1)[:, 0]
+            std = float(torch.sqrt((start * factors[0]) ** 2 + factors[1:].square().sum()))
+            return {"w2": [abs(c - std)] * repeat}
         one = torch.ones(1, *problem.shape, dtype=torch.float64, device=problem.device)
-        a = float(self._sample(schedule, one).flatten()[0])
+        a = float(self._sample(schedule, one, 0).flatten()[0])
         exact = math.sqrt((schedule.sigma_end**2 + c**2) / (problem.sigma_max**2 + c**2))
         # The same figure for every seed set: nothing is drawn.
-        repeat = len(self.seeds)
         return {"rmse": [abs(a - exact) * start] * repeat, "w2": [abs(c - start * abs(a))] * repeat}
 
     def _sampled(self, schedule: Schedule) -> dict[str, list[float]]:
-        values: dict[str, list[float]] = {m: [] for m in ("rmse", *self.metrics)}
+        paired = () if self.solver.noisy else ("rmse",)
+        values: dict[str, list[float]] = {m: [] for m in (*paired, *self.metrics)}
         for i, seed in enumerate(self.seeds):
             n = self.num_noises
             if self._features is not None and self.metrics:
                 n = max(n, self.num_images)
             # The first rows of a longer list of noises are the reference's own.
-            ends = self._sample(schedule, self.problem.sample_noise(n, NOISE_SEED + seed))
-            values["rmse"].append(self._error(ends[: self.num_noises], self._exact_end(schedule, i)))
+            ends = self._sample(schedule, self.problem.sample_noise(n, NOISE_SEED + seed), i)
+            if paired:
+                values["rmse"].append(self._error(ends[: self.num_noises], self._exact_end(schedule, i)))
             for metric, value in self._distances(self.problem.images(ends), i).items():
                 values[metric].append(value)
         return values
@@ -303,7 +332,7 @@ class Scorer:
             if self.problem.linear:
                 self._rmse[schedule] = self._linear(schedule)["rmse"]
             else:
-                ends = self._sample(schedule, self.reference().start)
+                ends = self._sample(schedule, self.reference().start, 0)
                 self._rmse[schedule] = [self._error(ends, self._exact_end(schedule, 0))]
         return self._rmse[schedule][0]
 
@@ -314,16 +343,32 @@ class Scorer:
         return reference.at(schedule.sigma_end)
 
     @torch.no_grad()
-    def _sample(self, schedule: Schedule, x: Tensor) -> Tensor:
-        denoiser = self.problem.denoiser
-        return torch.cat([sample(denoiser, part, schedule.sigmas, self.solver) for part in x.split(BATCH)])
+    def _sample(self, schedule: Schedule, x: Tensor, i: int) -> Tensor:
+        """The end of every row of ``x``; ``i``: the seed set, whose noise a noisy solver adds."""
+        denoiser, K = self.problem.denoiser, schedule.num_steps
+        if not self.solver.noisy:
+            return torch.cat(
+                [sample(denoiser, part, schedule.sigmas, self.solver) for part in x.split(BATCH)]
+            )
+        if i not in self._noises:
+            given = self.problem.given_channels
+            self._noises[i] = StepNoise(self.problem.shape, NOISE_SEED + self.seeds[i], given)
+        ends = []
+        for start in range(0, len(x), BATCH):
+            part = x[start : start + BATCH]
+            rows = torch.arange(start, start + len(part))
+            noise = torch.stack([self._noises[i].rows(torch.tensor([k]), rows) for k in range(K)])
+            ends.append(sample(denoiser, part, schedule.sigmas, self.solver, noise=noise))
+        return torch.cat(ends)
 
     def _distances(self, x: Tensor, i: int) -> dict[str, float]:
         """Every metric of samples ``[n, ...]`` in the space of the data; ``i``: the seed set."""
         if not self.metrics:
             return {}
         if self._features is None:
-            if i not in self._data:
+            if i not in self._data and self.problem.data is None:
+                self._data[i] = self.problem.images(self.reference(i).x_end)
+            elif i not in self._data:
                 self._data[i] = self.problem.sample_data(self.num_noises, NOISE_SEED + self.seeds[i])
             return {m: _point_metric(m, x, self._data[i]) for m in self.metrics}
         x = x[: self.num_images]
@@ -401,6 +446,8 @@ def check_fit(schedule: Schedule, problem: Problem) -> None:
 # Baselines by name
 
 COMPUTED = ("edm_tuned", "closed_form", "dp", "gits", "sdm", "dmn", "cma", "limit")
+# Those of COMPUTED that minimise an error to the exact trajectory of the same noise.
+PAIRED = ("edm_tuned", "dp", "cma", "limit")
 BASELINES = (*HANDCRAFTED, *COMPUTED)
 # name -> its one option, a positive number
 _OPTIONS = {
@@ -419,16 +466,18 @@ class _Spec(NamedTuple):
     file: Schedule | None
 
 
-def check_spec(spec: str, problem: Problem) -> None:
+def check_spec(spec: str, problem: Problem, solver: str | Solver | None = None) -> None:
     """Refuse a text that ``baseline`` would refuse, without computing anything.
 
     Raises:
-        ValueError: unknown name (suggests the nearest) or option, or a file that is not a schedule for this
-            problem.
+        ValueError: unknown name (suggests the nearest) or option, a file that is not a schedule for this problem, or
+            a schedule that is computed from paired errors, which a noisy solver does not have.
         FileNotFoundError: no such file.
         ImportError: ``cma`` without its extra.
     """
-    _parse(spec, problem)
+    name, _, file = _parse(spec, problem)
+    if solver is not None and file is None and name in PAIRED:
+        require_deterministic(solver, f"schedule {name!r}")
 
 
 def is_file_spec(spec: str) -> bool:
@@ -503,6 +552,8 @@ def baseline(
     """
     K = check_num_steps(num_steps)
     name, options, file = _parse(spec, problem)
+    if file is None and name in PAIRED:
+        require_deterministic(solver, f"schedule {name!r}")
     if file is not None:
         return file.resample(K, keep_zero=False)
     if name == "log_snr" and problem.sigma_min == 0:

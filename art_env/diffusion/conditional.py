@@ -1,7 +1,8 @@
 """Sampling under a condition: a class with guidance, or the known part of an image.
 
 Every trajectory has a condition of its own. It travels as further channels of the sample that the flow leaves
-alone: the denoiser returns them as they are, so their slope is exactly 0 for any solver.
+alone: the denoiser returns them as they are, so their slope is exactly 0 for any solver. It says how many they are
+(``given_channels``): stochastic solvers add no noise to them.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class LabelledDenoiser(nn.Module):
         self.shape: tuple[int, ...] = (channels + 1, *size)
         self.sigma_data = float(model.sigma_data)
         self.nfe_per_call = 1 if guidance == 1 else 2
+        self.given_channels = 1
 
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """Denoise ``x: [B, C + 1, H, W]``."""
@@ -88,6 +90,7 @@ class InpaintingDenoiser(nn.Module):
         self.shape: tuple[int, ...] = (2 * channels, *size)
         self.sigma_data = float(denoiser.sigma_data)
         self.nfe_per_call = int(getattr(denoiser, "nfe_per_call", 1))
+        self.given_channels = channels
 
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """Denoise ``x: [B, 2 C, H, W]``."""

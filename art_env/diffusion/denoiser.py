@@ -65,6 +65,7 @@ class CheckedDenoiser:
         self.shape: tuple[int, ...] = tuple(denoiser.shape)
         self.sigma_data = float(denoiser.sigma_data)
         self.nfe_per_call = int(getattr(denoiser, "nfe_per_call", 1))
+        self.given_channels = int(getattr(denoiser, "given_channels", 0))
         self.step: int | None = None
         self.reset()
 

@@ -1,12 +1,14 @@
-"""Samplers of the probability-flow ODE ``dx/dsigma = (x - D(x; sigma)) / sigma``.
+"""Samplers of the probability-flow ODE ``dx/dsigma = (x - D(x; sigma)) / sigma``, and of its noisy relatives.
 
 A solver step is a pure function with the same leading arguments,
-``step(denoiser, x, sigma, sigma_next, carry) -> x, carry``. No network is ever asked about the final noise level:
-the last step of a multistage solver is an Euler step, and a multistep solver only looks back.
+``step(denoiser, x, sigma, sigma_next, carry) -> x, carry``; the noise of a stochastic step comes in through
+``carry``. No network is ever asked about the final noise level: the last step of a multistage or stochastic solver is
+an Euler step, and a multistep solver only looks back.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 
 from art_env.diffusion.denoiser import CheckedDenoiser, Denoiser, per_row
+from art_env.diffusion.noise import StepNoise
 from art_env.names import look_up
 
 
@@ -23,13 +26,21 @@ class Carry(NamedTuple):
     """What one step hands to the next.
 
     Attributes:
-        d: the slope at the current ``(x, sigma)``, ``[B, *shape]``, if somebody has evaluated it already.
+        d: the slope where the step makes its first evaluation, ``[B, *shape]``, if somebody has made it already: at
+            the current ``(x, sigma)``, or where ``Solver.lift`` moves it.
         past: what a multistep solver keeps of its earlier steps, the latest first: pairs of ``[B, *shape]`` and
             the noise level (scalar or ``[B]``; 0 where there was no such step).
+        noise: standard normal numbers for this step of a noisy solver, ``[B, *shape]``; 0 in channels that are
+            a condition.
+        num_steps: K of the whole run, which ``edm_churn`` spreads its noise over.
+        sigma_max: highest noise level that the denoiser may be asked about.
     """
 
     d: Tensor | None = None
     past: tuple[tuple[Tensor, Tensor], ...] = ()
+    noise: Tensor | None = None
+    num_steps: int | None = None
+    sigma_max: Tensor | float = math.inf
 
 
 NOTHING = Carry()
@@ -125,6 +136,103 @@ def ipndm_step(
     return x + per_row(sigma_next - sigma, x) * mean, Carry(past=((d, sigma), *carry.past)[:3])
 
 
+def _noise_of(carry: Carry, name: str) -> Tensor:
+    if carry.noise is None:
+        raise ValueError(
+            f"carry.noise = None: a step of {name!r} needs standard normal noise of the shape of x in its Carry"
+        )
+    return carry.noise
+
+
+def euler_maruyama_step(
+    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, carry: Carry = NOTHING
+) -> tuple[Tensor, Carry]:
+    """One Euler-Maruyama step of the reverse SDE ``dx = 2 (x - D) / sigma dsigma + sqrt(2 sigma) dw`` (weak order 1).
+
+    In the time ``sigma^2``, in which the noise is a plain Brownian motion (the reverse-diffusion predictor of
+    Song et al. 2021, appendix E): ``x' = D + (sigma'/sigma)^2 (x - D) + sqrt(sigma^2 - sigma'^2) z``. In the time
+    sigma a step to less than half of sigma would throw x beyond D.
+
+    Raises:
+        ValueError: there is no noise in ``carry``.
+    """
+    noise = _noise_of(carry, "euler_maruyama")
+    d = to_d(denoiser, x, sigma) if carry.d is None else carry.d
+    # A raw clock may stand still or run backwards, also from 0: then it follows the ODE.
+    down = sigma_next < sigma
+    spent = torch.where(down, sigma**2 - sigma_next**2, torch.ones_like(sigma))
+    drift = torch.where(down, spent / torch.where(down, sigma, torch.ones_like(sigma)), sigma - sigma_next)
+    spread = torch.where(down, spent.sqrt(), torch.zeros_like(sigma))
+    return x - per_row(drift, x) * d + per_row(spread, x) * noise, NOTHING
+
+
+@dataclass(frozen=True)
+class Churn:
+    """The stochastic sampler of Karras et al. 2022, algorithm 2: noise is added before each step of Heun's rule.
+
+    A step from sigma in ``[S_tmin, S_tmax]`` begins at ``sigma (1 + gamma)`` with
+    ``gamma = min(S_churn / K, sqrt(2) - 1)``, but never above the highest noise level of the denoiser. The defaults
+    are those published for ImageNet-64.
+
+    Attributes:
+        S_churn: noise of the whole run; 0: Heun's rule.
+        S_tmin, S_tmax: noise levels between which it is added.
+        S_noise: standard deviation of the noise, slightly above 1 against the loss of detail.
+
+    Raises:
+        ValueError: a negative or non-finite value (``S_tmax`` may be infinite), or ``S_tmin > S_tmax``.
+    """
+
+    S_churn: float = 40.0
+    S_tmin: float = 0.05
+    S_tmax: float = 50.0
+    S_noise: float = 1.003
+
+    def __post_init__(self) -> None:
+        for name in ("S_churn", "S_tmin", "S_noise"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} = {getattr(self, name)} must be finite and at least 0")
+        if not self.S_tmin <= self.S_tmax:
+            raise ValueError(f"S_tmax = {self.S_tmax} must be at least S_tmin = {self.S_tmin}")
+
+    def lift(self, x: Tensor, sigma: Tensor, carry: Carry) -> tuple[Tensor, Tensor]:
+        """``(x, sigma)`` after the noise was added: where the step makes its first evaluation.
+
+        Raises:
+            ValueError: there is no noise or no ``num_steps`` in ``carry``.
+        """
+        if self.S_churn == 0:
+            return x, sigma
+        noise = _noise_of(carry, "edm_churn")
+        if carry.num_steps is None:
+            raise ValueError(
+                "carry.num_steps = None: a step of 'edm_churn' needs K of the whole run in its Carry"
+            )
+        gamma = min(self.S_churn / carry.num_steps, math.sqrt(2.0) - 1.0)
+        ceiling = torch.maximum(sigma, torch.as_tensor(carry.sigma_max).to(sigma))
+        raised = torch.minimum(sigma * (1.0 + gamma), ceiling)
+        inside = (sigma >= self.S_tmin) & (sigma <= self.S_tmax) & (raised > sigma)
+        raised = torch.where(inside, raised, sigma)
+        # 1 where nothing is added, so that the gradient of the root stays finite.
+        added = torch.where(inside, raised**2 - sigma**2, torch.ones_like(sigma)).sqrt()
+        added = torch.where(inside, added, torch.zeros_like(sigma))
+        return x + per_row(self.S_noise * added, x) * noise, raised
+
+    def step(
+        self, denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, carry: Carry = NOTHING
+    ) -> tuple[Tensor, Carry]:
+        """Noise, then one step of Heun's rule (two evaluations); ``carry.d`` is the slope after the noise."""
+        x, sigma = self.lift(x, sigma, carry)
+        return heun_step(denoiser, x, sigma, sigma_next, carry)
+
+    def last_step(
+        self, denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, carry: Carry = NOTHING
+    ) -> tuple[Tensor, Carry]:
+        """Noise, then one Euler step (one evaluation)."""
+        x, sigma = self.lift(x, sigma, carry)
+        return euler_step(denoiser, x, sigma, sigma_next, carry)
+
+
 def _keep_denoised(x: Tensor, sigma: Tensor, d: Tensor) -> Tensor:
     return x - per_row(sigma, x) * d
 
@@ -144,6 +252,8 @@ class Solver:
         evals_per_step: evaluations of ``step``.
         memory: how many earlier steps ``step`` looks back at.
         remember: ``(x, sigma, d) -> [B, *shape]``, what is kept of a step in ``Carry.past``.
+        noisy: each step needs ``Carry.noise``; samples then follow the data's distribution, not one trajectory.
+        churn: the settings of ``edm_churn``.
     """
 
     name: str
@@ -152,15 +262,39 @@ class Solver:
     evals_per_step: int
     memory: int = 0
     remember: Callable[[Tensor, Tensor, Tensor], Tensor] = _keep_slope
+    noisy: bool = False
+    churn: Churn | None = None
 
     @property
     def ends_with_euler(self) -> bool:
-        """Whether the last step is an Euler step: the solver would evaluate at the final noise level."""
-        return self.evals_per_step > 1
+        """Whether the last step is an Euler step.
+
+        The solver would otherwise evaluate at the final noise level, or leave the noise of its last step.
+        """
+        return self.evals_per_step > 1 or self.noisy
+
+    @property
+    def last_step(self) -> Step:
+        """The last step of a run."""
+        if self.churn is not None:
+            return self.churn.last_step
+        return euler_step if self.ends_with_euler else self.step
+
+    def lift(self, x: Tensor, sigma: Tensor, carry: Carry) -> tuple[Tensor, Tensor]:
+        """Where a step from ``(x, sigma)`` makes its first evaluation: there, but with ``edm_churn``."""
+        return (x, sigma) if self.churn is None else self.churn.lift(x, sigma, carry)
 
     def nfe(self, num_steps: int) -> int:
         """Network evaluations of a whole run: K for one evaluation a step, 2K - 1 (Heun), 4K - 3 (RK4)."""
         return self.evals_per_step * (num_steps - 1) + 1
+
+
+def edm_churn(
+    S_churn: float = 40.0, S_tmin: float = 0.05, S_tmax: float = 50.0, S_noise: float = 1.003
+) -> Solver:
+    """``edm_churn`` with other settings than the default ones (see ``Churn``)."""
+    churn = Churn(S_churn, S_tmin, S_tmax, S_noise)
+    return Solver("edm_churn", churn.step, 2, 2, noisy=True, churn=churn)
 
 
 SOLVERS = {
@@ -169,6 +303,8 @@ SOLVERS = {
     "rk4": Solver("rk4", rk4_step, 4, 4),
     "dpmpp_2m": Solver("dpmpp_2m", dpmpp_2m_step, 2, 1, memory=1, remember=_keep_denoised),
     "ipndm": Solver("ipndm", ipndm_step, 2, 1, memory=3),
+    "euler_maruyama": Solver("euler_maruyama", euler_maruyama_step, 1, 1, noisy=True),
+    "edm_churn": edm_churn(),
 }
 
 
@@ -181,12 +317,31 @@ def get_solver(solver: str | Solver) -> Solver:
     return solver if isinstance(solver, Solver) else look_up("solver", solver, SOLVERS)
 
 
+def require_deterministic(solver: str | Solver, what: str) -> Solver:
+    """The solver, unless it is noisy.
+
+    Raises:
+        ValueError: it is; says that ``what`` needs a deterministic one.
+    """
+    rule = get_solver(solver)
+    if rule.noisy:
+        known = ", ".join(name for name, other in SOLVERS.items() if not other.noisy)
+        raise ValueError(
+            f"solver = {rule.name!r} is noisy, and {what} is paired with the exact trajectory of the same start "
+            f"noise; use one of {known}"
+        )
+    return rule
+
+
 def sample(
     denoiser: Denoiser,
     x: Tensor,
     sigmas: Tensor | np.ndarray | Sequence[float],
     solver: str | Solver = "heun",
     callback: Callable[[int, Tensor], None] | None = None,
+    *,
+    seed: int | None = None,
+    noise: Tensor | None = None,
 ) -> Tensor:
     """Walk a batch of start noises down a list of noise levels.
 
@@ -196,20 +351,38 @@ def sample(
         sigmas: ``[K + 1]``, descending; may require grad, and then so does the result.
         solver: a name or a ``Solver``.
         callback: called as ``callback(k, x)`` after step ``k``.
+        seed: of a noisy solver's noise; row i meets the same noise in batches of any size.
+        noise: ``[K, B, *shape]``, that noise itself.
 
     Returns:
         ``[B, *shape]``, the samples.
+
+    Raises:
+        ValueError: a noisy solver without seed and noise, or noise of another shape.
     """
     rule = get_solver(solver)
     if not isinstance(sigmas, Tensor):
         sigmas = torch.tensor(np.asarray(sigmas, dtype=np.float64))
     levels = sigmas.to(x)
     K = len(levels) - 1
+    pool: StepNoise | None = None
+    if rule.noisy and noise is None:
+        if seed is None:
+            raise ValueError(f"seed = None: solver {rule.name!r} draws noise; pass seed=... (or noise=...)")
+        pool = StepNoise(tuple(x.shape[1:]), seed, int(getattr(denoiser, "given_channels", 0)))
+    elif rule.noisy and noise is not None and noise.shape != (K, *x.shape):
+        raise ValueError(
+            f"noise has shape {tuple(noise.shape)}; expected {(K, *x.shape)}, a row for each step"
+        )
     carry = NOTHING
     for k in range(K):
         if isinstance(denoiser, CheckedDenoiser):
             denoiser.step = k
-        step = euler_step if rule.ends_with_euler and k == K - 1 else rule.step
+        if rule.noisy:
+            drawn = noise[k] if noise is not None else pool.first(k, len(x)) if pool is not None else None
+            assert drawn is not None
+            carry = carry._replace(noise=drawn.to(x), num_steps=K, sigma_max=levels[0].detach())
+        step = rule.last_step if k == K - 1 else rule.step
         x, carry = step(denoiser, x, levels[k], levels[k + 1], carry)
         if callback is not None:
             callback(k, x)

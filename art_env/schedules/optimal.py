@@ -17,7 +17,7 @@ from torch import Tensor
 
 from art_env.diffusion.denoiser import Denoiser
 from art_env.diffusion.flow import ReferenceFlow, norm
-from art_env.diffusion.solvers import Carry, Solver, euler_step, get_solver, sample
+from art_env.diffusion.solvers import Carry, Solver, euler_step, require_deterministic, sample
 from art_env.schedules.handcrafted import edm, log_snr
 from art_env.schedules.schedule import Array, Schedule, check_num_steps, from_sigmas
 
@@ -87,10 +87,10 @@ def dynamic_programming(
         a schedule whose meta has ``evaluations`` (rows times evaluations; those of the reference come on top).
 
     Raises:
-        ValueError: fewer candidates than steps, or a coefficient that is not a positive number.
+        ValueError: fewer candidates than steps, a coefficient that is not a positive number, or a noisy solver.
     """
     check_num_steps(num_steps)
-    rule = get_solver(solver)
+    rule = require_deterministic(solver, "the local error of dynamic programming")
     if num_candidates < num_steps + 1:
         raise ValueError(f"num_candidates = {num_candidates} must exceed num_steps = {num_steps}")
     if not (math.isfinite(coefficient) and coefficient > 0):
@@ -143,7 +143,12 @@ def final_rmse(
     solver: str | Solver,
     batch_size: int = 4096,
 ) -> float:
-    """Paired RMSE over all coordinates between the sampler's end and the exact end, from the same noises."""
+    """Paired RMSE over all coordinates between the sampler's end and the exact end, from the same noises.
+
+    Raises:
+        ValueError: a noisy solver.
+    """
+    solver = require_deterministic(solver, "the final RMSE")
     total = 0.0
     with torch.no_grad():
         for x, end in zip(reference.start.split(batch_size), reference.x_end.split(batch_size), strict=True):
@@ -185,9 +190,12 @@ def direct(
     Returns:
         a schedule whose meta has ``rmse``, ``evaluations`` (rows times evaluations, a gradient counted as
         three), and ``last_change``, the relative gain of the last restart.
+
+    Raises:
+        ValueError: a noisy solver.
     """
     K = check_num_steps(num_steps)
-    rule = get_solver(solver)
+    rule = require_deterministic(solver, "the error that the limit minimises")
     sigma_max, floor = float(reference.sigmas[0]), float(reference.sigmas[-1])
     terminal = "zero" if reference.sigma_end == 0 else "sigma_min"
     if K == 1:
