@@ -83,7 +83,7 @@ class Common:
     the sample, so by default neither does the policy."""
     clock: str = "closed_form"
     """Where action 0 leads: closed_form, or rho of the EDM family (7: EDM's grid)."""
-    action_range: float = 3.0
+    action_range: float = 5.0
     """Octaves of clock speed between action 0 and 1."""
     terminal: str | None = None
     """zero or sigma_min: where schedules end; by default the problem's own."""
@@ -123,15 +123,15 @@ class Common:
 class Art(Common):
     """ART-RL (default)."""
 
-    learning_rate: float = 0.05
+    learning_rate: float = 0.03
     """Step of the actor, in units of the action; falls to 0."""
     gae_lambda: float = 1.0
     """Trace of the TD errors (1: the whole return)."""
     noise_groups: int = 16
     """Groups of rows that share exploration and meet the same start noises."""
-    std_start: float = 0.3
+    std_start: float = 0.18
     """Width of the exploration at the start, in units of the action."""
-    std_end: float = 0.02
+    std_end: float = 0.012
     """Width of the exploration at the end."""
 
 
@@ -312,18 +312,18 @@ def check(args: Common) -> tuple[dict[str, Any], Dynamics, int]:
     args.limit = args.limit and (args.model is None or args.model_limit) and not dynamics.solver.noisy
     # K = 1 leaves nothing to choose, and a rollout of one step has no spread.
     total = args.total_timesteps
-    image = dynamics.problem.is_image
     if isinstance(args, ArtPaper):
         args.num_envs = 1
         total = total or args.iterations * args.num_steps
     # The final error of the mixtures is heavy-tailed over start noises: a batch needs many. A network of
     # unknown size gets few.
-    rows = 1024 if dynamics.problem.name.startswith("mixture") else 256 if args.model is None else 64
-    updates = 300 if not image else 200 if args.model is None else 100
+    mixture = dynamics.problem.name.startswith("mixture")
+    rows = 2048 if mixture else 256 if args.model is None else 64
+    rollouts = 1130 if mixture else 300 if args.model is None else 100
     if dynamics.compares_groups:  # a group must stand for a distribution
         rows *= 4
     args.num_envs = args.num_envs or rows
-    total = total or updates * rows * args.num_steps
+    total = total or rollouts * rows * args.num_steps
     if total < args.num_envs * args.num_steps:
         raise ValueError(
             f"total_timesteps = {total} is less than one episode of every row, "

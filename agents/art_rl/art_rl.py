@@ -15,9 +15,13 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import explained_variance
 from torch import Tensor
 
+from agents.art_rl.exploration import AdaptedGaussian, AnnealedGaussian
 from agents.art_rl.policies import ARTPolicy
 
 SelfARTRL = TypeVar("SelfARTRL", bound="ARTRL")
+
+# Beyond this the noise of a comparison between groups is no longer what limits an update.
+MOST_ROLLOUTS = 16.0
 
 
 class ARTRL(OnPolicyAlgorithm):
@@ -70,13 +74,15 @@ class ARTRL(OnPolicyAlgorithm):
         self,
         policy: str | type[ARTPolicy],
         env: GymEnv | str,
-        learning_rate: float = 0.05,
+        learning_rate: float = 0.03,
         critic_learning_rate: float = 1e-3,
         n_steps: int | None = None,
         gae_lambda: float = 1.0,
         critic_updates: int = 2,
-        std_start: float = 0.3,
-        std_end: float = 0.02,
+        std_start: float = 0.18,
+        std_end: float = 0.012,
+        std_adapted: float = 0.03,
+        updates: int = 140,
         average_last: float = 0.2,
         noise_groups: int | None = None,
         temperature: float = 0.1,
@@ -89,7 +95,8 @@ class ARTRL(OnPolicyAlgorithm):
         device: torch.device | str = "cpu",
         _init_setup_model: bool = True,
     ) -> None:
-        for name, value in (("std_start", std_start), ("std_end", std_end), ("temperature", temperature)):
+        positive = {"std_start": std_start, "std_end": std_end, "std_adapted": std_adapted}
+        for name, value in {**positive, "temperature": temperature, "updates": updates}.items():
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} = {value} must be a positive number")
         for name, value in (("gae_lambda", gae_lambda), ("average_last", average_last)):
@@ -119,12 +126,17 @@ class ARTRL(OnPolicyAlgorithm):
         self.critic_learning_rate = critic_learning_rate
         self.critic_updates = critic_updates
         self.std_start, self.std_end, self.average_last = std_start, std_end, average_last
+        self.std_adapted, self.updates = std_adapted, updates
         self.noise_groups = noise_groups
         self.temperature, self.multiplier_step = temperature, multiplier_step
         self.literal = literal
         self.multiplier = 0.0
         self.horizon = 1.0
         self.num_updates = 0
+        self.explorer: AnnealedGaussian | AdaptedGaussian | None = None
+        self.offsets: Tensor | None = None
+        self.group_returns = torch.zeros(0, dtype=torch.float64)
+        self.rollouts_held = 0
         self._average: dict[str, Tensor] = {}
         self._averaged = 0
         if _init_setup_model:
@@ -154,6 +166,16 @@ class ARTRL(OnPolicyAlgorithm):
             self._read_environment()
         super()._setup_model()
         assert isinstance(self.rollout_buffer, RolloutBuffer)
+        if self.policy.sees_time_only and self.explorer is None:
+            table = self.policy.table
+            assert table is not None
+            if self.n_steps % self.policy.num_steps:
+                raise ValueError(
+                    f"n_steps = {self.n_steps} must be a multiple of num_steps = {self.policy.num_steps}: a policy "
+                    "of time alone is judged by whole episodes"
+                )
+            self.explorer = AnnealedGaussian(table.values.detach()[:-1])
+            self.group_returns = torch.zeros(self.num_groups, dtype=torch.float64)
 
     def _read_environment(self) -> None:
         """Take from the environment what the networks must know."""
@@ -200,9 +222,10 @@ class ARTRL(OnPolicyAlgorithm):
     def train(self) -> None:
         """One update from the rollout that was just collected."""
         self.policy.set_training_mode(True)
-        self.num_updates += 1
         if self.literal:
             self._train_literal()
+        elif self.explorer is not None:
+            self._train_episode()
         else:
             self._train_stable()
 
@@ -212,8 +235,88 @@ class ARTRL(OnPolicyAlgorithm):
         obs = torch.as_tensor(np.asarray(buffer.observations), device=self.device)
         return obs, torch.as_tensor(buffer.actions, device=self.device)
 
+    def collect_rollouts(self, *args: Any, **kwargs: Any) -> bool:
+        """As its parent; a policy of time alone explores with one offset a step and group."""
+        if self.explorer is not None and self.offsets is None:
+            self.offsets = self._explore()
+        self.policy.offsets = self.offsets
+        return super().collect_rollouts(*args, **kwargs)
+
+    def _plan(self) -> tuple[float, float, float]:
+        """Where training stands: share of the first phase that is done (above 1 in the second), the same in
+        updates instead of env steps, and rollouts to an update now.
+        """
+        assert self.explorer is not None
+        rollouts = self._total_timesteps / (self.n_steps * self.n_envs)
+        most = min(max(rollouts / self.updates, 1.0), MOST_ROLLOUTS)
+        middle = max(most / 3, 1.0)
+        # Rollouts to an update grow linearly in env steps, so geometrically in updates.
+        mean = (middle - 1) / math.log(middle) if middle > 1 else 1.0
+        first = 2 * mean / (2 * mean + most)  # two updates in three
+        done = (1.0 - max(self._current_progress_remaining, 0.0)) / first
+        now = 1 + (middle - 1) * min(done, 1.0)
+        in_updates = math.log(now) / math.log(middle) if middle > 1 else done
+        return done, min(in_updates, 1.0), now if done < 1 else most
+
+    def _explore(self) -> Tensor:
+        """Offsets ``[groups, K]`` of the explorer, after a change of the explorer if it is time."""
+        groups = self.num_groups
+        done, part, _ = self._plan()
+        if isinstance(self.explorer, AnnealedGaussian) and done >= 1:
+            self.use_average()
+            self._average, self._averaged = {}, 0
+            assert self.policy.table is not None
+            start = self.policy.table.values.detach()[:-1]
+            self.explorer = AdaptedGaussian(start, self.std_adapted, groups)
+        if isinstance(self.explorer, AdaptedGaussian):
+            offsets = self.explorer.explore(groups)
+            width = self.explorer.std
+        else:
+            assert self.explorer is not None
+            width = self.std_start * (self.std_end / self.std_start) ** part
+            offsets = self.explorer.explore(groups, width, 1.0 - part)
+        self.policy.std.fill_(width)
+        # The last step takes what is left, whatever the action.
+        return torch.cat([offsets, torch.zeros(groups, 1, dtype=offsets.dtype)], 1)
+
+    @property
+    def num_groups(self) -> int:
+        """Groups of rows that share their exploration."""
+        assert self.noise_groups is not None
+        return self.noise_groups if self.noise_groups > 1 else self.n_envs
+
+    def _train_episode(self) -> None:
+        """One update of the Gaussian over the actions of an episode, once it has been tried often enough."""
+        policy, explorer = self.policy, self.explorer
+        assert explorer is not None and policy.table is not None
+        rewards = torch.as_tensor(self.rollout_buffer.rewards, dtype=torch.float64)  # [T, B]
+        episodes = self.n_steps // policy.num_steps
+        self.group_returns = self.group_returns + rewards.reshape(self.n_steps, self.num_groups, -1).mean(2).sum(0)
+        self.rollouts_held += 1
+        _, part, rollouts = self._plan()
+        if self.rollouts_held < round(rollouts):
+            return
+        self.num_updates += 1
+        returns = self.group_returns / (self.rollouts_held * episodes)
+        if isinstance(explorer, AdaptedGaussian):
+            explorer.improve(returns)
+        else:
+            explorer.improve(returns, float(self.lr_schedule(1.0)) * (1.0 - part))
+        with torch.no_grad():
+            policy.table.values[:-1] = explorer.mean.float()
+        ending = part if isinstance(explorer, AnnealedGaussian) else 1.0 - self._current_progress_remaining
+        if ending >= 1.0 - self.average_last:
+            self._accumulate()
+        self.logger.record("train/return_spread", float(returns.std()))
+        self.logger.record("train/std", policy.std.item())
+        self.logger.record("train/rollouts_per_update", self.rollouts_held)
+        self.logger.record("train/n_updates", self.num_updates, exclude="tensorboard")
+        self.group_returns, self.rollouts_held = torch.zeros(self.num_groups, dtype=torch.float64), 0
+        self.offsets = self._explore()
+
     def _train_stable(self) -> None:
         buffer, policy = self.rollout_buffer, self.policy
+        self.num_updates += 1
         # Below 0 in the last rollout, if the total is not a multiple of its length.
         remaining = max(self._current_progress_remaining, 0.0)
         obs, actions = self._rollout()
@@ -310,6 +413,7 @@ class ARTRL(OnPolicyAlgorithm):
 
     def _train_literal(self) -> None:
         """Algorithm 1: moments of the one-step TD error with the gradients as test functions."""
+        self.num_updates += 1
         buffer, policy = self.rollout_buffer, self.policy
         obs, actions = self._rollout()
         T, B = obs.shape[:2]

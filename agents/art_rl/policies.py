@@ -104,6 +104,8 @@ class ARTPolicy(BasePolicy):
                 nn.init.zeros_(last.bias)
         self.register_buffer("columns", torch.tensor(columns), persistent=False)
         self.critic_net = mlp(len(columns), self.net_arch)
+        # Exploration of this update, [groups, K], if the algorithm draws it for whole episodes.
+        self.offsets: Tensor | None = None
         # Width of the exploration and scale of the returns: set by the algorithm, saved with the weights.
         self.register_buffer("std", torch.tensor(0.3))
         self.register_buffer("value_scale", torch.tensor(1.0))
@@ -121,6 +123,11 @@ class ARTPolicy(BasePolicy):
             lr_schedule=self._dummy_schedule,
         )
         return data
+
+    @property
+    def sees_time_only(self) -> bool:
+        """Whether the mean is the table alone: one episode is then a vector of K numbers."""
+        return self.table is not None and self.actor_net is None
 
     def distribution(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the action, ``[B]`` each, for ``obs: [B, n]``."""
@@ -146,7 +153,14 @@ class ARTPolicy(BasePolicy):
     def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Actions ``[B, 1]``, values ``[B, 1]`` and log-densities ``[B]``."""
         mean, std = self.distribution(obs)
-        actions = mean if deterministic else mean + std * self._noise(len(mean)).to(mean)
+        if deterministic:
+            actions = mean
+        elif self.offsets is not None and len(mean) % len(self.offsets) == 0:
+            step = (obs[:, 0] * self.num_steps).round().long()[:, None]
+            offsets = self.offsets.to(mean).repeat_interleave(len(mean) // len(self.offsets), 0)
+            actions = mean + offsets.gather(1, step)[:, 0]
+        else:
+            actions = mean + std * self._noise(len(mean)).to(mean)
         log_prob = torch.distributions.Normal(mean, std).log_prob(actions)
         return actions[:, None], self.predict_values(obs), log_prob
 
