@@ -425,7 +425,8 @@ def make_env(args: Common, settings: dict[str, Any], dynamics: Dynamics, seed: i
     vector = ARTVectorEnv(
         args.num_envs, noise_groups=groups, autoreset_mode=AutoresetMode.SAME_STEP, **{**kept, **own}
     )
-    env = to_sb3(vector)
+    # ART-RL logs its own returns if it sees nothing but the time.
+    env = to_sb3(vector, monitor=args.algorithm != "art" or bool(args.features))
     if args.algorithm in ("sac", "ppo"):
         env = VecNormalize(env, norm_obs=False, gamma=1.0, clip_reward=100.0)
     env.seed(seed)

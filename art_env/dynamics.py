@@ -159,7 +159,7 @@ class Dynamics:
         control: str = "log_speed",
         features: Sequence[str] = DEFAULT_FEATURES,
         clock: float | str | Schedule = 7.0,
-        action_range: float = 3.0,
+        action_range: float = 5.0,
         num_noises: int | None = None,
         noise_seed: int = 0,
         reference: ReferenceFlow | None = None,

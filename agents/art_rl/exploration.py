@@ -53,7 +53,7 @@ class AnnealedGaussian:
         return self.weights @ self.basis
 
     def explore(self, groups: int, std: float, colour: float) -> Tensor:
-        """Offsets ``[groups, n]``, in antithetic pairs; spectrum ``1 / mode^colour`` with root mean square ``std``."""
+        """Offsets ``[groups, n]`` of root mean square ``std``, in antithetic pairs; spectrum ``1 / mode^colour``."""
         n = len(self.weights)
         spectrum = torch.arange(1, n + 1, dtype=torch.float64) ** (-colour / 2)
         self.width = spectrum * math.sqrt(n) / spectrum.norm()

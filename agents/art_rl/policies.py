@@ -142,7 +142,9 @@ class ARTPolicy(BasePolicy):
         return mean, self.std.expand_as(mean)
 
     def predict_values(self, obs: Tensor) -> Tensor:
-        """Critic, ``[B, 1]``: reward still to come."""
+        """Critic, ``[B, 1]``: reward still to come (0 from a policy of time alone, which needs none)."""
+        if self.sees_time_only:
+            return torch.zeros(len(obs), 1)
         return self.critic_net(obs[:, self.columns]) * self.value_scale
 
     def log_prob(self, obs: Tensor, actions: Tensor) -> Tensor:
@@ -161,6 +163,8 @@ class ARTPolicy(BasePolicy):
             actions = mean + offsets.gather(1, step)[:, 0]
         else:
             actions = mean + std * self._noise(len(mean)).to(mean)
+        if self.sees_time_only:  # judged by whole episodes: neither is used
+            return actions[:, None], torch.zeros_like(mean)[:, None], torch.zeros_like(mean)
         log_prob = torch.distributions.Normal(mean, std).log_prob(actions)
         return actions[:, None], self.predict_values(obs), log_prob
 

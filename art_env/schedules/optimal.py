@@ -165,7 +165,7 @@ def direct(
     num_searches: int = 3,
     max_iterations: int = 200,
     screen_noises: int = 512,
-    batch_size: int = 512,
+    batch_size: int | None = None,
     with_dp: bool = True,
 ) -> Schedule:
     """The limit: the grid with the least final error, by BFGS with gradients through the whole sampler.
@@ -184,7 +184,7 @@ def direct(
         num_searches: how many starts are followed.
         max_iterations: of each search on all the noises.
         screen_noises: noises of the first searches.
-        batch_size: rows differentiated at once.
+        batch_size: rows differentiated at once; None: 512, and more of small samples.
         with_dp: start from dynamic programming too (its local errors cost many evaluations of a network).
 
     Returns:
@@ -212,6 +212,7 @@ def direct(
     if with_dp:
         grids.append(dynamic_programming(denoiser, reference, K, rule, max(48, 2 * K), max_noises=64))
     part = reference.first(screen_noises)
+    batch_size = batch_size or max(512, 16384 // reference.start[0].numel())
     search = _Search(denoiser, rule, batch_size, scale=search_scale(reference))
     ranked = sorted(grids, key=lambda s: final_rmse(denoiser, part, s.sigmas, rule))[:num_searches]
     found = [search.run(part, s.sigmas, min(60, max_iterations)) for s in ranked]
