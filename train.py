@@ -94,9 +94,10 @@ class Common:
     num_noises: int | None = None
     """Start noises that rewards are measured on; by default the problem's own number."""
     total_timesteps: int | None = None
-    """Env steps; by default 300 updates of ART-RL (200 on images, 100 with --model), for every algorithm."""
+    """Env steps; by default 300 episodes of every row (1,130 on the mixtures, 100 with --model), for every
+    algorithm."""
     num_envs: int | None = None
-    """Rows that step together; by default 256 (1024 on the mixtures, 64 with --model)."""
+    """Rows that step together; by default 256 (2048 on the mixtures, 64 with --model)."""
     seed: int = 0
     """Of the agent, the exploration and the start noises."""
     eval_seeds: tuple[int, ...] = (0,)
@@ -126,13 +127,13 @@ class Art(Common):
     learning_rate: float = 0.03
     """Step of the actor, in units of the action; falls to 0."""
     gae_lambda: float = 1.0
-    """Trace of the TD errors (1: the whole return)."""
+    """Trace of the TD errors (1: the whole return), with features."""
     noise_groups: int = 16
     """Groups of rows that share exploration and meet the same start noises."""
     std_start: float = 0.18
     """Width of the exploration at the start, in units of the action."""
     std_end: float = 0.012
-    """Width of the exploration at the end."""
+    """Width of the exploration at its end; then the covariance is learned."""
 
 
 @dataclass

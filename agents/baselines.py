@@ -144,7 +144,7 @@ def make_ppo(env: VecEnv, total_timesteps: int, seed: int, learning_rate: float 
         gamma=1.0,
         gae_lambda=0.95,
         ent_coef=0.0,
-        policy_kwargs={"log_std_init": -1.2, "net_arch": [64, 64]},
+        policy_kwargs={"log_std_init": -1.6, "net_arch": [64, 64]},
         seed=seed,
         device="cpu",
     )
@@ -169,7 +169,7 @@ def make_sac(env: VecEnv, total_timesteps: int, seed: int, learning_rate: float 
         train_freq=1,
         gradient_steps=4,
         ent_coef="auto_0.1",
-        target_entropy=-4.0,
+        target_entropy=-4.5,
         policy_kwargs={"net_arch": [64, 64]},
         seed=seed,
         device="cpu",
