@@ -77,7 +77,7 @@ def test_beats_the_closed_form() -> None:
     def error(schedule) -> float:
         return final_rmse(problem.denoiser, held_out, schedule.sigmas, _dynamics(env).solver)
 
-    model = ARTRL("ARTPolicy", env, seed=0)
+    model = ARTRL("ARTPolicy", env, seed=0, updates=20)
     start = error(distill(model, _dynamics(env), 1))
     model.learn(160 * 16 * 32 * 5)
     learned = error(distill(model, _dynamics(env), 1))
@@ -358,10 +358,28 @@ def test_the_average_is_what_is_deployed(tmp_path, features) -> None:
     last = ARTRL.load(tmp_path / "last.zip")
     assert torch.equal(last.policy.table.values, seen[-1])
     last.use_average()
-    # seen[i] is what i updates have made; those from the middle on are averaged: in the first phase (16 updates),
-    # and again in the second, which ends too soon after its start to hold but its own.
-    first = 12 if features else 17
-    torch.testing.assert_close(last.policy.table.values.detach(), torch.stack(seen[first:]).mean(0))
+    # seen[i] is what i updates have made; those from the middle on are averaged.
+    torch.testing.assert_close(last.policy.table.values.detach(), torch.stack(seen[12:]).mean(0))
+
+
+def test_the_second_phase_starts_from_the_average_of_the_first() -> None:
+    model = ARTRL("ARTPolicy", _env(), seed=0, average_last=0.5, updates=4)
+    seen = []
+
+    class Watch(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_start(self) -> None:
+            seen.append((type(model.explorer), model.policy.table.values.detach().clone(), model.num_updates))
+
+    model.learn(40 * 32 * 5, callback=Watch())
+    first = [values for kind, values, _ in seen if kind is AnnealedGaussian]
+    second = [values for kind, values, _ in seen if kind is AdaptedGaussian]
+    assert len(first) > 4
+    assert len(second) > 4
+    assert not torch.equal(second[0], first[-1])
+    assert min(v.min() for v in first) <= second[0].min() <= second[0].max() <= max(v.max() for v in first)
 
 
 def test_a_budget_that_is_no_multiple_of_the_rollout_never_climbs() -> None:

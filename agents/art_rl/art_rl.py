@@ -22,6 +22,8 @@ SelfARTRL = TypeVar("SelfARTRL", bound="ARTRL")
 
 # Beyond this the noise of a comparison between groups is no longer what limits an update.
 MOST_ROLLOUTS = 16.0
+# With less a covariance is learned from noise.
+ENOUGH_ROLLOUTS = 4.0
 
 
 class ARTRL(OnPolicyAlgorithm):
@@ -75,7 +77,8 @@ class ARTRL(OnPolicyAlgorithm):
         std_start, std_end: width of the exploration at the start and the end, in units of the action.
         std_adapted: width at which the second phase starts.
         updates: an update of the second phase takes one rollout for every ``updates`` of the whole training, at
-            least 1 and at most 16; of the first phase, from 1 to a third of that.
+            most 16; one of the first phase from 1 to a third of that. If it would be less than 4, there is no second
+            phase.
         average_last: part of training over which the deployed policy is averaged.
         noise_groups: None: what the environment says, else 1.
         temperature: lambda of the literal algorithm.
@@ -274,10 +277,11 @@ class ARTRL(OnPolicyAlgorithm):
         assert self.explorer is not None
         rollouts = self._total_timesteps / (self.n_steps * self.n_envs)
         most = min(max(rollouts / self.updates, 1.0), MOST_ROLLOUTS)
-        middle = max(most / 3, 1.0)
+        two_phases = most >= ENOUGH_ROLLOUTS
+        middle = max(most / 3, 1.0) if two_phases else most
         # Rollouts to an update grow linearly in env steps, so geometrically in updates.
         mean = (middle - 1) / math.log(middle) if middle > 1 else 1.0
-        first = 2 * mean / (2 * mean + most)  # two updates in three
+        first = 2 * mean / (2 * mean + most) if two_phases else 1.0  # two updates in three
         done = (1.0 - max(self._current_progress_remaining, 0.0)) / first
         now = 1 + (middle - 1) * min(done, 1.0)
         in_updates = math.log(now) / math.log(middle) if middle > 1 else done
@@ -287,7 +291,7 @@ class ARTRL(OnPolicyAlgorithm):
         """Offsets ``[groups, K]`` of the explorer, after a change of the explorer if it is time."""
         groups = self.num_groups
         done, part, _ = self._plan()
-        if isinstance(self.explorer, AnnealedGaussian) and done >= 1:
+        if isinstance(self.explorer, AnnealedGaussian) and done >= 1 and self._current_progress_remaining > 0:
             self.use_average()
             self._average, self._averaged = {}, 0
             assert self.policy.table is not None
@@ -331,7 +335,7 @@ class ARTRL(OnPolicyAlgorithm):
         else:
             explorer.improve(returns, float(self.lr_schedule(1.0)) * (1.0 - part))
         with torch.no_grad():
-            policy.table.values[:-1] = explorer.mean.float()
+            policy.table.values[:-1] = explorer.mean.float().clamp(-1.0, 1.0)
         ending = part if isinstance(explorer, AnnealedGaussian) else 1.0 - self._current_progress_remaining
         if ending >= 1.0 - self.average_last:
             self._accumulate()

@@ -69,7 +69,8 @@ class AnnealedGaussian:
         self.second = BETAS[1] * self.second + (1 - BETAS[1]) * moment**2
         first = self.first / (1 - BETAS[0] ** self.updates)
         second = self.second / (1 - BETAS[1] ** self.updates)
-        self.weights = self.weights + learning_rate * self.width * first / (second.sqrt() + 1e-12)
+        weights = self.weights + learning_rate * self.width * first / (second.sqrt() + 1e-12)
+        self.weights = self.basis @ (weights @ self.basis).clamp(-1.0, 1.0)
 
 
 class AdaptedGaussian:
