@@ -288,6 +288,12 @@ def test_adapted_gaussian_learns_an_ill_conditioned_valley() -> None:
     assert float(variances[-1] / variances[0]) > 300
 
 
+def test_one_row_has_nothing_to_compare_with() -> None:
+    with pytest.raises(ValueError, match=r"num_envs = 1: .*vector environment"):
+        ARTRL("ARTPolicy", _env(1, 1))
+    ARTRL("ARTPolicy", _env(1, 1, features=("size",)), seed=0).learn(10)
+
+
 def test_a_rollout_of_part_of_an_episode_is_refused() -> None:
     with pytest.raises(ValueError, match=r"n_steps = 7 must be a multiple of num_steps = 5"):
         ARTRL("ARTPolicy", _env(), n_steps=7)

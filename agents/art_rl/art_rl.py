@@ -43,8 +43,8 @@ class ARTRL(OnPolicyAlgorithm):
       network of (time, budget) misses the sharp turns of the best schedules.
 
     A policy of time alone (``features=()``, what a schedule is) plays the same K actions in every row of a group.
-    An episode is then one sample of a Gaussian over K numbers, no critic can know more than the mean of the
-    groups, and the moments are taken over whole episodes:
+    An episode is then one sample of a Gaussian over K numbers, the mean of the groups takes the place of the critic,
+    and the moments are taken over whole episodes (to credit each step with what came after it was no better):
 
     - *Ranks.* Groups are weighted by the rank of their return. Returns themselves follow the few noises with huge
       errors: Heun at K = 10 on ``mixture-1d`` then ends in a local minimum 1.25 times above the limit, with ranks
@@ -197,6 +197,11 @@ class ARTRL(OnPolicyAlgorithm):
                     f"n_steps = {self.n_steps} must be a multiple of num_steps = {self.policy.num_steps}: a policy "
                     "of time alone is judged by whole episodes"
                 )
+            if self.num_groups < 2:
+                raise ValueError(
+                    "num_envs = 1: a policy of time alone learns by comparing rows; use a vector environment such as "
+                    "ARTVectorEnv(256, noise_groups=16, ...), or give the environment features"
+                )
             self.explorer = AnnealedGaussian(table.values.detach()[:-1])
             self.group_returns = torch.zeros(self.num_groups, dtype=torch.float64)
 
@@ -321,9 +326,8 @@ class ARTRL(OnPolicyAlgorithm):
         assert policy.table is not None
         rewards = torch.as_tensor(self.rollout_buffer.rewards, dtype=torch.float64)  # [T, B]
         episodes = self.n_steps // policy.num_steps
-        self.group_returns = self.group_returns + rewards.reshape(self.n_steps, self.num_groups, -1).mean(
-            2
-        ).sum(0)
+        by_group = rewards.reshape(self.n_steps, self.num_groups, -1).mean(2)
+        self.group_returns = self.group_returns + by_group.sum(0)
         self.rollouts_held += 1
         _, part, rollouts = self._plan()
         if self.rollouts_held < round(rollouts):
