@@ -17,7 +17,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 from matplotlib.transforms import Bbox
 
 DPI = 120
@@ -175,6 +175,7 @@ def efficiency(board: Board, cells: Sequence[Cell]) -> Figure:
                 )
             shown += list(known) if len(known) and math.isfinite(known[0]) else []
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())  # within one decade every tick would get a label
         gap_axis(axes, "y", shown)
         axes.set_title(f"{cell.problem}, {cell.solver}, K = {cell.num_steps}")
         axes.set(xlabel="environment steps", ylabel="gap to the limit")
