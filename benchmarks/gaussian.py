@@ -9,21 +9,18 @@ Example:
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+from running import run_training
 
 from art_env.problems import make_problem
 from art_env.schedules import Schedule
 from art_env.scoring import Scorer, baseline
 
-ROOT = Path(__file__).resolve().parents[1]
 STEPS = (2, 5, 10, 20, 50, 100)
 GLOBAL_STEPS = (2, 5, 10, 20)
 
@@ -39,15 +36,12 @@ class Args:
 def train(reward: str, K: int, seed: int) -> tuple[Schedule, float]:
     """One training of train.py; its schedule and seconds."""
     with tempfile.TemporaryDirectory() as folder:
-        options = f"--problem gaussian-1d --solver euler --num-steps {K} --reward {reward} --seed {seed}"
-        command = [sys.executable, "train.py", *options.split(), "--run-dir", f"{folder}/run"]
-        done = subprocess.run(
-            [*command, "--no-progress", "--no-limit"], cwd=ROOT, capture_output=True, text=True
+        options = (
+            f"--problem gaussian-1d --solver euler --num-steps {K} --reward {reward} --seed {seed} --no-limit"
         )
-        if done.returncode:
-            raise RuntimeError(done.stderr)
-        summary = json.loads(Path(folder, "run", "summary.json").read_text())
-        return Schedule.load(Path(folder, "run", "schedule.json")), summary["seconds"]
+        run = Path(folder, "run")
+        summary = run_training(run, "art", *options.split())
+        return Schedule.load(run / "schedule.json"), summary["seconds"]
 
 
 def main() -> None:

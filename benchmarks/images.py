@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -22,6 +20,7 @@ from typing import Literal
 
 import torch
 import tyro
+from running import run_training
 from tqdm import tqdm
 from tyro.conf import Positional
 
@@ -88,17 +87,10 @@ class Training:
 
 def train(training: Training, args: Args) -> None:
     """Run train.py unless the run is there; a broken run is made again."""
-    folder = training.folder(args.runs)
-    if (folder / "summary.json").is_file():
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    command = [sys.executable, "train.py", "art", "--problem", training.problem, "--solver", training.solver]
-    command += ["--num-steps", str(training.num_steps), "--reward", training.reward, "--no-progress"]
-    command += ["--device", args.device, "--run-dir", str(folder.resolve())]
-    command += [] if training.limit else ["--no-limit"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+    options = ["--problem", training.problem, "--solver", training.solver, "--num-steps", training.num_steps]
+    options += ["--reward", training.reward, "--device", args.device]
+    options += [] if training.limit else ["--no-limit"]
+    run_training(training.folder(args.runs), "art", *options)
 
 
 def learned(training: Training, args: Args, name: str) -> Schedule:

@@ -15,8 +15,6 @@ import csv
 import json
 import os
 import platform
-import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -27,6 +25,7 @@ from typing import Any
 
 import torch
 import tyro
+from running import run_training
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -185,16 +184,9 @@ class CellRunner:
     def _learn(self, method: str, seed: int) -> None:
         """train.py as a user runs it."""
         folder = self.args.runs / "__".join((*map(str, self.cell), method, str(seed)))
-        if not (folder / "summary.json").is_file():
-            shutil.rmtree(folder, ignore_errors=True)
-            name, solver, K = self.cell
-            options = ["--problem", name, "--solver", solver, "--num-steps", str(K), "--seed", str(seed)]
-            command = [sys.executable, "train.py", method, *options, "--no-limit", "--no-progress"]
-            command += ["--run-dir", str(folder.resolve())]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-            if done.returncode:
-                raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
-        summary = json.loads((folder / "summary.json").read_text())
+        name, solver, K = self.cell
+        options = ["--problem", name, "--solver", solver, "--num-steps", K, "--seed", seed, "--no-limit"]
+        summary = run_training(folder, method, *options)
         with (folder / "progress.csv").open(newline="") as file:
             log = [row for row in csv.DictReader(file) if row["art/rmse"]]
         each = summary["denoiser_evals"] / summary["env_steps"]

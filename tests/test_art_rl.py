@@ -250,6 +250,12 @@ def test_update_of_the_first_phase_by_hand() -> None:
     assert model.num_updates == 1
 
 
+def test_the_first_phase_takes_the_betas_of_the_policy() -> None:
+    model = ARTRL("ARTPolicy", _env(), seed=0, policy_kwargs={"adam_betas": (0.5, 0.6)})
+    assert isinstance(model.explorer, AnnealedGaussian)
+    assert model.explorer.betas == (0.5, 0.6)
+
+
 def test_an_update_takes_more_rollouts_later() -> None:
     model = ARTRL("ARTPolicy", _env(8, 4, num_steps=2), seed=0, updates=10)
     memory = _Memory()

@@ -202,7 +202,7 @@ class ARTRL(OnPolicyAlgorithm):
                     "num_envs = 1: a policy of time alone learns by comparing rows; use a vector environment such as "
                     "ARTVectorEnv(256, noise_groups=16, ...), or give the environment features"
                 )
-            self.explorer = AnnealedGaussian(table.values.detach()[:-1])
+            self.explorer = AnnealedGaussian(table.values.detach()[:-1], self.policy.adam_betas)
             self.group_returns = torch.zeros(self.num_groups, dtype=torch.float64)
 
     def _read_environment(self) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from scipy.fft import dct
 from torch import Tensor
-
-# Step of Adam's two moments.
-BETAS = (0.9, 0.95)
 
 
 def ranks(returns: Tensor) -> Tensor:
@@ -23,9 +22,7 @@ def ranks(returns: Tensor) -> Tensor:
 
 def smooth_basis(n: int) -> Tensor:
     """``[n, n]``, orthonormal rows from smooth to rough over the steps: the discrete cosine transform."""
-    j, k = torch.meshgrid(torch.arange(n), torch.arange(n), indexing="ij")
-    rows = torch.cos(math.pi * j * (2 * k + 1) / (2 * max(n, 1))).to(torch.float64)
-    return rows / rows.norm(dim=1, keepdim=True)
+    return torch.from_numpy(dct(np.eye(max(n, 1)), norm="ortho", axis=0)[:n, :n])
 
 
 class AnnealedGaussian:
@@ -36,10 +33,12 @@ class AnnealedGaussian:
 
     Args:
         mean: ``[n]``, actions to start from.
+        betas: of Adam.
     """
 
-    def __init__(self, mean: Tensor) -> None:
+    def __init__(self, mean: Tensor, betas: tuple[float, float]) -> None:
         n = len(mean)
+        self.betas = betas
         self.basis = smooth_basis(n)
         self.weights = self.basis @ mean.double()
         self.first, self.second = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
@@ -65,10 +64,11 @@ class AnnealedGaussian:
         """One step along the score-function moment, from the return ``[groups]`` of each group."""
         moment = (ranks(returns)[:, None] * self.z).mean(0)
         self.updates += 1
-        self.first = BETAS[0] * self.first + (1 - BETAS[0]) * moment
-        self.second = BETAS[1] * self.second + (1 - BETAS[1]) * moment**2
-        first = self.first / (1 - BETAS[0] ** self.updates)
-        second = self.second / (1 - BETAS[1] ** self.updates)
+        b1, b2 = self.betas
+        self.first = b1 * self.first + (1 - b1) * moment
+        self.second = b2 * self.second + (1 - b2) * moment**2
+        first = self.first / (1 - b1**self.updates)
+        second = self.second / (1 - b2**self.updates)
         weights = self.weights + learning_rate * self.width * first / (second.sqrt() + 1e-12)
         self.weights = self.basis @ (weights @ self.basis).clamp(-1.0, 1.0)
 
@@ -105,21 +105,23 @@ class AdaptedGaussian:
         self.path_c = torch.zeros_like(self.mean)
         self.path_sigma = torch.zeros_like(self.mean)
         self.updates = 0
+        # The last exploration, and the same before the covariance C stretched it.
+        self.z = torch.zeros(0, len(mean), dtype=torch.float64)  # C^(-1/2) y
         self.y = torch.zeros(0, len(mean), dtype=torch.float64)
 
     def explore(self, groups: int) -> Tensor:
         """Offsets ``[groups, n]``."""
         variances, axes = torch.linalg.eigh(self.covariance)
         z = torch.randn(groups, len(self.mean), dtype=torch.float64)
+        self.z = z @ axes.T
         self.y = z @ (axes * variances.clamp_min(1e-20).sqrt()).T
         return self.std * self.y
 
     def improve(self, returns: Tensor) -> None:
         """One natural-gradient step of mean, width and covariance, from the return ``[groups]`` of each group."""
-        best = self.y[torch.argsort(returns, descending=True)[: len(self.share)]]
-        step = self.share @ best
-        variances, axes = torch.linalg.eigh(self.covariance)
-        white = axes @ ((axes.T @ step) / variances.clamp_min(1e-20).sqrt())
+        order = torch.argsort(returns, descending=True)[: len(self.share)]
+        best = self.y[order]
+        step, white = self.share @ best, self.share @ self.z[order]
         self.mean = (self.mean + self.std * step).clamp(-1.0, 1.0)
         self.updates += 1
         self.path_sigma = (1 - self.c_sigma) * self.path_sigma

@@ -144,7 +144,7 @@ class ARTPolicy(BasePolicy):
     def predict_values(self, obs: Tensor) -> Tensor:
         """Critic, ``[B, 1]``: reward still to come (0 from a policy of time alone, which needs none)."""
         if self.sees_time_only:
-            return torch.zeros(len(obs), 1)
+            return obs.new_zeros(len(obs), 1)
         return self.critic_net(obs[:, self.columns]) * self.value_scale
 
     def log_prob(self, obs: Tensor, actions: Tensor) -> Tensor:
@@ -163,9 +163,10 @@ class ARTPolicy(BasePolicy):
             actions = mean + offsets.gather(1, step)[:, 0]
         else:
             actions = mean + std * self._noise(len(mean)).to(mean)
-        if self.sees_time_only:  # judged by whole episodes: neither is used
-            return actions[:, None], torch.zeros_like(mean)[:, None], torch.zeros_like(mean)
-        log_prob = torch.distributions.Normal(mean, std).log_prob(actions)
+        if self.sees_time_only:  # judged by whole episodes: not used
+            log_prob = torch.zeros_like(mean)
+        else:
+            log_prob = torch.distributions.Normal(mean, std).log_prob(actions)
         return actions[:, None], self.predict_values(obs), log_prob
 
     def _noise(self, rows: int) -> Tensor:

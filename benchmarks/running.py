@@ -1,0 +1,33 @@
+"""One run of train.py, as a user starts it: what every table is made of."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_training(folder: Path, *options: object) -> dict[str, Any]:
+    """The summary of the run in ``folder``, which is made now unless it has finished before.
+
+    Args:
+        folder: its run folder; what a broken run has left there is removed.
+        options: of train.py, the algorithm first.
+
+    Raises:
+        RuntimeError: train.py failed; its command and its error.
+    """
+    summary = folder / "summary.json"
+    if not summary.is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        command = [sys.executable, "train.py", *map(str, options), "--no-progress"]
+        command += ["--run-dir", str(folder.resolve())]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+    return json.loads(summary.read_text())
