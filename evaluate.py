@@ -41,6 +41,10 @@ NUM_PICTURES = 12
 TOLERANCE = 0.01  # the reference's own error, relative to the smallest error that is reported
 
 
+# One schedule, to be resampled, or one for each number of steps.
+Family = list[Schedule]
+
+
 @dataclass
 class Args:
     """Score noise schedules: paired error to the exact solution, distance to the data, gap to the limit."""
@@ -113,7 +117,7 @@ def evaluate(args: Args) -> None:
         write(args.out, scorer, results)
 
 
-def check(args: Args) -> tuple[Problem, Scorer, list[Schedule]]:
+def check(args: Args) -> tuple[Problem, Scorer, list[Family]]:
     """The problem, its scorer, and the schedules that come from files and agents."""
     if args.threads < 1:
         raise ValueError(f"--threads {args.threads} must be at least 1")
@@ -134,8 +138,8 @@ def check(args: Args) -> tuple[Problem, Scorer, list[Schedule]]:
     scorer = Scorer(problem, solver, args.seeds, args.num_images, metrics=metrics, fid=fid)
     if args.out is not None:
         check_out(args.out, args.overwrite)
-    learned = [Schedule.load(spec) for spec in args.schedules if is_file_spec(spec)]
-    learned += [load_and_distill(path, problem, args.trust_pickle) for path in args.agents]
+    learned = [[Schedule.load(spec)] for spec in args.schedules if is_file_spec(spec)]
+    learned += [load_and_distill(path, problem, args.steps, args.trust_pickle) for path in args.agents]
     return problem, scorer, with_own_names(learned, args.schedules)
 
 
@@ -170,8 +174,8 @@ def check_out(out: Path, overwrite: bool) -> None:
         raise type(error)(f"--out {out} cannot be written ({error.strerror}); use another folder") from error
 
 
-def load_and_distill(path: str, problem: Problem, trust_pickle: bool = False) -> Schedule:
-    """The schedule of a trained agent."""
+def load_and_distill(path: str, problem: Problem, steps: Sequence[int], trust_pickle: bool = False) -> Family:
+    """The schedule of a trained agent, or if it was trained with several K that of each of ``steps``."""
     from agents.distill import distill
     from agents.loading import load_agent
 
@@ -179,24 +183,25 @@ def load_and_distill(path: str, problem: Problem, trust_pickle: bool = False) ->
     if dynamics.problem.name != problem.name:
         raise ValueError(f"{path} was trained on {dynamics.problem.name!r}, not on {problem.name!r}")
     name = Path(path).stem if Path(path).stem != "model" else Path(path).resolve().parent.name
-    schedule = distill(policy, dynamics, name=name)
-    check_fit(schedule, problem)
-    return schedule
+    budgets = sorted(set(steps)) if len(dynamics.budgets) > 1 else dynamics.budgets
+    schedules = [distill(policy, dynamics, name=name, num_steps=K) for K in budgets]
+    check_fit(schedules[0], problem)
+    return schedules
 
 
-def with_own_names(schedules: list[Schedule], taken: Sequence[str]) -> list[Schedule]:
-    """The same schedules under names that no two share."""
+def with_own_names(families: list[Family], taken: Sequence[str]) -> list[Family]:
+    """The same schedules under names that no two families share."""
     used, out = set(taken), []
-    for schedule in schedules:
-        name, i = schedule.name, 2
+    for family in families:
+        name, i = family[0].name, 2
         while name in used:
-            name, i = f"{schedule.name} ({i})", i + 1
+            name, i = f"{family[0].name} ({i})", i + 1
         used.add(name)
-        out.append(Schedule(schedule.sigmas, name, schedule.meta))
+        out.append([Schedule(s.sigmas, name, s.meta) for s in family])
     return out
 
 
-def compute(args: Args, problem: Problem, scorer: Scorer, learned: list[Schedule]) -> Results:
+def compute(args: Args, problem: Problem, scorer: Scorer, learned: list[Family]) -> Results:
     """Every row of the table."""
     names = [s for s in dict.fromkeys(args.schedules) if not is_file_spec(s)]
     steps = sorted(set(args.steps))
@@ -214,7 +219,8 @@ def compute(args: Args, problem: Problem, scorer: Scorer, learned: list[Schedule
                 if name != "limit":
                     bar.set_description(f"{name} K={K}")
                     grids.append(baseline(name, problem, K, scorer.solver))
-            for schedule in learned:
+            for family in learned:
+                schedule = next((s for s in family if s.num_steps == K), family[0])
                 if schedule.num_steps != K:
                     note(f"note: {schedule.name} was made for K={schedule.num_steps}; resampled to K={K}")
                 grids.append(schedule.resample(K))

@@ -3,6 +3,8 @@
 Examples:
     python train.py
     python train.py --problem mixture-1d --solver euler --num-steps 10
+    python train.py --problem mixture-1d --num-steps 3 5 10
+    python train.py --problem mixture-1d --features log_f log_q size cosine
     python train.py sac --problem mixture-1d
     python train.py art-paper
     python train.py --resume runs/digits__art__0__2026-01-31_12-00-00
@@ -19,6 +21,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -30,22 +33,23 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ProgressBarCallback
 from stable_baselines3.common.logger import Logger, make_output_format
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from torch import Tensor
 
 from agents.art_rl import ARTRL
 from agents.baselines import make_ppo, make_sac
 from agents.callbacks import CheckpointCallback, ScheduleCallback
 from agents.distill import distill
 from agents.loading import ALGORITHMS, read_settings, save_agent
+from agents.rollout import sample_with_policy
 from art_env import __version__
 from art_env.cli import run_command
-from art_env.dynamics import Dynamics
+from art_env.dynamics import Dynamics, check_budgets
 from art_env.envs import ARTVectorEnv, make_dynamics
 from art_env.files import atomic_path, write_text
 from art_env.names import check_name, unknown_name
 from art_env.plots import samples_figure, schedule_figure
 from art_env.sb3 import to_sb3
 from art_env.schedules import Schedule
-from art_env.schedules.schedule import check_num_steps
 from art_env.scoring import Row, Scorer, baseline, format_table, write_csv
 
 RIVALS = ("uniform", "log_snr", "edm", "closed_form")
@@ -73,14 +77,14 @@ class Common:
     """A .safetensors file with the embedded prompt (tensor prompt_embeds) of --model."""
     solver: str = "heun"
     """euler, heun, rk4, dpmpp_2m or ipndm; stochastic: euler_maruyama or edm_churn."""
-    num_steps: int = 5
-    """Solver steps K."""
+    num_steps: tuple[int, ...] = (5,)
+    """Solver steps K; several train one policy for all of them, with a schedule for each."""
     reward: str = "global"
     """global: minus the final error (of a stochastic solver: minus W2^2 from a group to exact samples); local:
     minus the solver's own errors; euler: the paper's objective."""
     features: tuple[str, ...] = ()
     """What the policy sees besides time and budget: log_f, log_q, size, cosine, x. A schedule cannot look at
-    the sample, so by default neither does the policy."""
+    the sample, so by default neither does the policy; one that does is scored as it is too, acting on each sample."""
     clock: str = "closed_form"
     """Where action 0 leads: closed_form, or rho of the EDM family (7: EDM's grid)."""
     action_range: float = 5.0
@@ -143,7 +147,7 @@ class ArtPaper(Common):
     algorithm: ClassVar[str] = "art-paper"
     problem: str = "gaussian-1d"
     solver: str = "euler"
-    num_steps: int = 100
+    num_steps: tuple[int, ...] = (100,)
     reward: str = "euler"
     features: tuple[str, ...] = ("x", "log_q")
     iterations: int = 5000
@@ -177,9 +181,12 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config, self.summary = folder / "config.json", folder / "summary.json"
-        self.model, self.schedule = folder / "model.zip", folder / "schedule.json"
-        self.limit, self.checkpoint = folder / "limit.json", folder / "checkpoints" / "model.zip"
+        self.model, self.checkpoint = folder / "model.zip", folder / "checkpoints" / "model.zip"
         self.progress = folder / "checkpoints" / "progress.json"
+
+    def of(self, dynamics: Dynamics, stem: str, K: int, suffix: str) -> Path:
+        """``schedule.json``, or with several K ``schedule_K05.json``."""
+        return self.folder / f"{stem}{'' if len(dynamics.budgets) == 1 else f'_K{K:02d}'}{suffix}"
 
     @classmethod
     def create(cls, args: Common) -> Run:
@@ -233,6 +240,8 @@ class Run:
             }
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"{run.config} cannot be read ({error!r}); start a new run") from error
+        if isinstance(values.get("num_steps"), int):
+            values["num_steps"] = (values["num_steps"],)
         values["run_dir"], values["resume"] = folder, folder
         run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         return run, kind(**values)
@@ -249,30 +258,35 @@ def train(args: Common) -> None:
     scorer = Scorer(problem, args.solver, args.eval_seeds, args.num_images, metrics=problem.metrics[:1])
     if args.resume is None:
         run = Run.create(args)
-    print(f"{args.algorithm} on {problem.name}: {args.solver}, K = {args.num_steps}, run folder {run.folder}")
+    steps = " ".join(map(str, dynamics.budgets))
+    print(f"{args.algorithm} on {problem.name}: {args.solver}, K = {steps}, run folder {run.folder}")
 
-    others = [baseline(name, problem, args.num_steps, args.solver) for name in RIVALS]
-    limit = find_limit(run, dynamics, scorer, others) if args.limit else None
+    others = {K: [baseline(name, problem, K, args.solver) for name in RIVALS] for K in dynamics.budgets}
+    limits: dict[int, Schedule] = {}
+    if args.limit:
+        limits = {K: find_limit(run, dynamics, scorer, K, others[K]) for K in dynamics.budgets}
 
     began = time.time()
-    model, spent_before = learn(args, run, settings, dynamics, scorer, limit, others, total)
+    model, spent_before = learn(args, run, settings, dynamics, scorer, limits, others, total)
     seconds = time.time() - began + spent_before["seconds"]
     evals = spent_before["denoiser_evals"] + int(model.get_env().get_attr("denoiser_evals")[0])  # type: ignore[union-attr]
 
-    schedule = distill(model, dynamics, name=args.algorithm)
-    schedule = Schedule(
-        schedule.sigmas, args.algorithm, {**schedule.meta, "seed": args.seed, "version": __version__}
-    )
-    if limit is not None and scorer.gap(schedule, limit) < 1.0:
-        # The search missed a better basin: go on from the agent's own, so that the limit is one.
-        limit = find_limit(run, dynamics, scorer, [*others, schedule], again=True)
-    report(run, args, scorer, schedule, others, limit, seconds, evals, model.num_timesteps)
+    schedules: dict[int, Schedule] = {}
+    for K in dynamics.budgets:
+        found = distill(model, dynamics, name=args.algorithm, num_steps=K)
+        meta = {**found.meta, "seed": args.seed, "version": __version__}
+        schedules[K] = Schedule(found.sigmas, args.algorithm, meta)
+        if K in limits and scorer.gap(schedules[K], limits[K]) < 1.0:
+            # The search missed a better basin: go on from the agent's own, so that the limit is one.
+            starts = [*others[K], schedules[K]]
+            limits[K] = find_limit(run, dynamics, scorer, K, starts, again=True)
+    report(run, args, dynamics, scorer, model, schedules, others, limits, seconds, evals)
     print(f"all artefacts in {run.folder} after {time.time() - started:.0f} s")
 
 
 def check(args: Common) -> tuple[dict[str, Any], Dynamics, int]:
     """Refuse bad settings before anything is computed or written; the environment's settings."""
-    check_num_steps(args.num_steps)
+    budgets = check_budgets(args.num_steps)
     for name in ("threads", "num_envs", "noise_groups", "iterations", "total_timesteps", "num_images"):
         count = getattr(args, name, None)
         if count is not None and count < 1:
@@ -294,10 +308,11 @@ def check(args: Common) -> tuple[dict[str, Any], Dynamics, int]:
             ) from None
     else:
         clock = args.clock
-    names = ("problem", "solver", "num_steps", "reward", "features", "action_range", "terminal", "sigma_min")
+    names = ("problem", "solver", "reward", "features", "action_range", "terminal", "sigma_min")
     settings: dict[str, Any] = {
         name: getattr(args, name) for name in (*names, "sigma_max", "num_noises", "device")
     }
+    settings["num_steps"] = list(budgets) if len(budgets) > 1 else budgets[0]
     settings["features"] = list(args.features)
     settings["control"] = "speed" if args.algorithm == "art-paper" else "log_speed"
     settings["clock"] = clock
@@ -315,7 +330,7 @@ def check(args: Common) -> tuple[dict[str, Any], Dynamics, int]:
     total = args.total_timesteps
     if isinstance(args, ArtPaper):
         args.num_envs = 1
-        total = total or args.iterations * args.num_steps
+        total = total or args.iterations * sum(budgets)
     # The final error of the mixtures is heavy-tailed over start noises: a batch needs many. A network of
     # unknown size gets few.
     mixture = dynamics.problem.name.startswith("mixture")
@@ -324,11 +339,12 @@ def check(args: Common) -> tuple[dict[str, Any], Dynamics, int]:
     if dynamics.compares_groups:  # a group must stand for a distribution
         rows *= 4
     args.num_envs = args.num_envs or rows
-    total = total or rollouts * rows * args.num_steps
-    if total < args.num_envs * args.num_steps:
+    total = total or rollouts * rows * sum(budgets)
+    least = args.num_envs * sum(budgets)
+    if total < least:
+        what = "one episode of every row" + (" and K" if len(budgets) > 1 else "")
         raise ValueError(
-            f"total_timesteps = {total} is less than one episode of every row, "
-            f"{args.num_envs * args.num_steps}; use more, or fewer --num-envs"
+            f"total_timesteps = {total} is less than {what}, {least}; use more, or fewer --num-envs"
         )
     if isinstance(args, Art) and args.num_envs % args.noise_groups:
         raise ValueError(f"noise_groups = {args.noise_groups} must divide num_envs = {args.num_envs}")
@@ -336,16 +352,15 @@ def check(args: Common) -> tuple[dict[str, Any], Dynamics, int]:
 
 
 def find_limit(
-    run: Run, dynamics: Dynamics, scorer: Scorer, starts: list[Schedule], again: bool = False
+    run: Run, dynamics: Dynamics, scorer: Scorer, K: int, starts: list[Schedule], again: bool = False
 ) -> Schedule:
     """The best schedule there is, on the very noises of the table; kept in the run folder."""
-    if run.limit.is_file() and not again:
-        return Schedule.load(run.limit)
-    print("searching for the limit (gradients through the sampler) ...", flush=True)
-    limit = baseline(
-        "limit", dynamics.problem, dynamics.num_steps, dynamics.solver, scorer.reference(), starts
-    )
-    limit.save(run.limit)
+    path = run.of(dynamics, "limit", K, ".json")
+    if path.is_file() and not again:
+        return Schedule.load(path)
+    print(f"searching for the limit at K = {K} (gradients through the sampler) ...", flush=True)
+    limit = baseline("limit", dynamics.problem, K, dynamics.solver, scorer.reference(), starts)
+    limit.save(path)
     return limit
 
 
@@ -355,8 +370,8 @@ def learn(
     settings: dict[str, Any],
     dynamics: Dynamics,
     scorer: Scorer,
-    limit: Schedule | None,
-    others: list[Schedule],
+    limits: dict[int, Schedule],
+    others: dict[int, list[Schedule]],
     total: int,
 ) -> tuple[BaseAlgorithm, dict[str, Any]]:
     """Train, or go on training; the model, and what earlier parts of the run have spent."""
@@ -398,10 +413,11 @@ def learn(
         save_agent(model, path, args.algorithm, settings)
         write_text(run.progress, json.dumps(so_far) + "\n")
 
-    callbacks: list[BaseCallback] = [
-        ScheduleCallback(dynamics, scorer.reference(), limit, others[2:3], total),
-        CheckpointCallback(run.checkpoint, save, total),
-    ]
+    callbacks: list[BaseCallback] = [CheckpointCallback(run.checkpoint, save, total)]
+    for K in dynamics.budgets:
+        edm = [s for s in others[K] if s.name == "edm"]
+        own = ScheduleCallback(dynamics, scorer.reference(), limits.get(K), edm, total, num_steps=K)
+        callbacks.insert(len(callbacks) - 1, own)
     if args.progress and sys.stderr.isatty():
         callbacks.append(ProgressBarCallback())
     remaining = total - model.num_timesteps
@@ -464,59 +480,113 @@ def make_logger(run: Run) -> Logger:
 def report(
     run: Run,
     args: Common,
+    dynamics: Dynamics,
     scorer: Scorer,
-    schedule: Schedule,
-    others: list[Schedule],
-    limit: Schedule | None,
+    model: BaseAlgorithm,
+    schedules: dict[int, Schedule],
+    others: dict[int, list[Schedule]],
+    limits: dict[int, Schedule],
     seconds: float,
     evals: int,
-    env_steps: int,
 ) -> None:
-    """The table, the pictures, schedule.json, and last of all summary.json."""
-    shown = [*others, schedule, *([limit] if limit is not None else [])]
-    rows: list[Row] = [row for s in shown for row in scorer.rows(s, limit)]
-    own = {row.metric: row.mean for row in rows if row.schedule == schedule.name}
+    """The table, the pictures, schedule.json (of each K), and last of all summary.json."""
+    rows: list[Row] = []
+    for K, schedule in schedules.items():
+        shown = [*others[K], schedule, *([limits[K]] if K in limits else [])]
+        rows += [row for s in shown for row in scorer.rows(s, limits.get(K))]
+        if acts_on_samples(dynamics):
+            sampler = partial(policy_samples, model, dynamics, K)
+            rows += scorer.policy_rows(f"{args.algorithm} policy", K, sampler, limits.get(K))
     print(format_table(rows))
     print(f"reference: own error {scorer.reference_error():.2g} (steps of half the length)")
     for floor in scorer.floor():
         print(f"{floor.metric} of exact data against data: {floor.mean:.4g}")
-    if limit is not None:
+    for limit in limits.values():
         print(f"limit: the last restart of the search changed it by {limit.meta['last_change']:.2%}")
-    print(f"training: {seconds:.0f} s, {env_steps:,} env steps, {evals:,} denoiser evaluations")
-    print("sigmas: " + " ".join(f"{s:.5g}" for s in schedule.sigmas))
+    print(f"training: {seconds:.0f} s, {model.num_timesteps:,} env steps, {evals:,} denoiser evaluations")
+    for schedule in schedules.values():
+        print("sigmas: " + " ".join(f"{s:.5g}" for s in schedule.sigmas))
 
     write_csv(rows, run.folder / "results.csv")
-    title = f"{args.problem}, {args.solver}, K = {args.num_steps}, {scorer.nfe(args.num_steps)} NFE"
-    pictures = {"schedule.png": schedule_figure(shown, title, highlight=schedule.name)}
+    for K, schedule in schedules.items():
+        shown = [*others[K], schedule, *([limits[K]] if K in limits else [])]
+        draw(run, dynamics, scorer, schedule, shown)
+        schedule.save(run.of(dynamics, "schedule", K, ".json"))
+    write_text(
+        run.summary,
+        json.dumps(summarise(args, dynamics, scorer, rows, schedules, seconds, evals, model), indent=2)
+        + "\n",
+    )
+
+
+def acts_on_samples(dynamics: Dynamics) -> bool:
+    """Whether the policy is worth scoring beside its schedule: it sees the sample, at no evaluation more."""
+    return bool(dynamics.features) and dynamics.reward_name != "euler" and not dynamics.solver.noisy
+
+
+def policy_samples(model: BaseAlgorithm, dynamics: Dynamics, K: int, x: Tensor) -> Tensor:
+    """Samples whose noise levels the policy chooses one by one."""
+    return sample_with_policy(model, dynamics, x, K).x
+
+
+def draw(run: Run, dynamics: Dynamics, scorer: Scorer, schedule: Schedule, shown: list[Schedule]) -> None:
+    """The pictures of one K."""
+    K = schedule.num_steps
+    title = f"{scorer.problem.name}, {scorer.solver.name}, K = {K}, {scorer.nfe(K)} NFE"
+    pictures = {"schedule": schedule_figure(shown, title, highlight=schedule.name)}
     n = 12 if scorer.problem.is_image else 4096
-    edm = next(s for s in others if s.name == "edm")
+    edm = next(s for s in shown if s.name == "edm")
     sets = {
         "exact": scorer.exact_samples(n),
         schedule.name: scorer.samples(schedule, n),
         "edm": scorer.samples(edm, n),
     }
-    pictures["samples.png"] = samples_figure(sets, title)
+    pictures["samples"] = samples_figure(sets, title)
     for name, figure in pictures.items():
-        with atomic_path(run.folder / name) as temporary:
+        with atomic_path(run.of(dynamics, name, K, ".png")) as temporary:
             figure.savefig(temporary)
-    schedule.save(run.schedule)
-    summary = {
+
+
+def summarise(
+    args: Common,
+    dynamics: Dynamics,
+    scorer: Scorer,
+    rows: list[Row],
+    schedules: dict[int, Schedule],
+    seconds: float,
+    evals: int,
+    model: BaseAlgorithm,
+) -> dict[str, Any]:
+    """summary.json: one number a metric, with several K one for each."""
+    budgets = dynamics.budgets
+
+    def each(values: dict[int, Any]) -> Any:
+        return (
+            values[budgets[0]] if len(budgets) == 1 else {str(K): values[K] for K in budgets if K in values}
+        )
+
+    def found(name: str, metric: str) -> Any:
+        own = {r.num_steps: r.mean for r in rows if r.schedule == name and r.metric == metric}
+        return each(own) if own else None
+
+    metrics = dict.fromkeys(["gap", "rmse", *(r.metric for r in rows if r.schedule == args.algorithm)])
+    scores = {metric: found(args.algorithm, metric) for metric in metrics}
+    if acts_on_samples(dynamics):
+        scores |= {f"policy_{metric}": found(f"{args.algorithm} policy", metric) for metric in metrics}
+    return {
         "problem": args.problem,
         "algorithm": args.algorithm,
         "solver": args.solver,
-        "terminal": schedule.terminal,
-        "num_steps": args.num_steps,
-        "nfe": scorer.nfe(args.num_steps),
+        "terminal": next(iter(schedules.values())).terminal,
+        "num_steps": budgets[0] if len(budgets) == 1 else list(budgets),
+        "nfe": each({K: scorer.nfe(K) for K in budgets}),
         "reward": args.reward,
         "seed": args.seed,
-        "gap": own.get("gap"),
-        "rmse": own.get("rmse"),
-        **{k: v for k, v in own.items() if k not in ("gap", "rmse")},
+        **scores,
         "seconds": round(seconds, 2),
         "denoiser_evals": evals,
-        "env_steps": env_steps,
+        "env_steps": model.num_timesteps,
     }
-    write_text(run.summary, json.dumps(summary, indent=2) + "\n")
 
 
 def git_commit() -> str | None:

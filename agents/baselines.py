@@ -36,7 +36,12 @@ class SchedulePolicy:
             dynamics = getattr(getattr(env, "unwrapped", env), "dynamics", None)
         if not isinstance(dynamics, Dynamics):
             raise TypeError(f"env is {type(env).__name__}; pass an ART environment or its dynamics")
-        if schedule.num_steps != dynamics.num_steps:
+        if dynamics.budgets != (schedule.num_steps,):
+            if len(dynamics.budgets) > 1:
+                raise ValueError(
+                    f"the environment has num_steps={dynamics.budgets}, a schedule one number; make the environment "
+                    f"with num_steps={schedule.num_steps}"
+                )
             raise ValueError(
                 f"schedule {schedule.name!r} has {schedule.num_steps} steps, the environment "
                 f"num_steps={dynamics.num_steps}; use schedule.resample({dynamics.num_steps})"
@@ -112,10 +117,10 @@ def _check_reach(schedule: Schedule, targets: np.ndarray, action_range: float) -
 def _speed_actions(schedule: Schedule, dynamics: Dynamics) -> np.ndarray:
     K = schedule.num_steps
     actions = np.zeros(K, dtype=np.float32)
-    sigma = dynamics.problem.sigma_max
+    sigma, dt = dynamics.problem.sigma_max, dynamics.horizon / K
     for k in range(K):
-        actions[k] = (sigma - schedule.sigmas[k + 1]) / dynamics.dt
-        sigma -= float(actions[k]) * dynamics.dt
+        actions[k] = (sigma - schedule.sigmas[k + 1]) / dt
+        sigma -= float(actions[k]) * dt
     # A hair too fast: the clock is held at the end, and so meets it exactly.
     actions[-1] = np.nextafter(actions[-1], np.float32(np.inf))
     return actions
@@ -132,13 +137,13 @@ def make_ppo(env: VecEnv, total_timesteps: int, seed: int, learning_rate: float 
     No discount (the horizon is fixed and observed), whole episodes a rollout, a narrow start of the exploration
     (one octave), and a step size that falls to 0.
     """
-    K = int(env.get_attr("num_steps")[0])
-    batch = env.num_envs * K
+    steps = sum(env.get_attr("budgets")[0])  # one episode of each K
+    batch = env.num_envs * steps
     return PPO(
         "MlpPolicy",
         env,
         learning_rate=_falling(3e-3) if learning_rate is None else learning_rate,
-        n_steps=K,
+        n_steps=steps,
         batch_size=max(batch // 4, 2),
         n_epochs=4,
         gamma=1.0,

@@ -55,6 +55,8 @@ class ScheduleCallback(EveryNSteps):
         limit: the best schedule; None: no gap.
         others: schedules to draw beside it.
         total_timesteps, times: as ``EveryNSteps``.
+        num_steps: K of the schedule; default the dynamics' own. If the dynamics have several, the names logged begin
+            with ``art_K05/`` instead of ``art/``.
     """
 
     def __init__(
@@ -65,8 +67,11 @@ class ScheduleCallback(EveryNSteps):
         others: list[Schedule],
         total_timesteps: int,
         times: int = 20,
+        num_steps: int | None = None,
     ) -> None:
         super().__init__(total_timesteps, times)
+        self.num_steps = dynamics.num_steps if num_steps is None else num_steps
+        self.group = "art" if len(dynamics.budgets) == 1 else f"art_K{self.num_steps:02d}"
         self.dynamics, self.reference, self.others = dynamics, reference, others
         solver = dynamics.solver
         self.limit_rmse = (
@@ -80,22 +85,22 @@ class ScheduleCallback(EveryNSteps):
         """
         # A policy that sees only time and budget acts alike on every trajectory.
         noises = 1 if not self.dynamics.features else 64
-        schedule = distill(self.model, self.dynamics, noises, name="now")
+        schedule = distill(self.model, self.dynamics, noises, name="now", num_steps=self.num_steps)
         problem = self.dynamics.problem
         if self.dynamics.solver.noisy:
-            self.logger.record("art/sliced_w2", self._distance(schedule))
+            self.logger.record(f"{self.group}/sliced_w2", self._distance(schedule))
         else:
             error = final_rmse(problem.denoiser, self.reference, schedule.sigmas, self.dynamics.solver)
-            self.logger.record("art/rmse", error)
+            self.logger.record(f"{self.group}/rmse", error)
             if self.limit_rmse:
-                self.logger.record("art/gap", error / self.limit_rmse)
+                self.logger.record(f"{self.group}/gap", error / self.limit_rmse)
         for k, theta in enumerate(schedule.theta()):
-            self.logger.record(f"art/clock_speed/step_{k:02d}", float(theta), exclude="csv")
+            self.logger.record(f"{self.group}/clock_speed/step_{k:02d}", float(theta), exclude="csv")
         figure = schedule_figure(
             [*self.others, schedule], f"{self.model.num_timesteps:,} env steps", highlight="now"
         )
         self.logger.record(
-            "art/schedule", LoggedFigure(figure, close=False), exclude=("stdout", "csv", "log")
+            f"{self.group}/schedule", LoggedFigure(figure, close=False), exclude=("stdout", "csv", "log")
         )
 
     def _distance(self, schedule: Schedule) -> float:

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
-
 import numpy as np
 import torch
 
+from agents.rollout import Policy, play
 from art_env.dynamics import Dynamics
-from art_env.schedules.schedule import Schedule
+from art_env.schedules.schedule import Schedule, check_num_steps
 
 # Smallest clock speed kept, in units of the mean speed: the raw control may stand still or run backwards.
 MIN_SPEED = 1e-6
 
 
-class Policy(Protocol):
-    """Anything that acts as Stable-Baselines3's agents do."""
-
-    def predict(self, observation: np.ndarray, *, deterministic: bool = ...) -> tuple[np.ndarray, Any]:
-        """``[B, n]`` float32 in, actions ``[B, 1]`` out."""
-        ...
-
-
 @torch.no_grad()
 def distill(
-    policy: Policy, dynamics: Dynamics, num_noises: int = 256, seed: int = 0, name: str = "distilled"
+    policy: Policy,
+    dynamics: Dynamics,
+    num_noises: int = 256,
+    seed: int = 0,
+    name: str = "distilled",
+    num_steps: int | None = None,
 ) -> Schedule:
     """Average a policy's clock over trajectories into one list of noise levels (Huang et al. 2026).
 
@@ -38,6 +34,7 @@ def distill(
         num_noises: trajectories averaged: of the pool if there is one (all of it at most), else fresh noises.
         seed: picks the noises.
         name: of the schedule.
+        num_steps: K; default the largest of the dynamics'. A policy that was trained with several K takes any.
 
     Returns:
         a schedule whose meta has the settings and ``theta_sd``, the spread of theta over trajectories at each
@@ -48,28 +45,21 @@ def distill(
     """
     if num_noises < 1:
         raise ValueError(f"num_noises = {num_noises} must be at least 1")
-    problem, K = dynamics.problem, dynamics.num_steps
+    problem, K = dynamics.problem, dynamics.num_steps if num_steps is None else check_num_steps(num_steps)
     if dynamics.reference is not None:
         pool = dynamics.reference.num_noises
         picked = np.random.default_rng(seed).permutation(pool)[:num_noises]
-        state = dynamics.initial(index=torch.from_numpy(picked).to(dynamics.device))
+        state = dynamics.initial(index=torch.from_numpy(picked).to(dynamics.device), num_steps=K)
     else:
-        state = dynamics.initial(problem.sample_noise(num_noises, seed))
-    B = state.x.shape[0]
-    theta = np.empty((B, K))
-    for k in range(K):
-        action = _checked(policy.predict(dynamics.observation(state).cpu().numpy(), deterministic=True), B, k)
-        after = dynamics.transition(state, torch.from_numpy(action).to(dynamics.device))
-        if dynamics.control == "speed":
-            theta[:, k] = action
-        else:
-            theta[:, k] = ((state.sigma - after.sigma) / dynamics.dt).cpu().numpy()
-        state = after
+        state = dynamics.initial(problem.sample_noise(num_noises, seed), num_steps=K)
+    B, dt = state.x.shape[0], dynamics.horizon / K
+    done = play(policy, dynamics, state)
+    theta = done.actions if dynamics.control == "speed" else -np.diff(done.sigmas, axis=1) / dt
     least = MIN_SPEED if dynamics.control == "speed" else 1e-12
     clipped = float((theta < least).mean())
     theta = np.maximum(theta, least)
     theta *= K / theta.sum(1, keepdims=True)  # speeds of mean 1 spend T = K dt exactly
-    steps = theta.mean(0) * dynamics.dt
+    steps = theta.mean(0) * dt
     # Summed from the end, where the noise levels are small.
     sigmas = problem.sigma_end + np.append(np.cumsum(steps[::-1])[::-1], 0.0)
     sigmas[0] = problem.sigma_max
@@ -89,23 +79,3 @@ def distill(
     if clipped:
         meta["note"] = f"{clipped:.1%} of the speeds were below {least:g} and raised to it before averaging"
     return Schedule(sigmas, name, meta)
-
-
-def _checked(answer: Any, B: int, k: int) -> np.ndarray:
-    """The actions as ``[B]`` float64."""
-    if not isinstance(answer, tuple) or len(answer) != 2:
-        kind = type(answer).__name__
-        raise ValueError(f"policy.predict returned {kind} at step {k}; return (actions, state)")
-    action = np.asarray(answer[0], dtype=np.float64)
-    if action.shape != (B, 1):
-        raise ValueError(
-            f"policy.predict returned actions of shape {action.shape} at step {k}; expected {(B, 1)}: "
-            "one action for each row"
-        )
-    if not np.isfinite(action).all():
-        row = int(np.flatnonzero(~np.isfinite(action))[0])
-        raise ValueError(
-            f"policy.predict returned {action[row, 0]} in row {row} at step {k}; the policy has diverged, "
-            "or was saved after it had"
-        )
-    return action[:, 0]

@@ -76,9 +76,9 @@ def load_agent(
     have, want = model.observation_space.shape, dynamics.observation_bounds()[0].shape
     if have != want:
         raise ValueError(f"{path}: the model observes {have}, its environment offers {want}; train it again")
-    known = getattr(model.policy, "num_steps", dynamics.num_steps)
-    if known != dynamics.num_steps:
+    known = getattr(model.policy, "budgets", dynamics.budgets)
+    if known != dynamics.budgets:
         raise ValueError(
-            f"{path}: the policy is for num_steps={known}, not {dynamics.num_steps}; train it again"
+            f"{path}: the policy is for num_steps={known}, not {dynamics.budgets}; train it again"
         )
     return model, dynamics

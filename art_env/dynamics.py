@@ -5,6 +5,7 @@ Both environment classes are thin over this; a batch of B rows costs one denoise
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ FEATURES = ("log_f", "log_q", "size", "cosine", "x")
 DEFAULT_FEATURES = ("log_f", "log_q", "size", "cosine")
 MAX_X_FEATURES = 8
 
+# With several numbers of steps the observation holds log2 K over this.
+LOG_STEPS = 8.0
+
 # Features hold log10 of a norm between 1e-6 and 1e6, divided by 6.
 LOG_SPAN = 6.0
 
@@ -41,13 +45,14 @@ Clock = Callable[[np.ndarray], np.ndarray]
 
 
 class State(NamedTuple):
-    """B trajectories. All float64 but ``k`` and ``index``.
+    """B trajectories. All float64 but the whole numbers ``k``, ``num_steps``, ``nfe`` and ``index``.
 
     Attributes:
         x: ``[B, *shape]``, the sampler's iterate.
         sigma: ``[B]``, its noise level.
         t: ``[B]``, the part of the budget that is spent, in the clock's coordinate, in [0, 1].
         k: ``[B]``, steps done.
+        num_steps: ``[B]``, K of the episode.
         d: ``[B, *shape]``, slope ``dx/dsigma`` at ``(x, sigma)``; the next step's first evaluation, with
             ``edm_churn`` after the noise of that step.
         q: ``[B]``, ``|Q|`` where ``d`` is: exact with ``reward="euler"``, else the secant of the last two
@@ -65,6 +70,7 @@ class State(NamedTuple):
     sigma: Tensor
     t: Tensor
     k: Tensor
+    num_steps: Tensor
     d: Tensor
     q: Tensor
     cosine: Tensor
@@ -73,6 +79,13 @@ class State(NamedTuple):
     index: Tensor  # type: ignore[assignment]
     past: Tensor
     past_sigma: Tensor
+
+
+def _resolve_clock(clock: float | str | Schedule, problem: Problem) -> float | Schedule:
+    if not isinstance(clock, str):
+        return clock
+    check_name("clock", clock, ("closed_form",))
+    return closed_form(problem.reference(min(problem.num_noises, 256)), 256)
 
 
 def make_clock(clock: float | str | Schedule, problem: Problem, num_steps: int) -> Clock:
@@ -87,9 +100,7 @@ def make_clock(clock: float | str | Schedule, problem: Problem, num_steps: int) 
     Raises:
         ValueError: a name or number that is not a clock, or a schedule for another noise range.
     """
-    if isinstance(clock, str):
-        check_name("clock", clock, ("closed_form",))
-        clock = closed_form(problem.reference(min(problem.num_noises, 256)), 256)
+    clock = _resolve_clock(clock, problem)
     if isinstance(clock, Schedule):
         clock.check_range(problem.sigma_max, problem.sigma_end)
         return clock.interpolator()
@@ -128,7 +139,7 @@ class Dynamics:
     Args:
         problem: what is sampled.
         solver: name of the solver.
-        num_steps: K, the length of every episode.
+        num_steps: K, the length of every episode; or several K, of which an episode has one.
         reward: ``"euler"``, ``"local"`` or ``"global"`` (see ``reward``).
         control: ``"log_speed"`` or ``"speed"`` (see ``transition``).
         features: what is observed besides time and budget: names from ``FEATURES``; ``()`` for time only.
@@ -144,9 +155,13 @@ class Dynamics:
     drawn from ``noise_seed`` and addressed by ``State.index``: a transition stays a pure function, and rows of one
     index meet the same noise.
 
+    Attributes:
+        budgets: every K, ascending.
+        num_steps: the largest of them.
+
     Raises:
         ValueError: unknown reward, control, feature, solver (with the nearest name), ``num_steps < 1``, a noisy
-            solver with ``reward="local"``, or too small a group.
+            solver with ``reward="local"`` or with several ``num_steps``, or too small a group.
     """
 
     def __init__(
@@ -154,7 +169,7 @@ class Dynamics:
         problem: Problem,
         *,
         solver: str | Solver = "heun",
-        num_steps: int = 5,
+        num_steps: int | Sequence[int] = 5,
         reward: str = "global",
         control: str = "log_speed",
         features: Sequence[str] = DEFAULT_FEATURES,
@@ -167,7 +182,12 @@ class Dynamics:
     ) -> None:
         self.problem = problem
         self.solver = get_solver(solver)
-        self.num_steps = check_num_steps(num_steps)
+        self.budgets = check_budgets(num_steps)
+        self.num_steps = self.budgets[-1]
+        if self.solver.noisy and len(self.budgets) > 1:
+            raise ValueError(
+                f"num_steps = {self.budgets} with the noisy solver {self.solver.name!r}: give one number of steps"
+            )
         self.reward_name = check_name("reward", reward, REWARDS)
         if self.reward_name == "local":
             require_deterministic(self.solver, "reward = 'local'")
@@ -191,10 +211,10 @@ class Dynamics:
         if not (math.isfinite(action_range) and action_range > 0):
             raise ValueError(f"action_range = {action_range} must be a positive number of octaves")
         self.action_range = float(action_range)
-        self.clock = make_clock(clock, problem, self.num_steps)
+        self._clock = _resolve_clock(clock, problem)
+        self._clocks = {K: make_clock(self._clock, problem, K) for K in self.budgets}
         self.denoiser = CheckedDenoiser(problem.denoiser, f"denoiser of {problem.name!r}")
         self.horizon = problem.sigma_max - problem.sigma_end  # the paper's T
-        self.dt = self.horizon / self.num_steps
         self.sigma_data = float(problem.denoiser.sigma_data)
         self.reference: ReferenceFlow | None = None
         if self.reward_name != "euler":
@@ -223,15 +243,20 @@ class Dynamics:
     def observation_bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Lowest and highest value of each entry, float32."""
         width = sum(math.prod(self.problem.shape) if f == "x" else 1 for f in self.features)
-        low = np.concatenate([np.zeros(2), -np.ones(width)]).astype(np.float32)
-        return low, np.ones(2 + width, dtype=np.float32)
+        first = 2 + (len(self.budgets) > 1)
+        low = np.concatenate([np.zeros(first), -np.ones(width)]).astype(np.float32)
+        return low, np.ones(first + width, dtype=np.float32)
 
     @torch.no_grad()
     def observation(self, state: State) -> Tensor:
-        """``[B, n]`` float32: time k/K, remaining budget, then the features, each within its bounds."""
+        """``[B, n]`` float32: time k/K, remaining budget, ``log2 K / 8`` if there are several K, then the features,
+        each within its bounds.
+        """
         spread = torch.sqrt(state.sigma**2 + self.sigma_data**2)
         root_n = math.sqrt(math.prod(self.problem.shape))
-        columns = [(state.k / self.num_steps).to(state.x), 1.0 - state.t]
+        columns = [(state.k / state.num_steps).to(state.x), 1.0 - state.t]
+        if len(self.budgets) > 1:
+            columns.append(torch.log2(state.num_steps.to(state.x)).clamp_max(LOG_STEPS) / LOG_STEPS)
         for name in self.features:
             if name == "log_f":
                 columns.append(_log_feature(norm(state.d) / root_n))
@@ -250,10 +275,13 @@ class Dynamics:
     # Episodes
 
     @torch.no_grad()
-    def initial(self, x: Tensor | None = None, index: Tensor | None = None) -> State:
+    def initial(
+        self, x: Tensor | None = None, index: Tensor | None = None, num_steps: int | Tensor | None = None
+    ) -> State:
         """Start of an episode, from start noises ``x: [B, *shape]`` or rows ``index: [B]`` of the pool.
 
-        A noisy solver without exact trajectories takes both: ``index`` then picks the noise of the steps (default
+        ``num_steps``: K of all rows or ``[B]``, any of at least 1; default the largest of ``budgets``. A noisy solver
+        without exact trajectories takes both ``x`` and ``index``, which then picks the noise of the steps (default
         0, 1, ...).
         """
         if self.noise is not None and self.reference is None and x is not None:
@@ -275,12 +303,14 @@ class Dynamics:
         sigma = torch.full_like(zeros, self.problem.sigma_max)
         self.denoiser.step = 0
         rows = long - 1 if index is None else index
+        budget = long + (self.num_steps if num_steps is None else num_steps)
         d, q = self._first_slope(x, sigma, long, rows)
         return State(
             x=x,
             sigma=sigma,
             t=zeros,
             k=long,
+            num_steps=budget,
             d=d,
             q=torch.full_like(zeros, float("nan")) if q is None else q,
             cosine=zeros,
@@ -301,19 +331,18 @@ class Dynamics:
         ``speed``: the paper's raw theta: sigma falls by ``theta dt`` and is held within the range.
         """
         problem = self.problem
-        K = self.num_steps
-        last = state.k >= K - 1
+        last = state.k >= state.num_steps - 1
         if self.control == "log_speed":
-            left = (K - state.k).to(state.t)
+            left = (state.num_steps - state.k).to(state.t)
             m = torch.exp2(self.action_range * action.clamp(-1, 1))
             t_next = state.t + (1.0 - state.t) * m / (m + left - 1.0)
             # Extreme actions must not round to a step of no length, nor to the end before the last step.
             t_next = torch.clamp(t_next, state.t + MIN_SHARE, 1.0 - MIN_SHARE * (left - 1.0))
             t_next = torch.where(last, torch.ones_like(t_next), t_next)
-            sigma_next = torch.from_numpy(self.clock(t_next.cpu().numpy())).to(state.sigma)
+            sigma_next = self._level(t_next, state.num_steps)
             sigma_next = torch.where(last, torch.full_like(sigma_next, problem.sigma_end), sigma_next)
         else:
-            sigma_next = (state.sigma - action * self.dt).clamp(problem.sigma_end, problem.sigma_max)
+            sigma_next = (state.sigma - action * self._dt(state)).clamp(problem.sigma_end, problem.sigma_max)
             t_next = (problem.sigma_max - sigma_next) / self.horizon
         self.denoiser.step = int(state.k.max())
         x, past, past_sigma = self._step(state, sigma_next, last)
@@ -348,7 +377,19 @@ class Dynamics:
             off = norm(x - self.reference.at(sigma_next, state.index)) ** 2 / math.prod(problem.shape)
             error = off / (sigma_next**2 + self.sigma_data**2)
         return State(
-            x, sigma_next, t_next, state.k + 1, d, q, cosine, error, nfe, state.index, past, past_sigma
+            x=x,
+            sigma=sigma_next,
+            t=t_next,
+            k=state.k + 1,
+            num_steps=state.num_steps,
+            d=d,
+            q=q,
+            cosine=cosine,
+            error=error,
+            nfe=nfe,
+            index=state.index,
+            past=past,
+            past_sigma=past_sigma,
         )
 
     @torch.no_grad()
@@ -362,28 +403,40 @@ class Dynamics:
         between its group's samples and the exact ones (see ``GroupDistance``), sliced in more than one dimension.
 
         Raises:
-            ValueError: groups are compared, and there is no ``group_size``, or only a part of a group has ended.
+            ValueError: groups are compared, and there is no ``group_size``, or only a part of a group has ended;
+                or these are dynamics ``without_rewards``.
         """
+        if self.reference is None and self.reward_name != "euler":
+            raise ValueError(
+                f"reward = {self.reward_name!r} needs exact trajectories; these are without rewards"
+            )
         if self.compares_groups:
             return Outcome(self._group_reward(after), None)
         if self.reward_name == "global":
             return Outcome(state.error - after.error, None)
         if self.reward_name == "euler":
-            theta = action if self.control == "speed" else (state.sigma - after.sigma) / self.dt
-            value = -state.q * theta**2 * self.dt
-            return Outcome(value, -value * self.dt / 2)
+            dt = self._dt(state)
+            theta = action if self.control == "speed" else (state.sigma - after.sigma) / dt
+            value = -state.q * theta**2 * dt
+            return Outcome(value, -value * dt / 2)
         assert self.reference is not None
         exact = self.reference.at(state.sigma, state.index)
         self.denoiser.step = int(state.k.max())
         d, _ = self._slope(exact, state.sigma)
         on_path = state._replace(x=exact, d=d, past=self._exact_past(state))
-        end, _, _ = self._step(on_path, after.sigma, state.k >= self.num_steps - 1)
+        end, _, _ = self._step(on_path, after.sigma, state.k >= state.num_steps - 1)
         error = norm(end - self.reference.at(after.sigma, state.index))
         return Outcome(-error, error)
 
+    def without_rewards(self) -> Dynamics:
+        """The same for sampling alone: starts from any noise ``x``, follows no exact trajectory, has no rewards."""
+        bare = copy.copy(self)
+        bare.reference, bare.distance = None, None
+        return bare
+
     def terminated(self, state: State) -> Tensor:
         """``[B]`` bool: all K steps are done."""
-        return state.k >= self.num_steps
+        return state.k >= state.num_steps
 
     @property
     def paired(self) -> bool:
@@ -391,6 +444,28 @@ class Dynamics:
         return self.reference is not None and not self.solver.noisy
 
     # Pieces
+
+    def _dt(self, state: State) -> Tensor:
+        """``[B]``, the length of a tick."""
+        return self.horizon / state.num_steps.to(state.x.dtype)
+
+    def clock(self, t: np.ndarray, num_steps: int | None = None) -> np.ndarray:
+        """Noise levels at ``t`` of the budget spent evenly in an episode of ``num_steps`` (see ``make_clock``)."""
+        K = self.num_steps if num_steps is None else num_steps
+        if K not in self._clocks:
+            self._clocks[K] = make_clock(self._clock, self.problem, K)
+        return self._clocks[K](t)
+
+    def _level(self, t: Tensor, num_steps: Tensor) -> Tensor:
+        """``clock`` with a K for each row."""
+        steps, at = num_steps.cpu().numpy(), t.cpu().numpy()
+        first = int(steps[0])
+        if bool((steps == first).all()):
+            return torch.from_numpy(self.clock(at, first)).to(t)
+        levels = np.empty_like(at)
+        for K in np.unique(steps):
+            levels[steps == K] = self.clock(at[steps == K], int(K))
+        return torch.from_numpy(levels).to(t)
 
     def _compared(self, x: Tensor) -> Tensor:
         """Samples ``[B, *shape]`` as the distance between groups sees them, ``[B, d]``.
@@ -486,6 +561,24 @@ class Dynamics:
             x = self.reference.at(level, state.index)
             past[:, j] = self.solver.remember(x, level, self._slope(x, level)[0])
         return past
+
+
+def check_budgets(num_steps: int | Sequence[int]) -> tuple[int, ...]:
+    """One K or several, as an ascending tuple.
+
+    Raises:
+        ValueError: none, one twice, one below 1, or with several one above 256.
+    """
+    if isinstance(num_steps, (int, np.integer)) or not isinstance(num_steps, Sequence):
+        return (check_num_steps(num_steps),)
+    budgets = tuple(sorted(check_num_steps(K) for K in num_steps))
+    if not budgets or len(set(budgets)) < len(budgets):
+        raise ValueError(f"num_steps = {tuple(num_steps)}: give one number of steps, or several that differ")
+    if len(budgets) > 1 and budgets[-1] > 2**LOG_STEPS:
+        raise ValueError(
+            f"num_steps = {budgets}: several numbers of steps go up to {2**LOG_STEPS:.0f}; leave out {budgets[-1]}"
+        )
+    return budgets
 
 
 def _check_reference(reference: ReferenceFlow, problem: Problem) -> None:

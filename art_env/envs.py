@@ -105,8 +105,13 @@ class _Common:
 
     @property
     def num_steps(self) -> int:
-        """K, the length of every episode."""
+        """K, the length of every episode; the largest of several."""
         return self.dynamics.num_steps
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """Every K that an episode may have, ascending."""
+        return self.dynamics.budgets
 
     @property
     def control(self) -> str:
@@ -126,7 +131,7 @@ class _Common:
     @property
     def feature_names(self) -> tuple[str, ...]:
         """What each entry of the observation is."""
-        names: list[str] = ["time", "budget"]
+        names: list[str] = ["time", "budget", *(["steps"] if len(self.budgets) > 1 else [])]
         for feature in self.dynamics.features:
             if feature == "x":
                 names += [f"x{i}" for i in range(int(np.prod(self.dynamics.problem.shape)))]
@@ -161,7 +166,7 @@ class _Common:
         """``(x, index)`` for ``Dynamics.initial``, one row per generator; validates the options."""
         options = dict(options or {})
         dynamics, problem = self.dynamics, self.dynamics.problem
-        known = ["noise_index"] if dynamics.reference is not None else ["x"]
+        known = ["noise_index" if dynamics.reference is not None else "x", "num_steps"]
         for key in options:
             if key not in known:
                 raise ValueError(unknown_name("reset option", key, known))
@@ -196,6 +201,20 @@ class _Common:
             rows = torch.from_numpy(drawn).to(dynamics.device)
         return torch.from_numpy(np.array(x)).to(dynamics.device), rows
 
+    def _budgets(self, episodes: np.ndarray, options: dict[str, Any] | None) -> Tensor:
+        """K of the episodes that begin, one per entry of ``episodes: [B]``, their running numbers."""
+        budgets = np.array(self.budgets)
+        steps = budgets[episodes % len(budgets)]
+        if options and "num_steps" in options:
+            value = np.asarray(options["num_steps"])
+            if value.shape not in ((), steps.shape) or not np.isin(value, budgets).all():
+                raise ValueError(
+                    f"num_steps = {options['num_steps']!r} must be among the environment's {self.budgets}, one or "
+                    f"{len(steps)}"
+                )
+            steps = np.broadcast_to(value, steps.shape)
+        return torch.from_numpy(steps.astype(np.int64)).to(self.dynamics.device)
+
     def _infos(self, state: State, local_error: Tensor | None) -> dict[str, np.ndarray]:
         """Batched info of every row; the episode's results for rows that have ended."""
         dynamics = self.dynamics
@@ -221,7 +240,7 @@ class _Common:
         if first:
             self._frames = []
         error = float(torch.sqrt(state.error[0])) if self.dynamics.paired else None
-        self._frames.append(Frame(float(state.sigma[0]), error, reward))
+        self._frames.append(Frame(float(state.sigma[0]), error, reward, int(state.num_steps[0])))
 
 
 class ARTEnv(_Common, gym.Env):
@@ -250,13 +269,14 @@ class ARTEnv(_Common, gym.Env):
     |---|---|---|---|
     | time | k / K, the reparameterized time | 0 | 1 |
     | budget | part of the clock's coordinate that is left | 0 | 1 |
+    | steps | log2 of K over 8; only if there are several K | 0 | 1 |
     | log_f | log10 of the RMS of F = -dx/dsigma, over 6 | -1 | 1 |
     | log_q | log10 of the norm of Q = d2x/dsigma2, over 6 (0 before it is known) | -1 | 1 |
     | size | log2 of the RMS of x over sqrt(sigma^2 + sigma_data^2), over 4 | -1 | 1 |
     | cosine | between the last two slopes (0 before there are two) | -1 | 1 |
     | x | each coordinate over 4 sqrt(sigma^2 + sigma_data^2); at most 8 coordinates | -1 | 1 |
 
-    ``features`` picks the rows after the first two; all come from evaluations that the solver makes anyway.
+    ``features`` picks the rows after the first three; all come from evaluations that the solver makes anyway.
 
     ## Rewards
     - ``"euler"``: ``-|Q(x, sigma)| theta^2 dt`` at the sampler's own iterate, the paper's objective.
@@ -277,6 +297,8 @@ class ARTEnv(_Common, gym.Env):
     ``sigma_max`` and noise of standard deviation ``prior_std``. With ``"local"`` and ``"global"`` it is drawn
     from a pool of ``num_noises`` whose exact trajectories are integrated once, at construction.
     ``reset(options={"noise_index": i})`` picks one; with ``"euler"``, ``options={"x": array}``.
+    With several K, ``num_steps=(3, 5, 10)``, episodes take them in turn, beginning again at a reset with a seed;
+    ``options={"num_steps": 5}`` picks one.
 
     ## Episode end
     ``terminated`` after K steps (the budget is observed); never ``truncated``. ``info`` holds ``sigma``,
@@ -293,7 +315,7 @@ class ARTEnv(_Common, gym.Env):
         denoiser: a caller's own model (``ART/Diffusion-v0``).
         solver: ``"euler"``, ``"heun"``, ``"rk4"``, ``"dpmpp_2m"``, ``"ipndm"``, ``"euler_maruyama"``,
             ``"edm_churn"``, or a ``Solver``, such as ``edm_churn(S_churn=10)``.
-        num_steps: K.
+        num_steps: K, or several (up to 256, for a solver that follows the ODE).
         reward: ``"euler"``, ``"local"`` or ``"global"``.
         control: ``"log_speed"`` or ``"speed"``.
         features: names from the table, or ``()``.
@@ -318,7 +340,7 @@ class ARTEnv(_Common, gym.Env):
         *,
         denoiser: Denoiser | None = None,
         solver: str | Solver = "heun",
-        num_steps: int = 5,
+        num_steps: int | Sequence[int] = 5,
         reward: str = "global",
         control: str = "log_speed",
         features: Sequence[str] = DEFAULT_FEATURES,
@@ -336,18 +358,22 @@ class ARTEnv(_Common, gym.Env):
         settings = {k: v for k, v in locals().items() if k not in ("self", "render_mode", "__class__")}
         self.observation_space, self.action_space = self._set_up(render_mode, settings)
         self._state: State | None = None
+        self._episodes = 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode; ``options``: ``noise_index`` or ``x`` (see "Starting state").
+        """Start an episode; ``options``: ``noise_index`` or ``x``, and ``num_steps`` (see "Starting state").
 
         Raises:
             ValueError: an unknown option, or a value out of range.
         """
         super().reset(seed=seed)
+        if seed is not None:
+            self._episodes = 0
         x, index = self._starts([self.np_random], options)
-        self._state = self.dynamics.initial(x, index)
+        self._state = self.dynamics.initial(x, index, self._budgets(np.array([self._episodes]), options))
+        self._episodes += 1
         self._remember(self._state, 0.0, first=True)
         return self._get_obs(), self._row(self._infos(self._state, None))
 
@@ -415,7 +441,7 @@ class ARTVectorEnv(_Common, VectorEnv):
         noise_groups: int = 1,
         denoiser: Denoiser | None = None,
         solver: str | Solver = "heun",
-        num_steps: int = 5,
+        num_steps: int | Sequence[int] = 5,
         reward: str = "global",
         control: str = "log_speed",
         features: Sequence[str] = DEFAULT_FEATURES,
@@ -446,6 +472,7 @@ class ARTVectorEnv(_Common, VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._generators: list[np.random.Generator] = []
+        self._episodes = np.zeros(self.num_envs, dtype=np.int64)
         self._state: State | None = None
         self._done = np.zeros(self.num_envs, dtype=np.bool_)
 
@@ -563,7 +590,9 @@ class ARTVectorEnv(_Common, VectorEnv):
 
     def _begin(self, rows: np.ndarray, options: dict[str, Any]) -> State:
         x, index = self._starts([self._generators[i] for i in rows], options)
-        return self.dynamics.initial(x, index)
+        state = self.dynamics.initial(x, index, self._budgets(self._episodes[rows], options))
+        self._episodes[rows] += 1
+        return state
 
     def _merge(self, part: State, rows: np.ndarray) -> State:
         """The state with ``rows`` replaced by those of ``part``."""
@@ -598,6 +627,7 @@ class ARTVectorEnv(_Common, VectorEnv):
         for i in np.flatnonzero(mask):
             if seeds[i] is not None:
                 self._generators[i] = seeding.np_random(seeds[i])[0]
+                self._episodes[i] = 0
 
     def _reset_mask(self, mask: Any) -> np.ndarray:
         if mask is None:

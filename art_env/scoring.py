@@ -196,12 +196,44 @@ class Scorer:
         if self.problem.linear:
             values = self._linear(schedule)
         else:
-            values = self._sampled(schedule)
+            values = self._sampled(lambda x, i: self._sample(schedule, x, i), schedule)
         if "rmse" in values:
             self._rmse[schedule] = values["rmse"]
         rows = [self._row(schedule, metric, v) for metric, v in values.items()]
         if limit is not None:
             rows.append(self._row(schedule, "gap", [self.gap(schedule, limit)]))
+        return rows
+
+    def policy_rows(
+        self, name: str, num_steps: int, sample: Callable[[Tensor], Tensor], limit: Schedule | None = None
+    ) -> list[Row]:
+        """As ``rows``, for a sampler that chooses the noise levels of each trajectory by itself.
+
+        Args:
+            name: what the table calls it.
+            num_steps: K of every trajectory.
+            sample: start noises ``[B, *shape]`` to samples ``[B, *shape]``.
+            limit: the best fixed schedule at this K; the ``gap`` may be below 1.
+
+        Raises:
+            ValueError: the solver is noisy, or ``limit`` is for another K.
+        """
+        require_deterministic(self.solver, "a policy that acts on each trajectory")
+        if limit is not None and limit.num_steps != num_steps:
+            raise ValueError(
+                f"policy {name!r} has {num_steps} steps, the limit {limit.num_steps}; a gap compares equal K"
+            )
+
+        @torch.no_grad()
+        def ends(x: Tensor, i: int) -> Tensor:
+            return torch.cat([sample(part) for part in x.split(BATCH)])
+
+        problem = self.problem
+        head = (problem.name, self.solver.name, problem.terminal, name, num_steps, self.nfe(num_steps))
+        values = self._sampled(ends)
+        rows = [Row(*head, metric, *_mean_sd(v), len(v)) for metric, v in values.items()]
+        if limit is not None:
+            rows.append(Row(*head, "gap", values["rmse"][0] / self._first_rmse(limit), math.nan, 1))
         return rows
 
     def nfe(self, num_steps: int) -> int:
@@ -308,7 +340,10 @@ class Scorer:
         # The same figure for every seed set: nothing is drawn.
         return {"rmse": [abs(a - exact) * start] * repeat, "w2": [abs(c - start * abs(a))] * repeat}
 
-    def _sampled(self, schedule: Schedule) -> dict[str, list[float]]:
+    def _sampled(
+        self, sample_ends: Callable[[Tensor, int], Tensor], schedule: Schedule | None = None
+    ) -> dict[str, list[float]]:
+        """Every metric of every seed set; ``schedule`` says where the samples end (default: as the reference)."""
         paired = () if self.solver.noisy else ("rmse",)
         values: dict[str, list[float]] = {m: [] for m in (*paired, *self.metrics)}
         for i, seed in enumerate(self.seeds):
@@ -316,9 +351,10 @@ class Scorer:
             if self._features is not None and self.metrics:
                 n = max(n, self.num_images)
             # The first rows of a longer list of noises are the reference's own.
-            ends = self._sample(schedule, self.problem.sample_noise(n, NOISE_SEED + seed), i)
+            ends = sample_ends(self.problem.sample_noise(n, NOISE_SEED + seed), i)
             if paired:
-                values["rmse"].append(self._error(ends[: self.num_noises], self._exact_end(schedule, i)))
+                exact = self.reference(i).x_end if schedule is None else self._exact_end(schedule, i)
+                values["rmse"].append(self._error(ends[: self.num_noises], exact))
             for metric, value in self._distances(self.problem.images(ends), i).items():
                 values[metric].append(value)
         return values

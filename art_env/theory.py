@@ -253,7 +253,7 @@ def paper_cost(problem: Problem, schedule: Schedule, num_noises: int, seed: int 
     )
     state = physics.initial(problem.sample_noise(num_noises, seed))
     total = 0.0
-    for theta in -np.diff(schedule.sigmas) / physics.dt:
+    for theta in -np.diff(schedule.sigmas) * schedule.num_steps / physics.horizon:
         action = torch.full_like(state.sigma, float(theta))
         after = physics.transition(state, action)
         total -= float(physics.reward(state, action, after).reward.mean())

@@ -84,7 +84,7 @@ def test_beats_the_closed_form() -> None:
     assert learned < error(baseline("closed_form", problem, 5, "heun"))
     assert learned < 0.7 * start
     assert model.num_timesteps == 160 * 16 * 32 * 5
-    assert isinstance(model.explorer, AdaptedGaussian)
+    assert isinstance(model.explorers[0], AdaptedGaussian)
 
 
 @pytest.mark.parametrize("features", [(), ("size", "log_f")])
@@ -131,7 +131,9 @@ def test_save_load_predict_and_go_on(tmp_path) -> None:
     loaded.learn(4 * 32 * 5, reset_num_timesteps=False)
     assert loaded.num_timesteps == 10 * 32 * 5
     assert loaded.num_updates == 10
-    assert not torch.equal(before["table.values"], loaded.policy.table.values)
+    # The table is found by then, and the network goes on.
+    assert torch.equal(before["table.values"], loaded.policy.table.values)
+    assert not torch.equal(before["actor_net.2.weight"], loaded.policy.actor_net[2].weight)
 
 
 def test_predict_shapes_and_bounds() -> None:
@@ -200,23 +202,45 @@ def test_a_callback_can_stop_it() -> None:
     assert model.num_timesteps == 7 * 32
 
 
-@pytest.mark.parametrize("groups", [2, 4, 5])
-def test_groups_share_their_exploration(groups: int) -> None:
-    rows = groups * 3
-    model = ARTRL("ARTPolicy", _env(rows, groups, features=("size",)), seed=0)
-    obs = torch.zeros(rows, 3)
+def test_rows_explore_by_themselves_once_the_table_is_found() -> None:
+    model = ARTRL("ARTPolicy", _env(12, 4, features=("size",)), seed=0, table_share=0.5)
+    table = model.policy.table
+    net = copy.deepcopy(model.policy.actor_net.state_dict())
+    model.learn(8 * 12 * 5)
+    assert model.num_updates == 8
+    assert not model.explorers
+    assert model.policy.offsets is None
+    assert bool(table.values[:-1].any())
+    moved = model.policy.actor_net.state_dict()
+    assert not torch.equal(net["0.weight"], moved["0.weight"])
+    obs = torch.zeros(12, 3)
     mean, std = model.policy.distribution(obs)
     actions, _, log_prob = model.policy(obs)
-    noise = ((actions[:, 0] - mean) / std).detach().reshape(groups, 3)
-    assert torch.allclose(noise, noise[:, :1].expand_as(noise), atol=1e-6)
-    assert len(torch.unique(noise[:, 0])) == groups
-    if groups % 2 == 0:
-        half = groups // 2
-        assert torch.allclose(noise[:half], -noise[half:], atol=1e-6)
-    expected = -0.5 * noise.reshape(-1) ** 2 - math.log(float(std[0]) * math.sqrt(2 * math.pi))
-    assert log_prob.detach().numpy() == pytest.approx(expected.detach().numpy(), abs=1e-5)
-    again = ((model.policy(obs)[0][:, 0] - mean) / std).detach().reshape(groups, 3)
-    assert not torch.allclose(again, noise)
+    noise = ((actions[:, 0] - mean) / std).detach()
+    assert len(torch.unique(noise)) == 12
+    expected = -0.5 * noise**2 - math.log(float(std[0]) * math.sqrt(2 * math.pi))
+    assert log_prob.detach().numpy() == pytest.approx(expected.detach().numpy(), abs=1e-4)
+
+
+def test_the_network_waits_for_the_table() -> None:
+    model = ARTRL("ARTPolicy", _env(12, 4, features=("size",)), seed=0, table_share=1.0)
+    before = copy.deepcopy(model.policy.actor_net.state_dict())
+    torch.manual_seed(1)
+    model.learn(6 * 12 * 5)
+    for name, value in model.policy.actor_net.state_dict().items():
+        assert torch.equal(value, before[name])
+    alone = ARTRL("ARTPolicy", _env(12, 4), seed=0)
+    torch.manual_seed(1)
+    alone.learn(6 * 12 * 5)
+    assert torch.equal(model.policy.table.values, alone.policy.table.values)
+
+
+def test_one_row_with_features_learns_by_the_critic() -> None:
+    model = ARTRL("ARTPolicy", _env(1, 1, features=("size",)), seed=0)
+    before = copy.deepcopy(model.policy.actor_net.state_dict())
+    model.learn(4 * 5)
+    assert not model.policy.table.values.any()
+    assert not torch.equal(before["4.weight"], model.policy.actor_net.state_dict()["4.weight"])
 
 
 @pytest.mark.parametrize("groups", [1, 2, 5, 6])
@@ -237,7 +261,7 @@ def test_a_policy_of_time_alone_plays_one_sequence_a_group(groups: int) -> None:
 def test_update_of_the_first_phase_by_hand() -> None:
     model = ARTRL("ARTPolicy", _env(8, 4, num_steps=3), seed=0, updates=1000)
     _collect(model)
-    explorer = model.explorer
+    explorer = model.explorers[0]
     assert isinstance(explorer, AnnealedGaussian)
     # Groups 0 to 3 earn 3, 1, 2, 0 in all: three, one, ... steps up the ladder of ranks.
     model.rollout_buffer.rewards[:] = np.repeat([[1.0, 1.0 / 3, 2.0 / 3, 0.0]], 2, 1)
@@ -252,8 +276,8 @@ def test_update_of_the_first_phase_by_hand() -> None:
 
 def test_the_first_phase_takes_the_betas_of_the_policy() -> None:
     model = ARTRL("ARTPolicy", _env(), seed=0, policy_kwargs={"adam_betas": (0.5, 0.6)})
-    assert isinstance(model.explorer, AnnealedGaussian)
-    assert model.explorer.betas == (0.5, 0.6)
+    assert isinstance(model.explorers[0], AnnealedGaussian)
+    assert model.explorers[0].betas == (0.5, 0.6)
 
 
 def test_an_update_takes_more_rollouts_later() -> None:
@@ -301,7 +325,7 @@ def test_one_row_has_nothing_to_compare_with() -> None:
 
 
 def test_a_rollout_of_part_of_an_episode_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"n_steps = 7 must be a multiple of num_steps = 5"):
+    with pytest.raises(ValueError, match=r"n_steps = 7 must be a multiple of 5"):
         ARTRL("ARTPolicy", _env(), n_steps=7)
 
 
@@ -320,27 +344,26 @@ def test_groups_meet_the_same_noises_in_training() -> None:
 
 
 def test_actor_gradient_by_hand() -> None:
-    # Two groups of two rows, two steps; the table is all zeros, so the score is a / std^2.
+    # Two groups of two rows, two steps; the mean is 0, so the score is a / std^2.
     model = ARTRL(
-        "ARTPolicy", _env(4, 2, num_steps=2, features=("size",)), seed=0, std_start=0.5, std_end=0.5
+        "ARTPolicy", _env(4, 2, num_steps=2, features=("size",)), seed=0, std_adapted=0.5, std_end=0.5
     )
     _collect(model)
-    model.policy.std.fill_(0.5)
+    model._end_table()
     buffer = model.rollout_buffer
     buffer.observations[:] = np.array([[0.0, 1.0, 0.0], [0.5, 0.5, 0.0]], np.float32)[:, None, :]
-    actions = np.array([[0.2, 0.2, -0.2, -0.2], [0.1, 0.1, -0.1, -0.1]])
+    actions = np.array([[0.2, 0.3, -0.2, -0.1], [0.1, 0.1, -0.1, -0.4]])
     buffer.actions[..., 0] = actions
     # Rows 0 and 2 meet one noise, rows 1 and 3 another, whose errors are a hundred times larger.
     buffer.advantages[:] = [[-1.0, -103.0, -3.0, -101.0], [-2.0, -200.0, -6.0, -208.0]]
     buffer.returns[:] = 1.0
     centred = np.array([[1.0, -1.0, -1.0, 1.0], [2.0, 4.0, -2.0, -4.0]])
-    # Means over each group: step 0: 0 and 0; step 1: 3 and -3. Unbiased deviation of (0, 0, 3, -3).
-    weights = centred / math.sqrt(18 / 3)
-    expected = -(weights * actions / 0.5**2).sum(1) / 8
+    weights = centred / math.sqrt(44 / 7)  # the unbiased deviation of all of them
+    expected = -(weights * actions / 0.5**2).sum() / 8
     model.train()
-    assert model.policy.table.values.grad.numpy() == pytest.approx(expected, rel=1e-5, abs=1e-7)
-    assert expected[1] < 0  # group 0 did better at step 1 with a > 0
-    assert float(model.policy.table.values[1].detach()) == pytest.approx(model.learning_rate, rel=1e-3)
+    bias = model.policy.actor_net[-1].bias
+    assert float(bias.grad) == pytest.approx(expected, rel=1e-5)
+    assert float(bias.detach()) == pytest.approx(-np.sign(expected) * model.network_learning_rate, rel=1e-3)
 
 
 def test_the_table_stays_in_the_action_space() -> None:
@@ -355,23 +378,27 @@ def test_the_average_is_what_is_deployed(tmp_path, features) -> None:
     model = ARTRL("ARTPolicy", _env(features=features), seed=0, average_last=0.5)
     seen = []
 
+    def learned(model: ARTRL) -> torch.Tensor:
+        return model.policy.actor_net[-1].weight if features else model.policy.table.values
+
     class Watch(BaseCallback):
         def _on_step(self) -> bool:
             return True
 
         def _on_rollout_start(self) -> None:
-            seen.append(model.policy.table.values.detach().clone())
+            seen.append(learned(model).detach().clone())
             model.save(tmp_path / "last.zip")
 
     model.learn(24 * 32 * 5, callback=Watch())
     # The last update is not seen by the callback.
-    deployed = model.policy.table.values.detach().clone()
+    deployed = learned(model).detach().clone()
     assert not torch.equal(deployed, seen[-1])
     last = ARTRL.load(tmp_path / "last.zip")
-    assert torch.equal(last.policy.table.values, seen[-1])
+    assert torch.equal(learned(last), seen[-1])
     last.use_average()
-    # seen[i] is what i updates have made; those from the middle on are averaged.
-    torch.testing.assert_close(last.policy.table.values.detach(), torch.stack(seen[12:]).mean(0))
+    # seen[i] is what i updates have made; those of the second half are averaged: of all, or of the network's.
+    first = 18 if features else 12
+    torch.testing.assert_close(learned(last).detach(), torch.stack(seen[first:]).mean(0))
 
 
 def test_the_second_phase_starts_from_the_average_of_the_first() -> None:
@@ -383,7 +410,9 @@ def test_the_second_phase_starts_from_the_average_of_the_first() -> None:
             return True
 
         def _on_rollout_start(self) -> None:
-            seen.append((type(model.explorer), model.policy.table.values.detach().clone(), model.num_updates))
+            seen.append(
+                (type(model.explorers[0]), model.policy.table.values.detach().clone(), model.num_updates)
+            )
 
     model.learn(40 * 32 * 5, callback=Watch())
     first = [values for kind, values, _ in seen if kind is AnnealedGaussian]

@@ -85,8 +85,9 @@ def _check_folder(folder: Path) -> dict:
     summary = json.loads((folder / "summary.json").read_text())
     wanted = {"problem", "solver", "num_steps", "reward", "seed", "gap", "rmse", "seconds"}
     assert wanted | {"denoiser_evals", "env_steps"} <= summary.keys()
-    for key in ("problem", "solver", "num_steps", "reward", "seed"):
+    for key in ("problem", "solver", "reward", "seed"):
         assert summary[key] == config["settings"][key]
+    assert [summary["num_steps"]] == config["settings"]["num_steps"]
     assert summary["env_steps"] == agent.num_timesteps
     assert summary["denoiser_evals"] >= summary["env_steps"]
     assert summary["rmse"] > 0
@@ -186,6 +187,58 @@ def test_mixture_with_features_and_heun(run, tmp_path) -> None:
     assert summary["nfe"] == 5
     assert Schedule.load(tmp_path / "run" / "schedule.json").meta["features"] == ["size", "log_f"]
     assert "own error" in out
+    # The policy itself is scored too, on the noises of the schedules.
+    with (tmp_path / "run" / "results.csv").open(newline="") as file:
+        rows = {r["metric"]: float(r["mean"]) for r in csv.DictReader(file) if r["schedule"] == "art policy"}
+    assert rows == {m: pytest.approx(summary[f"policy_{m}"], rel=1e-6) for m in ("rmse", "w2")}
+    assert summary["policy_gap"] is None
+
+
+@pytest.mark.parametrize("algorithm", ["art", "ppo"])
+def test_one_policy_for_several_numbers_of_steps(algorithm: str, run, tmp_path) -> None:
+    folder = tmp_path / "run"
+    args = [algorithm, "--problem", "mixture-1d", "--num-steps", 4, 2, "--num-envs", 32, "--num-noises", 64]
+    args += ["--total-timesteps", 10 * 32 * 6, "--no-limit", "--no-progress", "--run-dir", folder]
+    code, out, err = run(*args)
+    assert code == 0, err
+    assert "K = 2 4" in out
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["num_steps"] == [2, 4]
+    assert summary["nfe"] == {"2": 3, "4": 7}
+    assert set(summary["rmse"]) == {"2", "4"}
+    for K in (2, 4):
+        schedule = Schedule.load(folder / f"schedule_K0{K}.json")
+        assert (schedule.num_steps, schedule.name) == (K, algorithm)
+        for name in ("schedule", "samples"):
+            assert (folder / f"{name}_K0{K}.png").read_bytes().startswith(PNG)
+    with (folder / "progress.csv").open(newline="") as file:
+        assert {"art_K02/rmse", "art_K04/rmse"} <= set(next(csv.reader(file)))
+    # Any number of steps from the model, without resampling.
+    args = [
+        "--problem",
+        "mixture-1d",
+        "--steps",
+        2,
+        3,
+        "--schedules",
+        "edm",
+        "--agents",
+        folder / "model.zip",
+    ]
+    code, out, err = run(*args, "--seeds", 0, script="evaluate")
+    assert code == 0, err
+    assert "resampled" not in err
+    own = [line.split() for line in out.splitlines() if line.split()[:1] == ["run"]]
+    assert [line[1] for line in own] == ["2", "3"]
+    assert float(own[0][4]) == pytest.approx(summary["rmse"]["2"], abs=1e-4)
+
+
+def test_less_than_one_episode_of_each(run, tmp_path) -> None:
+    args = ["--problem", "mixture-1d", "--num-steps", 4, 2, "--num-envs", 32, "--total-timesteps", 191]
+    code, _, err = run(*args, "--run-dir", tmp_path / "run")
+    assert code == 2
+    assert "less than one episode of every row and K, 192" in err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("algorithm", ["art", "sac"])

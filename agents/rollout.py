@@ -1,0 +1,92 @@
+"""Sampling with a policy that chooses the noise levels of each trajectory by itself."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from art_env.dynamics import Dynamics, State
+
+
+class Policy(Protocol):
+    """Anything that acts as Stable-Baselines3's agents do."""
+
+    def predict(self, observation: np.ndarray, *, deterministic: bool = ...) -> tuple[np.ndarray, Any]:
+        """``[B, n]`` float32 in, actions ``[B, 1]`` out."""
+        ...
+
+
+class Rollout(NamedTuple):
+    """What a policy did with B trajectories.
+
+    Attributes:
+        x: ``[B, *shape]``, the samples.
+        actions, sigmas: ``[B, K]`` and ``[B, K + 1]`` float64, one row a trajectory.
+        nfe: ``[B]``, network evaluations.
+    """
+
+    x: Tensor
+    actions: np.ndarray
+    sigmas: np.ndarray
+    nfe: np.ndarray
+
+
+def sample_with_policy(
+    policy: Policy, dynamics: Dynamics, x: Tensor, num_steps: int | None = None
+) -> Rollout:
+    """Samples from start noises; the policy sees each trajectory, and no exact one is needed.
+
+    The features cost no evaluation of the network: the slope that they show is the first stage of the next step.
+
+    Args:
+        policy: has ``.predict(observation, deterministic=True)``.
+        dynamics: the environment that it was made for.
+        x: ``[B, *shape]`` start noises, such as ``problem.sample_noise(n, seed)``.
+        num_steps: K; default the dynamics' own.
+
+    Raises:
+        ValueError: the policy returned the wrong shape or a value that is not finite.
+    """
+    bare = dynamics.without_rewards()
+    return play(policy, bare, bare.initial(x, num_steps=num_steps))
+
+
+@torch.no_grad()
+def play(policy: Policy, dynamics: Dynamics, state: State) -> Rollout:
+    """Act from ``state``, the start of episodes of one K, to their end.
+
+    Raises:
+        ValueError: the policy returned the wrong shape or a value that is not finite.
+    """
+    B, K = len(state.x), int(state.num_steps[0])
+    actions, sigmas = np.empty((B, K)), np.empty((B, K + 1))
+    sigmas[:, 0] = state.sigma.cpu().numpy()
+    for k in range(K):
+        observation = dynamics.observation(state).cpu().numpy()
+        actions[:, k] = _checked(policy.predict(observation, deterministic=True), B, k)
+        state = dynamics.transition(state, torch.from_numpy(actions[:, k]).to(dynamics.device))
+        sigmas[:, k + 1] = state.sigma.cpu().numpy()
+    return Rollout(state.x, actions, sigmas, state.nfe.cpu().numpy())
+
+
+def _checked(answer: Any, B: int, k: int) -> np.ndarray:
+    """The actions as ``[B]`` float64."""
+    if not isinstance(answer, tuple) or len(answer) != 2:
+        kind = type(answer).__name__
+        raise ValueError(f"policy.predict returned {kind} at step {k}; return (actions, state)")
+    action = np.asarray(answer[0], dtype=np.float64)
+    if action.shape != (B, 1):
+        raise ValueError(
+            f"policy.predict returned actions of shape {action.shape} at step {k}; expected {(B, 1)}: "
+            "one action for each row"
+        )
+    if not np.isfinite(action).all():
+        row = int(np.flatnonzero(~np.isfinite(action))[0])
+        raise ValueError(
+            f"policy.predict returned {action[row, 0]} in row {row} at step {k}; the policy has diverged, "
+            "or was saved after it had"
+        )
+    return action[:, 0]
