@@ -18,7 +18,7 @@ from torch import Tensor
 from art_env.diffusion.denoiser import CheckedDenoiser, per_row
 from art_env.diffusion.flow import ReferenceFlow, curvature, norm
 from art_env.diffusion.noise import StepNoise
-from art_env.diffusion.solvers import Carry, Solver, get_solver, require_deterministic
+from art_env.diffusion.solvers import NOTHING, Carry, Solver, get_solver, require_deterministic
 from art_env.features import Features
 from art_env.matching import MIN_GROUP, GroupDistance
 from art_env.names import check_name
@@ -333,11 +333,7 @@ class Dynamics:
         problem = self.problem
         last = state.k >= state.num_steps - 1
         if self.control == "log_speed":
-            left = (state.num_steps - state.k).to(state.t)
-            m = torch.exp2(self.action_range * action.clamp(-1, 1))
-            t_next = state.t + (1.0 - state.t) * m / (m + left - 1.0)
-            # Extreme actions must not round to a step of no length, nor to the end before the last step.
-            t_next = torch.clamp(t_next, state.t + MIN_SHARE, 1.0 - MIN_SHARE * (left - 1.0))
+            t_next = self._spend(state.t, (state.num_steps - state.k).to(state.t), action)
             t_next = torch.where(last, torch.ones_like(t_next), t_next)
             sigma_next = self._level(t_next, state.num_steps)
             sigma_next = torch.where(last, torch.full_like(sigma_next, problem.sigma_end), sigma_next)
@@ -346,11 +342,7 @@ class Dynamics:
             t_next = (problem.sigma_max - sigma_next) / self.horizon
         self.denoiser.step = int(state.k.max())
         x, past, past_sigma = self._step(state, sigma_next, last)
-        if not torch.isfinite(x).all():
-            raise ValueError(
-                f"sample of {problem.name!r} is not finite after step {self.denoiser.step} "
-                f"(sigma={float(sigma_next.max()):.6g}); the start noise or the step is out of range"
-            )
+        self._check_finite(x, sigma_next)
         calls = torch.where(self._is_euler(sigma_next, last), 1, self.solver.evals_per_step)
         nfe = state.nfe + calls * self.denoiser.nfe_per_call
         # The last state needs no slope: nobody steps from it. Rows may end at different times.
@@ -428,6 +420,47 @@ class Dynamics:
         error = norm(end - self.reference.at(after.sigma, state.index))
         return Outcome(-error, error)
 
+    @torch.no_grad()
+    def returns(self, index: Tensor, actions: Tensor) -> Tensor:
+        """Returns ``[B]`` of whole episodes whose actions are known beforehand.
+
+        The sums of what ``reward`` gives, to rounding. What only an observation needs is left out, and with the
+        ``"global"`` reward of a solver that follows the ODE everything but the sampling itself: several times faster.
+
+        Args:
+            index: ``[B]``, rows of the pool.
+            actions: ``[B, K]``; K is the length of the episodes.
+
+        Raises:
+            ValueError: as ``transition`` and ``reward``.
+        """
+        K = actions.shape[1]
+        if not (self.paired and self.reward_name == "global" and self.control == "log_speed"):
+            state, total = self.initial(index=index, num_steps=K), torch.zeros_like(actions[:, 0])
+            for k in range(K):
+                after = self.transition(state, actions[:, k])
+                total = total + self.reward(state, actions[:, k], after).reward
+                state = after
+            return total
+        assert self.reference is not None
+        problem = self.problem
+        t = torch.zeros_like(actions[:, 0])
+        steps = torch.full_like(index, K)
+        levels = torch.full((K + 1, len(index)), problem.sigma_max, dtype=t.dtype, device=t.device)
+        for k in range(K - 1):
+            t = self._spend(t, torch.full_like(t, K - k), actions[:, k])
+            levels[k + 1] = self._level(t, steps)
+        levels[K] = problem.sigma_end
+        x, carry = self.reference.start[index], NOTHING
+        for k in range(K):
+            self.denoiser.step = k
+            step = self.solver.last_step if k == K - 1 else self.solver.step
+            slope, _ = self._slope(x, levels[k])
+            x, carry = step(self.denoiser, x, levels[k], levels[k + 1], carry._replace(d=slope))
+            self._check_finite(x, levels[k + 1])
+        off = norm(x - self.reference.x_end[index]) ** 2 / math.prod(problem.shape)
+        return -off / (problem.sigma_end**2 + self.sigma_data**2)
+
     def without_rewards(self) -> Dynamics:
         """The same for sampling alone: starts from any noise ``x``, follows no exact trajectory, has no rewards."""
         bare = copy.copy(self)
@@ -444,6 +477,20 @@ class Dynamics:
         return self.reference is not None and not self.solver.noisy
 
     # Pieces
+
+    def _spend(self, t: Tensor, left: Tensor, action: Tensor) -> Tensor:
+        """``t`` after a step with ``left`` steps left, all ``[B]`` (see ``transition``)."""
+        m = torch.exp2(self.action_range * action.clamp(-1, 1))
+        t_next = t + (1.0 - t) * m / (m + left - 1.0)
+        # Extreme actions must not round to a step of no length, nor to the end before the last step.
+        return torch.clamp(t_next, t + MIN_SHARE, 1.0 - MIN_SHARE * (left - 1.0))
+
+    def _check_finite(self, x: Tensor, sigma: Tensor) -> None:
+        if not torch.isfinite(x).all():
+            raise ValueError(
+                f"sample of {self.problem.name!r} is not finite after step {self.denoiser.step} "
+                f"(sigma={float(sigma.max()):.6g}); the start noise or the step is out of range"
+            )
 
     def _dt(self, state: State) -> Tensor:
         """``[B]``, the length of a tick."""

@@ -25,6 +25,8 @@ from art_env.schedules.schedule import Schedule
 VECTOR_ONLY = ("self", "__class__", "num_envs", "autoreset_mode", "noise_groups", "render_mode")
 # Of the raw control: thirty standard deviations of the paper's widest policy, sqrt(0.1 / 1e-6).
 MAX_SPEED = 1e4
+# Beside the seeds of the rows.
+PLAY_STREAM = 0x91A7
 METADATA: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 2}
 
 
@@ -472,6 +474,7 @@ class ARTVectorEnv(_Common, VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._generators: list[np.random.Generator] = []
+        self._play_rng: np.random.Generator | None = None
         self._episodes = np.zeros(self.num_envs, dtype=np.int64)
         self._state: State | None = None
         self._done = np.zeros(self.num_envs, dtype=np.bool_)
@@ -584,6 +587,43 @@ class ARTVectorEnv(_Common, VectorEnv):
             obs = self._get_obs()
         return obs, rewards, terminated, truncated, infos
 
+    def play(self, actions: np.ndarray) -> np.ndarray:
+        """Returns of whole episodes whose actions are known beforehand: one of each K in every row.
+
+        The episodes under way are left alone. Start noises come from a stream of their own, seeded by ``reset``;
+        groups meet the same ones.
+
+        Args:
+            actions: ``[num_envs, T]`` with T the sum of ``budgets``: the actions of the shortest episode first.
+
+        Returns:
+            ``[num_envs, len(budgets)]`` float64.
+
+        Raises:
+            ValueError: actions of the wrong shape, or not finite; or an environment without exact trajectories
+                (``reward="euler"``), whose rows have no pool to start from.
+            RuntimeError: ``reset`` has not been called.
+            DenoiserError: as ``step``.
+        """
+        if self._play_rng is None:
+            raise RuntimeError("play without a start: call reset() first")
+        reference = self.dynamics.reference
+        if reference is None:
+            raise ValueError(
+                f"play needs exact trajectories, which reward={self.reward_name!r} has not; use step"
+            )
+        want = (self.num_envs, sum(self.budgets))
+        array = np.asarray(actions, dtype=np.float64)
+        if array.shape != want or not np.isfinite(array).all():
+            raise ValueError(f"actions have shape {array.shape}; expected {want}, all finite")
+        tensor = torch.from_numpy(array).to(self.dynamics.device)
+        members = self.num_envs // self.noise_groups
+        out = []
+        for part in tensor.split(self.budgets, dim=1):
+            drawn = np.tile(self._play_rng.integers(reference.num_noises, size=members), self.noise_groups)
+            out.append(self.dynamics.returns(torch.from_numpy(drawn).to(self.dynamics.device), part))
+        return torch.stack(out, 1).cpu().numpy()
+
     def render(self) -> tuple[np.ndarray, ...] | None:
         """One frame, of row 0, with ``render_mode="rgb_array"``."""
         return (draw(self.dynamics, self._frames),) if self.render_mode == "rgb_array" else None
@@ -608,6 +648,9 @@ class ARTVectorEnv(_Common, VectorEnv):
 
     def _seed(self, seed: int | Sequence[int | None] | None, mask: np.ndarray) -> None:
         members = self.num_envs // self.noise_groups
+        if self._play_rng is None or seed is not None:
+            known = [s for s in (seed if isinstance(seed, Sequence) else [seed]) if s is not None]
+            self._play_rng = np.random.default_rng([*known, PLAY_STREAM] if known else None)
         if isinstance(seed, (int, np.integer)):
             seeds: list[int | None] = [int(seed) + i % members for i in range(self.num_envs)]
         elif seed is None:

@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from agents.art_rl import ARTRL
+from agents.art_rl import ARTRL, art_rl
 from agents.art_rl.exploration import AdaptedGaussian, AnnealedGaussian, ranks
 from agents.art_rl.policies import ARTPolicy
 from agents.distill import distill
@@ -30,6 +30,12 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def step_by_step(monkeypatch) -> None:
+    """Episodes go through the rollout buffer, as they do in an environment that cannot play whole ones."""
+    monkeypatch.setattr(art_rl, "_can_play", lambda env: False)
 
 
 def _env(rows: int = 32, groups: int = 4, **settings) -> VecEnv:
@@ -244,7 +250,7 @@ def test_one_row_with_features_learns_by_the_critic() -> None:
 
 
 @pytest.mark.parametrize("groups", [1, 2, 5, 6])
-def test_a_policy_of_time_alone_plays_one_sequence_a_group(groups: int) -> None:
+def test_a_policy_of_time_alone_plays_one_sequence_a_group(groups: int, step_by_step) -> None:
     model = ARTRL("ARTPolicy", _env(30, groups), seed=0)
     _collect(model)
     count = groups if groups > 1 else 30
@@ -258,7 +264,7 @@ def test_a_policy_of_time_alone_plays_one_sequence_a_group(groups: int) -> None:
     assert (model.rollout_buffer.actions[..., 0].reshape(5, count, -1) == actions).all()
 
 
-def test_update_of_the_first_phase_by_hand() -> None:
+def test_update_of_the_first_phase_by_hand(step_by_step) -> None:
     model = ARTRL("ARTPolicy", _env(8, 4, num_steps=3), seed=0, updates=1000)
     _collect(model)
     explorer = model.explorers[0]
@@ -334,7 +340,7 @@ def test_without_groups_every_row_explores_by_itself() -> None:
     assert len(torch.unique(model.policy(torch.zeros(12, 2))[0])) == 12
 
 
-def test_groups_meet_the_same_noises_in_training() -> None:
+def test_groups_meet_the_same_noises_in_training(step_by_step) -> None:
     env = _env(12, 3, features=("size", "log_f"))
     model = ARTRL("ARTPolicy", env, seed=0)
     _collect(model)

@@ -218,7 +218,7 @@ def test_each_budget_is_judged_by_its_own_return() -> None:
     model.explorers[0].first.zero_()
     rewards = np.zeros((10, 16), np.float32)
     rewards[2:5, 4:8] = 1.0  # K = 3, group 1
-    model.rollout_buffer.rewards = rewards
+    model.rollout_buffer.rewards, model._played = rewards, None
     z, mean = model.explorers[1].z[1].clone(), model.policy.table.values.detach().clone()
     z0 = model.explorers[2].z.clone()
     model._train_episode()

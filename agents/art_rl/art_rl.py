@@ -9,14 +9,18 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import explained_variance
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from torch import Tensor
 
 from agents.art_rl.exploration import AdaptedGaussian, AnnealedGaussian
 from agents.art_rl.policies import ARTPolicy
+from art_env.envs import ARTVectorEnv
+from art_env.sb3 import VectorEnvToSB3
 
 SelfARTRL = TypeVar("SelfARTRL", bound="ARTRL")
 
@@ -173,6 +177,7 @@ class ARTRL(OnPolicyAlgorithm):
         # One for each K while the table is learned.
         self.explorers: list[AnnealedGaussian | AdaptedGaussian] = []
         self.offsets: Tensor | None = None
+        self._played: np.ndarray | None = None
         self.group_returns = torch.zeros(0, 0, dtype=torch.float64)
         self.rollouts_held = 0
         self._average: dict[str, Tensor] = {}
@@ -290,12 +295,33 @@ class ARTRL(OnPolicyAlgorithm):
         obs = torch.as_tensor(np.asarray(buffer.observations), device=self.device)
         return obs, torch.as_tensor(buffer.actions, device=self.device)
 
-    def collect_rollouts(self, *args: Any, **kwargs: Any) -> bool:
-        """As its parent; for the table one offset a step and group is explored."""
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int
+    ) -> bool:
+        """As its parent; for the table one offset a step and group is explored.
+
+        Its actions are known beforehand: where the environment can play whole episodes, it does.
+        """
         if self.explorers and self.offsets is None:
             self.offsets = self._explore()
         self.policy.offsets = self.offsets
-        return super().collect_rollouts(*args, **kwargs)
+        self._played = None
+        if not self.explorers or not _can_play(env):
+            return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        assert self.policy.table is not None
+        assert self.offsets is not None
+        callback.on_rollout_start()
+        each = self.policy.table.values.detach() + self.offsets.float()  # [G, T]
+        actions = each.clamp(-1.0, 1.0).repeat_interleave(env.num_envs // self.num_groups, 0).numpy()
+        rounds = n_rollout_steps // actions.shape[1]
+        self._played = sum(env.env_method("play", actions, indices=0)[0] for _ in range(rounds))
+        for _ in range(n_rollout_steps):
+            self.num_timesteps += env.num_envs
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return False
+        callback.on_rollout_end()
+        return True
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
         """As its parent, but a policy of time alone logs its returns itself: no loop over the rows."""
@@ -360,18 +386,21 @@ class ARTRL(OnPolicyAlgorithm):
         policy = self.policy
         table = policy.table
         assert table is not None
-        rewards = torch.as_tensor(self.rollout_buffer.rewards, dtype=torch.float64)  # [T, B]
-        by_group = rewards.reshape(self.n_steps, self.num_groups, -1).mean(2)
-        # The rows run through the K in turn, and a rollout holds that a whole number of times.
-        rounds = by_group.reshape(-1, len(table.values), self.num_groups)
-        for i in range(len(table.budgets)):
-            self.group_returns[i] += rounds[:, table.of(i)].sum((0, 1))
+        rounds = self.n_steps // len(table.values)
+        if self._played is not None:
+            returns = torch.from_numpy(self._played).T  # [budgets, B]
+        else:
+            # The rows run through the K in turn, and a rollout holds that a whole number of times.
+            rewards = torch.as_tensor(self.rollout_buffer.rewards, dtype=torch.float64)  # [T, B]
+            by_step = rewards.reshape(rounds, len(table.values), -1).sum(0)
+            returns = torch.stack([by_step[table.of(i)].sum(0) for i in range(len(table.budgets))])
+        self.group_returns += returns.reshape(len(returns), self.num_groups, -1).mean(2)
         self.rollouts_held += 1
         _, part, rollouts = self._plan()
         if self.rollouts_held < round(rollouts):
             return
         self.num_updates += 1
-        returns = self.group_returns / (self.rollouts_held * len(rounds))
+        returns = self.group_returns / (self.rollouts_held * rounds)
         for i, explorer in enumerate(self.explorers):
             if isinstance(explorer, AdaptedGaussian):
                 explorer.improve(returns[i])
@@ -521,3 +550,15 @@ class ARTRL(OnPolicyAlgorithm):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer", "policy.critic_optimizer"], []
+
+
+def _can_play(env: VecEnv) -> bool:
+    """Whether it is an ``ARTVectorEnv`` with a pool of start noises, and nothing but a monitor around it."""
+    while isinstance(env, VecMonitor):
+        env = env.venv
+    vector = getattr(env, "env", None)
+    return (
+        isinstance(env, VectorEnvToSB3)
+        and isinstance(vector, ARTVectorEnv)
+        and vector.dynamics.reference is not None
+    )
