@@ -18,6 +18,8 @@ from art_env.plots import schedule_figure
 from art_env.schedules.optimal import final_rmse
 from art_env.schedules.schedule import Schedule
 
+# A figure takes half a second to draw, longer than the training between two numbers.
+FIGURE_EVERY = 5
 # Of a noisy solver's noise; training counts from 0.
 HELD_OUT = 10_000
 
@@ -70,6 +72,7 @@ class ScheduleCallback(EveryNSteps):
         num_steps: int | None = None,
     ) -> None:
         super().__init__(total_timesteps, times)
+        self._acts = 0
         self.num_steps = dynamics.num_steps if num_steps is None else num_steps
         self.group = "art" if len(dynamics.budgets) == 1 else f"art_K{self.num_steps:02d}"
         self.dynamics, self.reference, self.others = dynamics, reference, others
@@ -79,7 +82,7 @@ class ScheduleCallback(EveryNSteps):
         )
 
     def act(self) -> None:
-        """Log ``art/rmse``, ``art/gap``, ``art/clock_speed/*`` and the figure ``art/schedule``.
+        """Log ``art/rmse``, ``art/gap``, ``art/clock_speed/*`` and, every fifth time, the figure ``art/schedule``.
 
         With a noisy solver ``art/sliced_w2`` to the exact samples takes the place of the first two.
         """
@@ -96,6 +99,9 @@ class ScheduleCallback(EveryNSteps):
                 self.logger.record(f"{self.group}/gap", error / self.limit_rmse)
         for k, theta in enumerate(schedule.theta()):
             self.logger.record(f"{self.group}/clock_speed/step_{k:02d}", float(theta), exclude="csv")
+        self._acts += 1
+        if self._acts % FIGURE_EVERY != 1:
+            return
         figure = schedule_figure(
             [*self.others, schedule], f"{self.model.num_timesteps:,} env steps", highlight="now"
         )
