@@ -93,7 +93,7 @@ def main(args: Args) -> None:
             seconds += run_training(folder, "art", *options, "--num-steps", K)["seconds"]
             own = Schedule.load(folder / "schedule.json")
             add(own, "a training for each K", seed)
-            if K == args.resampled_from:
+            if args.resampled_from == K:
                 for other in limits:
                     add(own.resample(other), f"K = {K} resampled", seed)
         spent["a training for each K"].append(seconds)

@@ -286,8 +286,38 @@ def test_the_first_phase_takes_the_betas_of_the_policy() -> None:
     assert model.explorers[0].betas == (0.5, 0.6)
 
 
+def test_the_second_phase_goes_on_from_the_best_start_at_each_number_of_steps() -> None:
+    model = ARTRL("ARTPolicy", _env(8, 4, num_steps=(2, 3)), seed=0, updates=10, starts=3)
+    begun: list[torch.Tensor] = []
+
+    class Watch(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_start(self) -> None:
+            if isinstance(model.explorers[0], AdaptedGaussian) and not begun:
+                begun.extend(e.mean.clone() for e in model.explorers)
+                assert all(e.updates == 0 for e in model.explorers)
+
+    # The late returns say that the first start is best at K = 3 and the last one at K = 2.
+    late = iter([[-3.0, -1.0], [-2.0, -2.0], [-1.0, -3.0]])
+    next_start = model._next_start
+
+    def rigged() -> None:
+        model._late_returns = torch.tensor(next(late), dtype=torch.float64) * model._averaged
+        next_start()
+
+    model._next_start = rigged
+    model.learn(120 * 8 * 5, callback=Watch())
+    assert len(model.found) == 3
+    tables = [values for values, _ in model.found]
+    assert not torch.equal(tables[0], tables[1])
+    assert torch.equal(begun[0].float(), tables[2][:1])
+    assert torch.equal(begun[1].float(), tables[0][2:4])
+
+
 def test_an_update_takes_more_rollouts_later() -> None:
-    model = ARTRL("ARTPolicy", _env(8, 4, num_steps=2), seed=0, updates=10)
+    model = ARTRL("ARTPolicy", _env(8, 4, num_steps=2), seed=0, updates=10, starts=1)
     memory = _Memory()
     model.set_logger(Logger(None, [memory]))
     model.learn(90 * 8 * 2, log_interval=1)
@@ -600,6 +630,7 @@ def test_paper_needs_its_environment(settings, match: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
+        ({"starts": 0}, "starts = 0"),
         ({"noise_groups": 5}, "noise_groups = 5 must divide num_envs = 32"),
         ({"noise_groups": 0}, "noise_groups = 0"),
         ({"std_start": 0.0}, "std_start = 0.0 must be a positive"),
