@@ -53,6 +53,8 @@ class Args:
     """problem:solver:K"""
     single: tuple[str, ...] = ("mixture-1d:euler:5",)
     """Cells in which each feature is tried alone too, with the first seed."""
+    once: tuple[str, ...] = ("mixture-1d:heun:5", "mixture-2d:heun:5", "digits:heun:5")
+    """Cells of which only the first seed is run."""
     seeds: tuple[int, ...] = (0, 1, 2)
     runs: Path = Path("runs/state")
     """Where the runs are kept."""
@@ -100,8 +102,9 @@ def lines_of(args: Args, text: str) -> list[Line]:
     limit = limit_of(args, problem, scorer, K)
     best = scorer.rows(limit)[0].mean
     lines = [Line(name, solver, K, "best fixed schedule", 0, scorer.nfe(K), best, 1.0, 0.0)]
-    trials = [(features, seed) for features in ((), ALL) for seed in args.seeds]
-    if problem.shape and len(problem.shape) == 1:
+    seeds = args.seeds[:1] if text in args.once else args.seeds
+    trials = [(features, seed) for features in ((), ALL) for seed in seeds]
+    if len(problem.shape) == 1:
         trials += [((*ALL, "x"), args.seeds[0])]
     if text in args.single:
         trials += [((feature,), args.seeds[0]) for feature in (*ALL, "x")]
