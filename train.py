@@ -331,13 +331,12 @@ def check(args: Common) -> tuple[dict[str, Any], Dynamics, int]:
     if isinstance(args, ArtPaper):
         args.num_envs = 1
         total = total or args.iterations * sum(budgets)
-    # The final error of the mixtures is heavy-tailed over start noises: a batch needs many. A network of
-    # unknown size gets few.
-    mixture = dynamics.problem.name.startswith("mixture")
-    rows = 2048 if mixture else 256 if args.model is None else 64
-    rollouts = 1130 if mixture else 300 if args.model is None else 100
+    # A network of unknown size gets few.
+    rows, rollouts = (256, 300) if args.model is None else (64, 100)
     if dynamics.compares_groups:  # a group must stand for a distribution
         rows *= 4
+    elif dynamics.problem.heavy_tailed:
+        rows, rollouts = 2048, 1130
     args.num_envs = args.num_envs or rows
     total = total or rollouts * rows * sum(budgets)
     least = args.num_envs * sum(budgets)

@@ -51,6 +51,7 @@ class Problem:
         linear: the denoiser is linear and the data N(0, sigma_data^2): errors are exact, without sampling.
         num_knots: of reference trajectories.
         num_noises: start noises that rewards are measured on.
+        heavy_tailed: a few start noises make most of the final error, so that learning needs large batches.
         device: where tensors live.
     """
 
@@ -71,6 +72,7 @@ class Problem:
     linear: bool = False
     num_knots: int = 257
     num_noises: int = 4096
+    heavy_tailed: bool = False
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -192,6 +194,7 @@ def _mixture_1d(terminal: str) -> Problem:
         data=denoiser.sample,
         metrics=("w2",),
         num_noises=HEAVY_TAILED,
+        heavy_tailed=True,
     )
 
 
@@ -217,6 +220,7 @@ def _mixture_2d(terminal: str) -> Problem:
         data=denoiser.sample,
         metrics=("sliced_w2",),
         num_noises=HEAVY_TAILED,
+        heavy_tailed=True,
     )
 
 

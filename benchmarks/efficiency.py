@@ -1,0 +1,150 @@
+"""How many environment steps and seconds a learner needs: the gap after trainings of several lengths.
+
+Every point is a training of its own, with its own annealing; medians over seeds, held-out noises.
+
+Example (the file in benchmarks/results):
+    python benchmarks/efficiency.py
+    python benchmarks/efficiency.py --runs art:128:35000 ppo:256:300000
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecNormalize
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from agents.art_rl import ARTRL  # noqa: E402
+from agents.baselines import make_ppo, make_sac  # noqa: E402
+from agents.distill import distill  # noqa: E402
+from art_env.envs import ARTVectorEnv  # noqa: E402
+from art_env.files import write_text  # noqa: E402
+from art_env.names import check_name  # noqa: E402
+from art_env.problems import Problem, make_problem  # noqa: E402
+from art_env.sb3 import to_sb3  # noqa: E402
+from art_env.scoring import Scorer, baseline  # noqa: E402
+
+GROUPS = 16
+
+
+@dataclass
+class Args:
+    """Train with few steps and score."""
+
+    problem: str = "mixture-1d"
+    solver: str = "heun"
+    num_steps: int = 5
+    runs: tuple[str, ...] = (
+        "art:128:20000",
+        "art:128:35000",
+        "art:128:50000",
+        "art:256:100000",
+        "art:256:200000",
+        "ppo:128:100000",
+        "ppo:128:200000",
+        "ppo:256:200000",
+        "ppo:256:300000",
+        "ppo:256:400000",
+        "sac:256:200000",
+        "sac:256:350000",
+    )
+    """algorithm:rows:env steps"""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    sac_seeds: tuple[int, ...] = (0,)
+    """Of SAC, which takes minutes."""
+    out: Path = ROOT / "benchmarks" / "results" / "efficiency.csv"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One training."""
+
+    problem: str
+    solver: str
+    num_steps: int
+    algorithm: str
+    rows: int
+    env_steps: int
+    seed: int
+    gap: float
+    seconds: float
+
+
+def train(
+    args: Args, problem: Problem, algorithm: str, rows: int, steps: int, seed: int
+) -> tuple[BaseAlgorithm, ARTVectorEnv]:
+    """As train.py sets the algorithm up."""
+    vector = ARTVectorEnv(
+        rows,
+        problem,
+        solver=args.solver,
+        num_steps=args.num_steps,
+        features=(),
+        clock="closed_form",
+        noise_groups=GROUPS if algorithm == "art" else 1,
+        autoreset_mode=AutoresetMode.SAME_STEP,
+    )
+    env = to_sb3(vector, monitor=algorithm != "art")
+    if algorithm != "art":
+        env = VecNormalize(env, norm_obs=False, gamma=1.0, clip_reward=100.0)
+    env.seed(seed)
+    model: BaseAlgorithm
+    if algorithm == "art":
+        model = ARTRL("ARTPolicy", env, noise_groups=GROUPS, seed=seed)
+    else:
+        model = {"ppo": make_ppo, "sac": make_sac}[algorithm](env, steps, seed)
+    model.learn(steps)
+    return model, vector
+
+
+def main(args: Args) -> None:
+    """Train, score, print, write."""
+    torch.set_num_threads(1)
+    problem = make_problem(args.problem)
+    scorer = Scorer(problem, args.solver, (0,), metrics=())
+    starts = [baseline(name, problem, args.num_steps, args.solver) for name in ("closed_form", "edm")]
+    limit = baseline("limit", problem, args.num_steps, args.solver, scorer.reference(), starts)
+    problem.reference()  # not part of the first training
+    lines: list[Line] = []
+    for run in args.runs:
+        algorithm, rows, steps = run.split(":")
+        check_name("algorithm", algorithm, ("art", "ppo", "sac"))
+        for seed in args.sac_seeds if algorithm == "sac" else args.seeds:
+            began = time.perf_counter()
+            model, vector = train(args, problem, algorithm, int(rows), int(steps), seed)
+            seconds = time.perf_counter() - began
+            gap = scorer.gap(distill(model, vector.dynamics, 64), limit)
+            cell = (problem.name, args.solver, args.num_steps)
+            lines.append(Line(*cell, algorithm, int(rows), int(steps), seed, gap, round(seconds, 2)))
+        own = [
+            line
+            for line in lines
+            if (line.algorithm, line.rows, line.env_steps) == (algorithm, int(rows), int(steps))
+        ]
+        gaps = [line.gap for line in own]
+        print(
+            f"{algorithm}, {rows} rows, {int(steps):,} env steps: median gap {np.median(gaps):.3f} "
+            f"({min(gaps):.3f} to {max(gaps):.3f}, {len(gaps)} seeds), {np.median([line.seconds for line in own]):.1f} s",
+            flush=True,
+        )
+        table = io.StringIO()
+        writer = csv.DictWriter(table, [f.name for f in fields(Line)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(line) for line in lines)
+        write_text(args.out, table.getvalue())
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))
