@@ -128,15 +128,12 @@ def main(args: Args) -> None:
             gap = scorer.gap(distill(model, vector.dynamics, 64), limit)
             cell = (problem.name, args.solver, args.num_steps)
             lines.append(Line(*cell, algorithm, int(rows), int(steps), seed, gap, round(seconds, 2)))
-        own = [
-            line
-            for line in lines
-            if (line.algorithm, line.rows, line.env_steps) == (algorithm, int(rows), int(steps))
-        ]
-        gaps = [line.gap for line in own]
+        head = (algorithm, int(rows), int(steps))
+        own = [line for line in lines if (line.algorithm, line.rows, line.env_steps) == head]
+        gaps, each = [line.gap for line in own], np.median([line.seconds for line in own])
         print(
             f"{algorithm}, {rows} rows, {int(steps):,} env steps: median gap {np.median(gaps):.3f} "
-            f"({min(gaps):.3f} to {max(gaps):.3f}, {len(gaps)} seeds), {np.median([line.seconds for line in own]):.1f} s",
+            f"({min(gaps):.3f} to {max(gaps):.3f}, {len(gaps)} seeds), {each:.1f} s",
             flush=True,
         )
         table = io.StringIO()
