@@ -10,16 +10,15 @@ Examples (the file in benchmarks/results):
 
 from __future__ import annotations
 
-import csv
-import io
 import sys
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import tyro
 from running import run_training
+from tables import kept_limit, write_lines
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,10 +26,9 @@ sys.path.insert(0, str(ROOT))
 
 from agents.distill import distill  # noqa: E402
 from agents.loading import load_agent  # noqa: E402
-from art_env.files import write_text  # noqa: E402
 from art_env.problems import make_problem  # noqa: E402
 from art_env.schedules import Schedule  # noqa: E402
-from art_env.scoring import Scorer, baseline  # noqa: E402
+from art_env.scoring import Scorer  # noqa: E402
 
 
 @dataclass
@@ -69,7 +67,9 @@ def main(args: Args) -> None:
     torch.set_num_threads(1)
     problem = make_problem(args.problem)
     scorer = Scorer(problem, args.solver, (0,), metrics=())
-    limits = {K: limit_of(args, scorer, K) for K in tqdm(sorted({*args.steps, *args.unseen}), desc="limits")}
+    limits = {
+        K: kept_limit(scorer, K, args.runs) for K in tqdm(sorted({*args.steps, *args.unseen}), desc="limits")
+    }
     lines: list[Line] = []
 
     def add(schedule: Schedule, method: str, seed: int) -> None:
@@ -97,11 +97,7 @@ def main(args: Args) -> None:
                 for other in limits:
                     add(own.resample(other), f"K = {K} resampled", seed)
         spent["a training for each K"].append(seconds)
-        table = io.StringIO()
-        writer = csv.DictWriter(table, [f.name for f in fields(Line)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(line) for line in lines)
-        write_text(args.out, table.getvalue())
+        write_lines(lines, args.out)
     for method in dict.fromkeys(line.method for line in lines):
         print(f"{method}: median gap (range) over {len(args.seeds)} seeds")
         for K in limits:
@@ -111,17 +107,6 @@ def main(args: Args) -> None:
                 print(f"  K = {K:2}: {np.median(gaps):.3f} ({min(gaps):.3f} to {max(gaps):.3f}){note}")
     for method, seconds_each in spent.items():
         print(f"{method}: {np.median(seconds_each):.0f} s of training")
-
-
-def limit_of(args: Args, scorer: Scorer, K: int) -> Schedule:
-    """The best schedule there is, on the very noises of the table; kept under --runs."""
-    path = args.runs / f"limit__{args.problem}__{args.solver}__{K}.json"
-    if path.is_file():
-        return Schedule.load(path)
-    limit = baseline("limit", scorer.problem, K, scorer.solver, scorer.reference())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    limit.save(path)
-    return limit
 
 
 if __name__ == "__main__":

@@ -9,11 +9,9 @@ Example (the file in benchmarks/results):
 
 from __future__ import annotations
 
-import csv
-import io
 import sys
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +20,7 @@ import tyro
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
+from tables import kept_limit, write_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -30,11 +29,10 @@ from agents.art_rl import ARTRL  # noqa: E402
 from agents.baselines import make_ppo, make_sac  # noqa: E402
 from agents.distill import distill  # noqa: E402
 from art_env.envs import ARTVectorEnv  # noqa: E402
-from art_env.files import write_text  # noqa: E402
 from art_env.names import check_name  # noqa: E402
 from art_env.problems import Problem, make_problem  # noqa: E402
 from art_env.sb3 import to_sb3  # noqa: E402
-from art_env.scoring import Scorer, baseline  # noqa: E402
+from art_env.scoring import Scorer  # noqa: E402
 
 GROUPS = 16
 
@@ -64,6 +62,8 @@ class Args:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     sac_seeds: tuple[int, ...] = (0,)
     """Of SAC, which takes minutes."""
+    limits: Path = Path("runs/efficiency")
+    """Where the limit is kept."""
     out: Path = ROOT / "benchmarks" / "results" / "efficiency.csv"
 
 
@@ -114,8 +114,7 @@ def main(args: Args) -> None:
     torch.set_num_threads(1)
     problem = make_problem(args.problem)
     scorer = Scorer(problem, args.solver, (0,), metrics=())
-    starts = [baseline(name, problem, args.num_steps, args.solver) for name in ("closed_form", "edm")]
-    limit = baseline("limit", problem, args.num_steps, args.solver, scorer.reference(), starts)
+    limit = kept_limit(scorer, args.num_steps, args.limits)
     problem.reference()  # not part of the first training
     lines: list[Line] = []
     for run in args.runs:
@@ -136,11 +135,7 @@ def main(args: Args) -> None:
             f"({min(gaps):.3f} to {max(gaps):.3f}, {len(gaps)} seeds), {each:.1f} s",
             flush=True,
         )
-        table = io.StringIO()
-        writer = csv.DictWriter(table, [f.name for f in fields(Line)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(line) for line in lines)
-        write_text(args.out, table.getvalue())
+        write_lines(lines, args.out)
 
 
 if __name__ == "__main__":

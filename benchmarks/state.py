@@ -11,16 +11,15 @@ Examples (the file in benchmarks/results):
 
 from __future__ import annotations
 
-import csv
-import io
 import sys
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import tyro
 from running import run_training
+from tables import kept_limit, write_lines
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,11 +27,9 @@ sys.path.insert(0, str(ROOT))
 
 from agents.loading import load_agent  # noqa: E402
 from art_env.diffusion.adaptive import match_tolerance, sample_adaptive  # noqa: E402
-from art_env.files import write_text  # noqa: E402
 from art_env.metrics import rmse  # noqa: E402
-from art_env.problems import Problem, make_problem  # noqa: E402
-from art_env.schedules import Schedule  # noqa: E402
-from art_env.scoring import Scorer, baseline  # noqa: E402
+from art_env.problems import make_problem  # noqa: E402
+from art_env.scoring import Scorer  # noqa: E402
 
 ALL = ("log_f", "log_q", "size", "cosine")
 # Of the start noises that the tolerance is matched on.
@@ -82,24 +79,12 @@ def cell(text: str) -> tuple[str, str, int]:
     return problem, solver, int(K)
 
 
-def limit_of(args: Args, problem: Problem, scorer: Scorer, K: int) -> Schedule:
-    """The best fixed schedule on the very noises of the table; kept under --runs."""
-    path = args.runs / f"limit__{problem.name}__{scorer.solver.name}__{K}.json"
-    if path.is_file():
-        return Schedule.load(path)
-    starts = [baseline(name, problem, K, scorer.solver) for name in ("closed_form", "edm")]
-    limit = baseline("limit", problem, K, scorer.solver, scorer.reference(), starts)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    limit.save(path)
-    return limit
-
-
 def lines_of(args: Args, text: str) -> list[Line]:
     """Everything of one cell."""
     name, solver, K = cell(text)
     problem = make_problem(name)
     scorer = Scorer(problem, solver, (0,), metrics=())
-    limit = limit_of(args, problem, scorer, K)
+    limit = kept_limit(scorer, K, args.runs)
     best = scorer.rows(limit)[0].mean
     lines = [Line(name, solver, K, "best fixed schedule", 0, scorer.nfe(K), best, 1.0, 0.0)]
     seeds = args.seeds[:1] if text in args.once else args.seeds
@@ -168,11 +153,7 @@ def main(args: Args) -> None:
     lines: list[Line] = []
     for text in args.cells:
         lines += lines_of(args, text)
-        table = io.StringIO()
-        writer = csv.DictWriter(table, [f.name for f in fields(Line)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(line) for line in lines)
-        write_text(args.out, table.getvalue())
+        write_lines(lines, args.out)
         for line in lines:
             if (line.problem, line.solver, line.num_steps) == cell(text):
                 print(

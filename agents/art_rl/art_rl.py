@@ -242,7 +242,8 @@ class ARTRL(OnPolicyAlgorithm):
         """The first phase from where the table is."""
         table = self.policy.table
         assert table is not None
-        starts = [table.values.detach()[table.of(i)][:-1] for i in range(len(table.budgets))]
+        values = table.values.detach().cpu()
+        starts = [values[table.of(i)][:-1] for i in range(len(table.budgets))]
         # The last step takes what is left, whatever the action.
         self.explorers = [AnnealedGaussian(start, self.policy.adam_betas) for start in starts]
         self._late_returns = torch.zeros(len(starts), dtype=torch.float64)
@@ -327,7 +328,7 @@ class ARTRL(OnPolicyAlgorithm):
         assert self.policy.table is not None
         assert self.offsets is not None
         callback.on_rollout_start()
-        each = self.policy.table.values.detach() + self.offsets.float()  # [G, T]
+        each = self.policy.table.values.detach().cpu() + self.offsets.float()  # [G, T]
         actions = each.clamp(-1.0, 1.0).repeat_interleave(env.num_envs // self.num_groups, 0).numpy()
         rounds = n_rollout_steps // actions.shape[1]
         self._played = sum(env.env_method("play", actions, indices=0)[0] for _ in range(rounds))
@@ -408,7 +409,7 @@ class ARTRL(OnPolicyAlgorithm):
         best = torch.stack([returns for _, returns in self.found]).argmax(0)
         for i, start in enumerate(best.tolist()):
             table.values[table.of(i)] = self.found[start][0][table.of(i)]
-        starts = [table.values[table.of(i)][:-1] for i in range(len(table.budgets))]
+        starts = [table.values.cpu()[table.of(i)][:-1] for i in range(len(table.budgets))]
         self.explorers = [AdaptedGaussian(start, self.std_adapted, self.num_groups) for start in starts]
 
     @property
