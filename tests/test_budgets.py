@@ -176,6 +176,20 @@ def test_the_table_between_its_budgets() -> None:
     assert table.place(torch.tensor([0.0, 0.5, 0.0, 0.75]), steps).tolist() == [0, 1, 2, 5]
 
 
+def test_what_the_neighbours_say() -> None:
+    table = StepTable((2, 4, 8))
+    rng = np.random.default_rng(0)
+    table.values.data = torch.from_numpy(rng.uniform(-1, 1, 14)).float()
+    out = table.from_neighbours()
+    two, four, eight = (table.values.data[table.of(i)] for i in range(3))
+    # 4 lies in the middle of 2 and 8 in log K; at time 1/4 the table of 2 is halfway between its values.
+    two_at = torch.tensor([two[0], (two[0] + two[1]) / 2, two[1], two[1]])
+    torch.testing.assert_close(out[2:6], (two_at + eight[::2]) / 2)
+    torch.testing.assert_close(out[:2], four[::2])  # nothing below: the nearest
+    assert out[6:].shape == (8,)
+    assert not StepTable((5,)).from_neighbours().any()
+
+
 def test_one_policy_learns_every_budget(tmp_path) -> None:
     env = _vec(128, 16, num_noises=1024, clock="closed_form")
     model = ARTRL("ARTPolicy", env, seed=0)

@@ -63,6 +63,25 @@ class StepTable(nn.Module):
         part = torch.where(part > 1 - 1e-3, torch.ones_like(part), part)
         return self._read(time, right - 1) * (1 - part) + self._read(time, right) * part
 
+    @torch.no_grad()
+    def from_neighbours(self) -> Tensor:
+        """As ``values``, where each K has what lies between those on either side of it (nearest, at the ends).
+
+        All zeros for a single K.
+        """
+        out = torch.zeros_like(self.values)
+        for i, K in enumerate(self.budgets):
+            others = self.budgets[:i] + self.budgets[i + 1 :]
+            if not others:
+                continue
+            rest = StepTable(others).to(self.values.device)
+            rest.values.copy_(
+                torch.cat([self.values[self.of(j)] for j in range(len(self.budgets)) if j != i])
+            )
+            time = torch.arange(K, device=out.device) / K
+            out[self.of(i)] = rest(time, torch.full_like(time, float(K)))
+        return out
+
     def place(self, time: Tensor, num_steps: Tensor) -> Tensor:
         """``[B]`` int64: which value belongs to the step, for K among the budgets."""
         which = (self.sizes[None, :] - num_steps[:, None]).abs().argmin(1)
