@@ -355,12 +355,9 @@ def find_limit(
 ) -> Schedule:
     """The best schedule there is, on the very noises of the table; kept in the run folder."""
     path = run.of(dynamics, "limit", K, ".json")
-    if path.is_file() and not again:
-        return Schedule.load(path)
-    print(f"searching for the limit at K = {K} (gradients through the sampler) ...", flush=True)
-    limit = baseline("limit", dynamics.problem, K, dynamics.solver, scorer.reference(), starts)
-    limit.save(path)
-    return limit
+    if again or not path.is_file():
+        print(f"searching for the limit at K = {K} (gradients through the sampler) ...", flush=True)
+    return scorer.limit(K, path, starts, again)
 
 
 def learn(
@@ -412,11 +409,12 @@ def learn(
         save_agent(model, path, args.algorithm, settings)
         write_text(run.progress, json.dumps(so_far) + "\n")
 
-    callbacks: list[BaseCallback] = [CheckpointCallback(run.checkpoint, save, total)]
+    callbacks: list[BaseCallback] = []
     for K in dynamics.budgets:
         edm = [s for s in others[K] if s.name == "edm"]
-        own = ScheduleCallback(dynamics, scorer.reference(), limits.get(K), edm, total, num_steps=K)
-        callbacks.insert(len(callbacks) - 1, own)
+        reference = scorer.reference()
+        callbacks.append(ScheduleCallback(dynamics, reference, limits.get(K), edm, total, num_steps=K))
+    callbacks.append(CheckpointCallback(run.checkpoint, save, total))
     if args.progress and sys.stderr.isatty():
         callbacks.append(ProgressBarCallback())
     remaining = total - model.num_timesteps

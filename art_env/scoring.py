@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -79,11 +79,11 @@ class Row:
 COLUMNS = tuple(f.name for f in fields(Row))
 
 
-def write_csv(rows: Iterable[Row], path: str | os.PathLike[str]) -> None:
-    """Write the rows in long format, one number a line, in one piece; columns are the fields of ``Row``."""
+def write_csv(rows: Iterable[Any], path: str | os.PathLike[str], kind: type = Row) -> None:
+    """Write the rows, all of the dataclass ``kind``, in one piece; columns are its fields."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow([f.name for f in fields(kind)])
     writer.writerows(astuple(row) for row in rows)
     write_text(path, text.getvalue())
 
@@ -254,6 +254,28 @@ class Scorer:
             )
         own, best = (self._first_rmse(s) for s in (schedule, limit))
         return own / best if best > 0 else math.nan
+
+    def limit(
+        self,
+        num_steps: int,
+        path: str | os.PathLike[str],
+        starts: Sequence[Schedule] = (),
+        again: bool = False,
+    ) -> Schedule:
+        """The best schedule there is on the noises of the first seed set, kept in a file.
+
+        Args:
+            num_steps: K.
+            path: of the schedule; where it is already, it is read.
+            starts: as ``baseline``.
+            again: search even so, and replace it.
+        """
+        if Path(path).is_file() and not again:
+            return Schedule.load(path)
+        found = baseline("limit", self.problem, num_steps, self.solver, self.reference(), starts)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        found.save(path)
+        return found
 
     def reference(self, i: int = 0) -> ReferenceFlow:
         """Exact trajectories of the held-out noises of seed set ``i``."""

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 import tyro
 from running import run_training
-from tables import kept_limit, write_lines
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +27,7 @@ from agents.distill import distill  # noqa: E402
 from agents.loading import load_agent  # noqa: E402
 from art_env.problems import make_problem  # noqa: E402
 from art_env.schedules import Schedule  # noqa: E402
-from art_env.scoring import Scorer  # noqa: E402
+from art_env.scoring import Scorer, write_csv  # noqa: E402
 
 
 @dataclass
@@ -67,8 +66,10 @@ def main(args: Args) -> None:
     torch.set_num_threads(1)
     problem = make_problem(args.problem)
     scorer = Scorer(problem, args.solver, (0,), metrics=())
+    stem = f"{problem.name}__{args.solver}"
     limits = {
-        K: kept_limit(scorer, K, args.runs) for K in tqdm(sorted({*args.steps, *args.unseen}), desc="limits")
+        K: scorer.limit(K, args.runs / f"limit__{stem}__{K}.json")
+        for K in tqdm(sorted({*args.steps, *args.unseen}), desc="limits")
     }
     lines: list[Line] = []
 
@@ -80,7 +81,6 @@ def main(args: Args) -> None:
     spent: dict[str, list[float]] = {"one policy": [], "a training for each K": []}
     for seed in args.seeds:
         options = ["--problem", problem.name, "--solver", args.solver, "--seed", seed, "--no-limit"]
-        stem = f"{problem.name}__{args.solver}"
         folder = args.runs / f"{stem}__all__{seed}"
         summary = run_training(folder, "art", *options, "--num-steps", *args.steps)
         spent["one policy"].append(summary["seconds"])
@@ -97,7 +97,7 @@ def main(args: Args) -> None:
                 for other in limits:
                     add(own.resample(other), f"K = {K} resampled", seed)
         spent["a training for each K"].append(seconds)
-        write_lines(lines, args.out)
+        write_csv(lines, args.out, Line)
     for method in dict.fromkeys(line.method for line in lines):
         print(f"{method}: median gap (range) over {len(args.seeds)} seeds")
         for K in limits:

@@ -20,7 +20,6 @@ import tyro
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
-from tables import kept_limit, write_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -32,7 +31,7 @@ from art_env.envs import ARTVectorEnv  # noqa: E402
 from art_env.names import check_name  # noqa: E402
 from art_env.problems import Problem, make_problem  # noqa: E402
 from art_env.sb3 import to_sb3  # noqa: E402
-from art_env.scoring import Scorer  # noqa: E402
+from art_env.scoring import Scorer, write_csv  # noqa: E402
 
 GROUPS = 16
 
@@ -110,7 +109,8 @@ def main(args: Args) -> None:
     torch.set_num_threads(1)
     problem = make_problem(args.problem)
     scorer = Scorer(problem, args.solver, (0,), metrics=())
-    limit = kept_limit(scorer, args.num_steps, args.limits)
+    K = args.num_steps
+    limit = scorer.limit(K, args.limits / f"limit__{problem.name}__{args.solver}__{K}.json")
     problem.reference()  # not part of the first training
     lines: list[Line] = []
     for run in args.runs:
@@ -131,7 +131,7 @@ def main(args: Args) -> None:
             f"({min(gaps):.3f} to {max(gaps):.3f}, {len(gaps)} seeds), {each:.1f} s",
             flush=True,
         )
-        write_lines(lines, args.out)
+        write_csv(lines, args.out, Line)
 
 
 if __name__ == "__main__":

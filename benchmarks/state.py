@@ -19,7 +19,6 @@ from pathlib import Path
 import torch
 import tyro
 from running import run_training
-from tables import kept_limit, write_lines
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,7 +28,7 @@ from agents.loading import load_agent  # noqa: E402
 from art_env.diffusion.adaptive import match_tolerance, sample_adaptive  # noqa: E402
 from art_env.metrics import rmse  # noqa: E402
 from art_env.problems import make_problem  # noqa: E402
-from art_env.scoring import Scorer  # noqa: E402
+from art_env.scoring import Scorer, write_csv  # noqa: E402
 
 ALL = ("log_f", "log_q", "size", "cosine")
 # Of the start noises that the tolerance is matched on.
@@ -84,7 +83,7 @@ def lines_of(args: Args, text: str) -> list[Line]:
     name, solver, K = cell(text)
     problem = make_problem(name)
     scorer = Scorer(problem, solver, (0,), metrics=())
-    limit = kept_limit(scorer, K, args.runs)
+    limit = scorer.limit(K, args.runs / f"limit__{name}__{solver}__{K}.json")
     best = scorer.rows(limit)[0].mean
     lines = [Line(name, solver, K, "best fixed schedule", 0, scorer.nfe(K), best, 1.0, 0.0)]
     seeds = args.seeds[:1] if text in args.once else args.seeds
@@ -153,7 +152,7 @@ def main(args: Args) -> None:
     lines: list[Line] = []
     for text in args.cells:
         lines += lines_of(args, text)
-        write_lines(lines, args.out)
+        write_csv(lines, args.out, Line)
         for line in lines:
             if (line.problem, line.solver, line.num_steps) == cell(text):
                 print(

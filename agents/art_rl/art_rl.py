@@ -348,17 +348,22 @@ class ARTRL(OnPolicyAlgorithm):
             super()._update_info_buffer(infos, dones)
 
     @property
+    def _table_part(self) -> float:
+        """Part of training that goes to the table: all of it without features, none without rows to compare."""
+        if self.policy.sees_time_only:
+            return 1.0
+        return self.table_share if self.num_groups > 1 else 0.0
+
+    @property
     def _table_remaining(self) -> float:
         """As SB3's progress, of the part of training that goes to the table."""
-        share = 1.0 if self.policy.sees_time_only else max(self.table_share, 1e-9)
-        return 1.0 - (1.0 - self._current_progress_remaining) / share
+        return 1.0 - (1.0 - self._current_progress_remaining) / max(self._table_part, 1e-9)
 
     def _plan(self) -> tuple[float, float, float]:
         """Where the table stands: share of this start of the first phase that is done (1 and more in the second), the
         same in updates instead of env steps, and rollouts to an update now.
         """
-        share = 1.0 if self.policy.sees_time_only else self.table_share
-        rollouts = share * self._total_timesteps / (self.n_steps * self.n_envs)
+        rollouts = self._table_part * self._total_timesteps / (self.n_steps * self.n_envs)
         most = min(max(rollouts / self.updates, 1.0), MOST_ROLLOUTS)
         two_phases = most >= ENOUGH_ROLLOUTS
         middle = max(most / 3, 1.0) if two_phases else most
@@ -474,8 +479,8 @@ class ARTRL(OnPolicyAlgorithm):
         buffer, policy = self.rollout_buffer, self.policy
         self.num_updates += 1
         # Below 0 in the last rollout, if the total is not a multiple of its length.
-        share = self.table_share if self.num_groups > 1 else 0.0
-        remaining = min(max(self._current_progress_remaining, 0.0) / max(1.0 - share, 1e-9), 1.0)
+        left = max(self._current_progress_remaining, 0.0)
+        remaining = min(left / max(1.0 - self._table_part, 1e-9), 1.0)
         obs, actions = self._rollout()
         T, B = obs.shape[:2]
         flat_obs, flat_actions = obs.flatten(0, 1), actions.flatten(0, 1)
