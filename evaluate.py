@@ -73,7 +73,8 @@ class Args:
     or the path of a schedule.json. The limit is a search: seconds on analytic problems, minutes a K on networks; the
     gap column needs it."""
     agents: tuple[str, ...] = ()
-    """Trained agents (model.zip); each is distilled into a schedule."""
+    """Trained agents (model.zip); each is distilled into a schedule. One of another problem acts on this one as it
+    is, in this one's clock: no further training."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seed sets; the table shows mean and standard deviation over them."""
     terminal: str | None = None
@@ -179,9 +180,7 @@ def load_and_distill(path: str, problem: Problem, steps: Sequence[int], trust_pi
     from agents.distill import distill
     from agents.loading import load_agent
 
-    policy, dynamics = load_agent(path, trust_pickle=trust_pickle)
-    if dynamics.problem.name != problem.name:
-        raise ValueError(f"{path} was trained on {dynamics.problem.name!r}, not on {problem.name!r}")
+    policy, dynamics = load_agent(path, trust_pickle=trust_pickle, problem=problem)
     name = Path(path).stem if Path(path).stem != "model" else Path(path).resolve().parent.name
     budgets = sorted(set(steps)) if len(dynamics.budgets) > 1 else dynamics.budgets
     schedules = [distill(policy, dynamics, name=name, num_steps=K) for K in budgets]

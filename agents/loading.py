@@ -15,6 +15,7 @@ from art_env.dynamics import Dynamics
 from art_env.envs import make_dynamics
 from art_env.files import atomic_path
 from art_env.names import unknown_name
+from art_env.problems import Problem
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"art": ARTRL, "art-paper": ARTRL, "sac": SAC, "ppo": PPO}
 
@@ -51,15 +52,26 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     return settings
 
 
+# Trajectories of another problem that an agent acts on, as many as the clock's own.
+FEW_NOISES = 256
+
+
 def load_agent(
-    path: str | Path, algorithm: str | None = None, trust_pickle: bool = False
+    path: str | Path,
+    algorithm: str | None = None,
+    trust_pickle: bool = False,
+    problem: Problem | None = None,
 ) -> tuple[BaseAlgorithm, Dynamics]:
-    """The agent and the dynamics that it was trained on.
+    """The agent and the dynamics that it was trained on, or those of another problem.
+
+    On another problem a policy keeps its speeds relative to the clock. With ``clock="closed_form"`` that is the new
+    problem's own, so the schedule follows where its data take shape, which a list of noise levels cannot.
 
     Args:
         path: a ``model.zip`` that ``train.py`` wrote.
         algorithm: what it must be (``art``, ``art-paper``, ``sac``, ``ppo``); None: whatever it is.
         trust_pickle: allow the diffusion model that it was trained on to be a pickle, which may run code.
+        problem: what to act on; None, or one of the same name: what it was trained on.
 
     Raises:
         FileNotFoundError, ValueError: as ``read_settings``; of another algorithm, or its observation does not fit.
@@ -70,7 +82,7 @@ def load_agent(
         raise ValueError(f"{path}: {unknown_name('algorithm', name, ALGORITHMS)}")
     if algorithm is not None and name != algorithm:
         raise ValueError(f"{path}: holds a model of {name!r}, not of {algorithm!r}; use `train.py {name}`")
-    dynamics = make_dynamics(**settings["env"], trust_pickle=trust_pickle)
+    dynamics = make_dynamics(**_env_settings(settings["env"], problem), trust_pickle=trust_pickle)
     model = ALGORITHMS[name].load(path, device="cpu")
     assert model.observation_space is not None
     have, want = model.observation_space.shape, dynamics.observation_bounds()[0].shape
@@ -82,3 +94,13 @@ def load_agent(
             f"{path}: the policy is for num_steps={known}, not {dynamics.budgets}; train it again"
         )
     return model, dynamics
+
+
+def _env_settings(trained: dict[str, Any], problem: Problem | None) -> dict[str, Any]:
+    model = trained.get("model")
+    home = Path(model["path"]).stem if model else trained["problem"]
+    if problem is None or problem.name == home:
+        return trained
+    about_problem = ("problem", "model", "terminal", "sigma_min", "sigma_max", "device")
+    kept = {name: value for name, value in trained.items() if name not in about_problem}
+    return {**kept, "problem": problem, "num_noises": min(problem.num_noises, FEW_NOISES)}

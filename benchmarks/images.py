@@ -27,6 +27,8 @@ from tyro.conf import Positional
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from agents.distill import distill  # noqa: E402
+from agents.loading import load_agent  # noqa: E402
 from art_env.files import write_text  # noqa: E402
 from art_env.plots import samples_figure  # noqa: E402
 from art_env.problems import Problem, make_problem  # noqa: E402
@@ -97,6 +99,13 @@ def learned(training: Training, args: Args, name: str) -> Schedule:
     """The schedule of a run, under the name that the table gives it."""
     schedule = Schedule.load(training.folder(args.runs) / "schedule.json")
     return Schedule(schedule.sigmas, name, schedule.meta)
+
+
+def carried(training: Training, args: Args, problem: Problem) -> Schedule:
+    """What the policy of a run does on another problem, in that one's clock."""
+    policy, dynamics = load_agent(training.folder(args.runs) / "model.zip", problem=problem)
+    schedule = distill(policy, dynamics)
+    return Schedule(schedule.sigmas, "art policy of digits", schedule.meta)
 
 
 def limit_of(training: Training, args: Args) -> Schedule | None:
@@ -191,6 +200,7 @@ def table_models(args: Args) -> list[Row]:
             for spec in ("uniform", "log_snr", "edm"):
                 rows += scorer.rows(baseline(spec, problem, K, "heun"))
             rows += scorer.rows(learned(per_step("heun", K), args, "art of digits"))
+            rows += scorer.rows(carried(per_step("heun", K), args, problem))
             if (name, K) in OWN:
                 own = Training(name, "heun", K, limit=False)
                 rows += scorer.rows(learned(own, args, "art of its own"))

@@ -15,7 +15,9 @@ from agents.baselines import make_ppo, make_sac
 from agents.distill import distill
 from agents.loading import ALGORITHMS, load_agent, read_settings, save_agent
 from art_env.envs import ARTVectorEnv
+from art_env.problems import make_problem
 from art_env.sb3 import to_sb3
+from art_env.schedules.optimal import closed_form
 
 SETTINGS: dict[str, Any] = {
     "problem": "gaussian-1d",
@@ -165,3 +167,27 @@ def test_another_observation(zips, features, have: str, tmp_path) -> None:
     with pytest.raises(ValueError, match="train it again") as caught:
         load_agent(tmp_path / "m.zip")
     assert f"observes (3,), its environment offers {have}" in str(caught.value)
+
+
+def test_acts_on_another_problem_in_its_clock(tmp_path) -> None:
+    """Even spending is even spending anywhere: the closed form of whatever problem it acts on."""
+    settings = {**SETTINGS, "features": [], "clock": "closed_form", "num_noises": 512}
+    model = ARTRL("ARTPolicy", to_sb3(ARTVectorEnv(16, autoreset_mode="SAME_STEP", **settings)), seed=0)
+    path = tmp_path / "model.zip"
+    save_agent(model, path, "art", settings)
+    for name in ("mixture-1d", "digits-small"):
+        problem = make_problem(name)
+        policy, dynamics = load_agent(path, problem=problem)
+        assert dynamics.problem is problem
+        assert (dynamics.solver.name, dynamics.num_steps) == ("euler", 3)
+        want = closed_form(problem.reference(256), 3).sigmas
+        assert distill(policy, dynamics, 16).sigmas == pytest.approx(want, rel=1e-2, abs=1e-12)
+    assert load_agent(path, problem=make_problem("gaussian-1d"))[1].pool_size == 512
+
+
+def test_another_problem_must_fit_what_it_observes(tmp_path) -> None:
+    settings = {**SETTINGS, "features": ["x"]}
+    model = ARTRL("ARTPolicy", to_sb3(ARTVectorEnv(16, autoreset_mode="SAME_STEP", **settings)), seed=0)
+    save_agent(model, tmp_path / "model.zip", "art", settings)
+    with pytest.raises(ValueError, match="observes"):
+        load_agent(tmp_path / "model.zip", problem=make_problem("mixture-2d"))
