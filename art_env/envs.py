@@ -587,7 +587,7 @@ class ARTVectorEnv(_Common, VectorEnv):
             obs = self._get_obs()
         return obs, rewards, terminated, truncated, infos
 
-    def play(self, actions: np.ndarray) -> np.ndarray:
+    def play(self, actions: np.ndarray, index: np.ndarray | None = None) -> np.ndarray:
         """Returns of whole episodes whose actions are known beforehand: one of each K in every row.
 
         The episodes under way are left alone. Start noises come from a stream of their own, seeded by ``reset``;
@@ -595,13 +595,15 @@ class ARTVectorEnv(_Common, VectorEnv):
 
         Args:
             actions: ``[num_envs, T]`` with T the sum of ``budgets``: the actions of the shortest episode first.
+            index: ``[num_envs, len(budgets)]``, the row of the pool that each episode starts from, instead.
 
         Returns:
             ``[num_envs, len(budgets)]`` float64.
 
         Raises:
-            ValueError: actions of the wrong shape, or not finite; or an environment without exact trajectories
-                (``reward="euler"``), whose rows have no pool to start from.
+            ValueError: actions of the wrong shape, or not finite; an index of the wrong shape or outside the pool;
+                or an environment without exact trajectories (``reward="euler"``), whose rows have no pool to
+                start from.
             RuntimeError: ``reset`` has not been called.
             DenoiserError: as ``step``.
         """
@@ -617,11 +619,19 @@ class ARTVectorEnv(_Common, VectorEnv):
         if array.shape != want or not np.isfinite(array).all():
             raise ValueError(f"actions have shape {array.shape}; expected {want}, all finite")
         tensor = torch.from_numpy(array).to(self.dynamics.device)
-        members = self.num_envs // self.noise_groups
-        out = []
-        for part in tensor.split(self.budgets, dim=1):
-            drawn = np.tile(self._play_rng.integers(reference.num_noises, size=members), self.noise_groups)
-            out.append(self.dynamics.returns(torch.from_numpy(drawn).to(self.dynamics.device), part))
+        pool, shape = reference.num_noises, (self.num_envs, len(self.budgets))
+        if index is None:
+            members = self.num_envs // self.noise_groups
+            drawn = [self._play_rng.integers(pool, size=members) for _ in self.budgets]
+            index = np.stack([np.tile(row, self.noise_groups) for row in drawn], 1)
+        elif np.shape(index) != shape or np.min(index) < 0 or np.max(index) >= pool:
+            raise ValueError(
+                f"index has shape {np.shape(index)} and values {np.min(index)} to {np.max(index)}; expected {shape} "
+                f"and 0 to {pool - 1}, rows of the pool"
+            )
+        rows = torch.from_numpy(np.asarray(index, dtype=np.int64)).to(self.dynamics.device)
+        parts = tensor.split(self.budgets, dim=1)
+        out = [self.dynamics.returns(rows[:, i], part) for i, part in enumerate(parts)]
         return torch.stack(out, 1).cpu().numpy()
 
     def render(self) -> tuple[np.ndarray, ...] | None:

@@ -13,19 +13,19 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import os
 import platform
 import sys
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import tyro
-from running import run_training
+from running import run_training_here
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,7 +76,6 @@ class Book:
     path: Path
     header: dict[str, Any]
     rows: list[dict[str, Any]] = field(default_factory=list)
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         if self.path.is_file():
@@ -89,20 +88,18 @@ class Book:
 
     def add(self, row: dict[str, Any]) -> None:
         """Keep a record, in the place of an older one of the same run."""
-        with self.lock:
-            self.rows = [r for r in self.rows if key(r) != key(row)] + [row]
-            self.rows.sort(key=lambda r: (r["problem"], r["solver"], r["num_steps"], r["method"], r["seed"]))
-            self.write()
+        self.rows = [r for r in self.rows if key(r) != key(row)] + [row]
+        self.rows.sort(key=lambda r: (r["problem"], r["solver"], r["num_steps"], r["method"], r["seed"]))
+        self.write()
 
     def rebase(self, cell: tuple[str, str, int], best: float) -> None:
         """Another limit: every gap of the cell anew."""
-        with self.lock:
-            for row in self.rows:
-                if key(row)[:3] == cell:
-                    old = row["error"] / row["gap"]
-                    row["gap"] = row["error"] / best
-                    row["curve"] = [[a, b, g * old / best] for a, b, g in row.get("curve") or []]
-            self.write()
+        for row in self.rows:
+            if key(row)[:3] == cell:
+                old = row["error"] / row["gap"]
+                row["gap"] = row["error"] / best
+                row["curve"] = [[a, b, g * old / best] for a, b, g in row.get("curve") or []]
+        self.write()
 
     def write(self) -> None:
         """All of it, in one piece."""
@@ -163,8 +160,6 @@ class CellRunner:
             return
         if method == "limit":
             self.record(self.limit, "limit", 0, self.limit_seconds)
-        elif method in LEARNED:
-            self._learn(method, seed)
         elif method == "cma":
             self._evolve(seed)
         else:
@@ -181,12 +176,29 @@ class CellRunner:
         found = evolve(self.problem.denoiser, pool, self.K, self.solver, budget, seed)
         self.record(found, "cma", seed, time.perf_counter() - began)
 
-    def _learn(self, method: str, seed: int) -> None:
-        """train.py as a user runs it."""
-        folder = self.args.runs / "__".join((*map(str, self.cell), method, str(seed)))
+    def learn(self, method: str, workers: ProcessPoolExecutor) -> None:
+        """train.py with every seed that is not there."""
         name, solver, K = self.cell
-        options = ["--problem", name, "--solver", solver, "--num-steps", K, "--seed", seed, "--no-limit"]
-        summary = run_training(folder, method, *options)
+        runs = {}
+        for seed in self.args.seeds:
+            if not self.book.has(self.cell, method, seed):
+                folder = self.args.runs / "__".join((*map(str, self.cell), method, str(seed)))
+                options = [
+                    "--problem",
+                    name,
+                    "--solver",
+                    solver,
+                    "--num-steps",
+                    K,
+                    "--seed",
+                    seed,
+                    "--no-limit",
+                ]
+                runs[seed] = folder, workers.submit(run_training_here, folder, method, *options)
+        for seed, (folder, run) in runs.items():
+            self._read(folder, run.result(), method, seed)
+
+    def _read(self, folder: Path, summary: dict[str, Any], method: str, seed: int) -> None:
         with (folder / "progress.csv").open(newline="") as file:
             log = [row for row in csv.DictReader(file) if row["art/rmse"]]
         each = summary["denoiser_evals"] / summary["env_steps"]
@@ -224,17 +236,21 @@ def main() -> None:
     torch.set_num_threads(1)
     book = Book(args.records, header(args))
     cells = [(p, s, K) for p in args.problems for K in args.steps for s in args.solvers]
+    # Spawned, not forked: torch has threads.
+    workers = ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn"))
     for name, solver, K in tqdm(cells, disable=None):
         runner = CellRunner(make_problem(name), solver, K, args, book)
         for method in args.methods:
-            seeds = args.seeds if method in LEARNED else args.cma_seeds if method == "cma" else (0,)
-            with ThreadPoolExecutor(args.jobs if method in LEARNED else 1) as pool:
-                for _ in pool.map(lambda seed, m=method, r=runner: r.run(m, seed), seeds):
-                    pass
+            if method in LEARNED:
+                runner.learn(method, workers)
+                continue
+            for seed in args.cma_seeds if method == "cma" else (0,):
+                runner.run(method, seed)
         own = [r["gap"] for r in book.rows if key(r)[:4] == (name, solver, K, "art")]
         if own:
             own.sort()
             tqdm.write(f"{name} {solver} K={K}: ART-RL's gap {own[len(own) // 2]:.3f} (to {own[-1]:.3f})")
+    workers.shutdown()
 
 
 if __name__ == "__main__":

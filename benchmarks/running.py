@@ -1,7 +1,10 @@
-"""One run of train.py, as a user starts it: what every table is made of."""
+"""One run of train.py: what every table is made of."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
 import json
 import shutil
 import subprocess
@@ -13,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def run_training(folder: Path, *options: object) -> dict[str, Any]:
-    """The summary of the run in ``folder``, which is made now unless it has finished before.
+    """The summary of the run in ``folder``, which is made now, as a user starts it, unless it has finished before.
 
     Args:
         folder: its run folder; what a broken run has left there is removed.
@@ -30,4 +33,16 @@ def run_training(folder: Path, *options: object) -> dict[str, Any]:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+    return json.loads(summary.read_text())
+
+
+def run_training_here(folder: Path, *options: object) -> dict[str, Any]:
+    """As ``run_training``, in this process: imports and exact trajectories are not made again for every run."""
+    summary = folder / "summary.json"
+    if not summary.is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        train = importlib.import_module("train")
+        argv = [*map(str, options), "--no-progress", "--run-dir", str(folder.resolve())]
+        with contextlib.redirect_stdout(io.StringIO()):
+            train.train(train.parse(argv))
     return json.loads(summary.read_text())

@@ -35,7 +35,7 @@ def _one_thread():
 @pytest.fixture
 def step_by_step(monkeypatch) -> None:
     """Episodes go through the rollout buffer, as they do in an environment that cannot play whole ones."""
-    monkeypatch.setattr(art_rl, "_can_play", lambda env: False)
+    monkeypatch.setattr(art_rl, "_pool", lambda env: None)
 
 
 def _env(rows: int = 32, groups: int = 4, **settings) -> VecEnv:
@@ -90,7 +90,8 @@ def test_beats_the_closed_form() -> None:
     assert learned < error(baseline("closed_form", problem, 5, "heun"))
     assert learned < 0.7 * start
     assert model.num_timesteps == 160 * 16 * 32 * 5
-    assert isinstance(model.explorers[0], AdaptedGaussian)
+    assert model.search is not None
+    assert isinstance(model.search.explorers[0], AdaptedGaussian)
 
 
 @pytest.mark.parametrize("features", [(), ("size", "log_f")])
@@ -214,7 +215,7 @@ def test_rows_explore_by_themselves_once_the_table_is_found() -> None:
     net = copy.deepcopy(model.policy.actor_net.state_dict())
     model.learn(8 * 12 * 5)
     assert model.num_updates == 8
-    assert not model.explorers
+    assert model.search is None
     assert model.policy.offsets is None
     assert bool(table.values[:-1].any())
     moved = model.policy.actor_net.state_dict()
@@ -267,7 +268,8 @@ def test_a_policy_of_time_alone_plays_one_sequence_a_group(groups: int, step_by_
 def test_update_of_the_first_phase_by_hand(step_by_step) -> None:
     model = ARTRL("ARTPolicy", _env(8, 4, num_steps=3), seed=0, updates=1000)
     _collect(model)
-    explorer = model.explorers[0]
+    assert model.search is not None
+    explorer = model.search.explorers[0]
     assert isinstance(explorer, AnnealedGaussian)
     # Groups 0 to 3 earn 3, 1, 2, 0 in all: three, one, ... steps up the ladder of ranks.
     model.rollout_buffer.rewards[:] = np.repeat([[1.0, 1.0 / 3, 2.0 / 3, 0.0]], 2, 1)
@@ -280,40 +282,11 @@ def test_update_of_the_first_phase_by_hand(step_by_step) -> None:
     assert model.num_updates == 1
 
 
-def test_the_first_phase_takes_the_betas_of_the_policy() -> None:
+def test_exploration_takes_the_betas_of_the_policy() -> None:
     model = ARTRL("ARTPolicy", _env(), seed=0, policy_kwargs={"adam_betas": (0.5, 0.6)})
-    assert isinstance(model.explorers[0], AnnealedGaussian)
-    assert model.explorers[0].betas == (0.5, 0.6)
-
-
-def test_the_second_phase_goes_on_from_the_best_start_at_each_number_of_steps() -> None:
-    model = ARTRL("ARTPolicy", _env(8, 4, num_steps=(2, 3)), seed=0, updates=10, starts=3)
-    begun: list[torch.Tensor] = []
-
-    class Watch(BaseCallback):
-        def _on_step(self) -> bool:
-            return True
-
-        def _on_rollout_start(self) -> None:
-            if isinstance(model.explorers[0], AdaptedGaussian) and not begun:
-                begun.extend(e.mean.clone() for e in model.explorers)
-                assert all(e.updates == 0 for e in model.explorers)
-
-    # The late returns say that the first start is best at K = 3 and the last one at K = 2.
-    late = iter([[-3.0, -1.0], [-2.0, -2.0], [-1.0, -3.0]])
-    next_start = model._next_start
-
-    def rigged() -> None:
-        model._late_returns = torch.tensor(next(late), dtype=torch.float64) * model._averaged
-        next_start()
-
-    model._next_start = rigged
-    model.learn(120 * 8 * 5, callback=Watch())
-    assert len(model.found) == 3
-    tables = [values for values, _ in model.found]
-    assert not torch.equal(tables[0], tables[1])
-    assert torch.equal(begun[0].float(), tables[2][:1])
-    assert torch.equal(begun[1].float(), tables[0][2:4])
+    assert model.search is not None
+    assert isinstance(model.search.explorers[0], AnnealedGaussian)
+    assert model.search.explorers[0].betas == (0.5, 0.6)
 
 
 def test_an_update_takes_more_rollouts_later() -> None:
@@ -323,7 +296,7 @@ def test_an_update_takes_more_rollouts_later() -> None:
     model.learn(90 * 8 * 2, log_interval=1)
     held = [row["train/rollouts_per_update"] for row in memory.rows if "train/rollouts_per_update" in row]
     assert held[0] == 1
-    assert held[-1] == 9
+    assert held[-1] == 4
     assert held == sorted(held)
 
 
@@ -435,28 +408,6 @@ def test_the_average_is_what_is_deployed(tmp_path, features) -> None:
     # seen[i] is what i updates have made; those of the second half are averaged: of all, or of the network's.
     first = 18 if features else 12
     torch.testing.assert_close(learned(last).detach(), torch.stack(seen[first:]).mean(0))
-
-
-def test_the_second_phase_starts_from_the_average_of_the_first() -> None:
-    model = ARTRL("ARTPolicy", _env(), seed=0, average_last=0.5, updates=4)
-    seen = []
-
-    class Watch(BaseCallback):
-        def _on_step(self) -> bool:
-            return True
-
-        def _on_rollout_start(self) -> None:
-            seen.append(
-                (type(model.explorers[0]), model.policy.table.values.detach().clone(), model.num_updates)
-            )
-
-    model.learn(40 * 32 * 5, callback=Watch())
-    first = [values for kind, values, _ in seen if kind is AnnealedGaussian]
-    second = [values for kind, values, _ in seen if kind is AdaptedGaussian]
-    assert len(first) > 4
-    assert len(second) > 4
-    assert not torch.equal(second[0], first[-1])
-    assert min(v.min() for v in first) <= second[0].min() <= second[0].max() <= max(v.max() for v in first)
 
 
 def test_a_budget_that_is_no_multiple_of_the_rollout_never_climbs() -> None:

@@ -226,29 +226,32 @@ def _mean_return(env, actions: np.ndarray) -> float:
 def test_each_budget_is_judged_by_its_own_return() -> None:
     model = ARTRL("ARTPolicy", _vec(), seed=0, updates=1000)
     model.learn(16 * sum(BUDGETS))
-    assert [len(e.mean) for e in model.explorers] == [1, 2, 4]
+    search = model.search
+    assert search is not None
+    first, second, third = search.explorers
+    assert [len(e.mean) for e in search.explorers] == [1, 2, 4]
     model._total_timesteps, model._current_progress_remaining = 100 * 160, 0.99
-    model.explorers[0].z.zero_()
-    model.explorers[0].first.zero_()
+    first.z.zero_()
+    first.first.zero_()
     rewards = np.zeros((10, 16), np.float32)
     rewards[2:5, 4:8] = 1.0  # K = 3, group 1
-    model.rollout_buffer.rewards, model._played = rewards, None
-    z, mean = model.explorers[1].z[1].clone(), model.policy.table.values.detach().clone()
-    z0 = model.explorers[2].z.clone()
-    model._train_episode()
+    model.rollout_buffer.rewards, model._played = rewards, False
+    z, mean = second.z[1].clone(), model.policy.table.values.detach().clone()
+    z0 = third.z.clone()
+    model.train()
     moved = model.policy.table.values.detach() - mean
     assert moved[:2].abs().max() == 0  # K = 2 did not explore
     assert moved[4] == 0
     assert moved[9] == 0
-    assert not torch.equal(z, model.explorers[1].z[1])
-    assert not torch.equal(z0, model.explorers[2].z)
+    assert not torch.equal(z, second.z[1])
+    assert not torch.equal(z0, third.z)
     assert bool(moved[2:4].abs().max() > 0)
 
 
 def test_with_features_and_for_ppo() -> None:
     model = ARTRL("ARTPolicy", _vec(features=("size",)), seed=0)
     model.learn(4 * 16 * sum(BUDGETS))
-    assert not model.explorers
+    assert model.search is None
     assert bool(model.policy.actor_net[-1].weight.any())
     env = _vec(8, 1)
     ppo = make_ppo(env, 160, 0)

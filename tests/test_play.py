@@ -131,10 +131,10 @@ def test_training_plays_and_callbacks_do_not_notice(monitor: bool, monkeypatch) 
         return model, watch
 
     model, watch = trained()
-    assert model._played is not None
-    monkeypatch.setattr(art_rl, "_can_play", lambda env: False)
+    assert model._played
+    monkeypatch.setattr(art_rl, "_pool", lambda env: None)
     slow, slow_watch = trained()
-    assert slow._played is None
+    assert not slow._played
     assert (watch.steps, watch.rollouts) == (slow_watch.steps, slow_watch.rollouts) == (watch.steps, 30)
     assert model.num_timesteps == slow.num_timesteps
     assert model.num_updates == slow.num_updates
@@ -159,4 +159,4 @@ def test_wrappers_that_change_rewards_are_not_passed_by() -> None:
     vector = ARTVectorEnv(8, **SETTINGS, num_steps=3, autoreset_mode="SAME_STEP")
     model = ARTRL("ARTPolicy", VecNormalize(to_sb3(vector), norm_obs=False, gamma=1.0), seed=0)
     model.learn(2 * 24)
-    assert model._played is None
+    assert not model._played

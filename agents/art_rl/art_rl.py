@@ -17,17 +17,12 @@ from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from torch import Tensor
 
-from agents.art_rl.exploration import AdaptedGaussian, AnnealedGaussian
 from agents.art_rl.policies import ARTPolicy
+from agents.art_rl.table_search import SearchSettings, TableSearch
 from art_env.envs import ARTVectorEnv
 from art_env.sb3 import VectorEnvToSB3
 
 SelfARTRL = TypeVar("SelfARTRL", bound="ARTRL")
-
-# Beyond this the noise of a comparison between groups is no longer what limits an update.
-MOST_ROLLOUTS = 16.0
-# With less a covariance is learned from noise.
-ENOUGH_ROLLOUTS = 4.0
 
 
 class ARTRL(OnPolicyAlgorithm):
@@ -51,21 +46,23 @@ class ARTRL(OnPolicyAlgorithm):
     was no better):
 
     - *Ranks.* Groups are weighted by the rank of their return. Returns themselves follow the few noises with huge
-      errors: Heun at K = 10 on ``mixture-1d`` then ends in a local minimum 1.25 times above the limit, with ranks
-      within 1.01 of it.
-    - *Two phases.* First exploration of a falling width, from ``std_start`` to ``std_end``, smooth over the steps
-      before it is white: it finds the basin. That is done ``starts`` times and the best is kept: at Heun, K = 10 on
-      ``mixture-1d`` four starts in ten end in a basin 1.26 times above the limit, and none of five trainings does.
-      Then, from width ``std_adapted``, the covariance over the steps is learned with the mean by natural gradient
-      (see ``exploration``): iPNDM at K = 10 goes from 1.4 to 1.1.
+      errors: Heun at K = 10 on ``mixture-1d`` then ends in a local minimum 1.25 times above the limit.
+    - *Tournament.* The final error has many local minima. ``starts`` short runs begin at smooth random clocks (the
+      first at even spending) with exploration of a falling width, smooth over the steps before it is white. The
+      best third go on, each for a while, and the best of them to the end, with a covariance over the steps that is
+      learned with the mean by natural gradient (see ``exploration``). One long start ends at 1.3 times the limit
+      in seven of eight trainings of iPNDM at K = 5, and Heun at K = 10 in four of ten at 1.26.
+    - *Start noises by cost.* After the first runs noises are drawn by what they cost the present schedule, and
+      weighted accordingly (see ``start_noises``): DPM-Solver++ at K = 20 goes from 1.5 to 1.1. What each costs is
+      surveyed with rollouts of the mean, which count as training. It needs ``ARTVectorEnv.play``; behind other
+      wrappers updates take more rollouts instead.
     - *Growing batches.* An update takes one rollout at first and more later: small batches leave bad basins, large
       ones settle. How many depends on the length of training alone (``updates``).
 
     An environment with several ``num_steps`` gives one policy for all of them: a table for each K, explored side by
-    side (a rollout is one episode of each K), and for any other K what is linear in log K between them. A further
-    start of the first phase begins where the tables of the K on either side point to, with a quarter of the width:
-    on ``mixture-1d`` K = 10 then found the best basin from K = 7 and 15. Exploring all K jointly, with a kernel over
-    time and log K, was no better.
+    side (a rollout is one episode of each K), and for any other K what is linear in log K between them. The second
+    half of the starts begins near what lies between the best tables of the K on either side. Exploring all K
+    jointly, with a kernel over time and log K, was no better.
 
     With features the table is found first, then the network learns what to add to it for each trajectory. Every row
     then explores by itself and has its own advantage, and the update is the paper's with these changes:
@@ -91,14 +88,14 @@ class ARTRL(OnPolicyAlgorithm):
         n_steps: steps per row and update; None: one episode, of each K if there are several.
         gae_lambda: trace of the TD errors.
         critic_updates: passes of the critic over each rollout.
-        std_start, std_end: width of the exploration at the start and the end, in units of the action.
-        std_adapted: width at which the second phase starts, and the network of the features.
+        std_start, std_end: width of the exploration at the start and the end, in units of the action. In a tournament
+            ``std_start`` is how far apart the starts begin, and they explore with half of it.
+        std_adapted: width at which the second round starts, and the network of the features.
         table_share: part of training that goes to the table, if there are features.
-        starts: how often the first phase is tried.
-        updates: an update of the second phase takes one rollout for every ``updates`` of the whole training, at
-            most 16; one of the first phase from 1 to a third of that. If it would be less than 4, there is one start
-            and no second phase.
-        average_last: part of training over which the deployed policy is averaged.
+        starts: short runs of the tournament; fewer if they would have less than 30 rollouts each.
+        updates: late in training an update takes at most half a rollout for every ``updates`` of the whole training
+            (8 at most). If that is less than 2, there is no tournament: one run, with exploration of falling width.
+        average_last: part of a run over which the deployed policy is averaged.
         noise_groups: None: what the environment says, else 1.
         temperature: lambda of the literal algorithm.
         multiplier_step: step of the budget's multiplier in the literal algorithm.
@@ -126,7 +123,7 @@ class ARTRL(OnPolicyAlgorithm):
         std_end: float = 0.012,
         std_adapted: float = 0.03,
         table_share: float = 0.5,
-        starts: int = 2,
+        starts: int = 12,
         updates: int = 140,
         average_last: float = 0.2,
         noise_groups: int | None = None,
@@ -183,15 +180,9 @@ class ARTRL(OnPolicyAlgorithm):
         self.multiplier = 0.0
         self.horizon = 1.0
         self.num_updates = 0
-        # One for each K while the table is learned.
-        self.explorers: list[AnnealedGaussian | AdaptedGaussian] = []
-        self.offsets: Tensor | None = None
-        self._played: np.ndarray | None = None
-        self.group_returns = torch.zeros(0, 0, dtype=torch.float64)
-        self.rollouts_held = 0
-        # What each start of the first phase has found, and its mean return at each K.
-        self.found: list[tuple[Tensor, Tensor]] = []
-        self._late_returns = torch.zeros(0, dtype=torch.float64)
+        # While the table is learned.
+        self.search: TableSearch | None = None
+        self._played = False
         self._average: dict[str, Tensor] = {}
         self._averaged = 0
         if _init_setup_model:
@@ -237,18 +228,25 @@ class ARTRL(OnPolicyAlgorithm):
                     "ARTVectorEnv(256, noise_groups=16, ...), or give the environment features"
                 )
             return  # nothing to compare: the network alone learns
-        self._start_table()
-        self.group_returns = torch.zeros(len(table.budgets), self.num_groups, dtype=torch.float64)
+        self._begin_search()
 
-    def _start_table(self) -> None:
-        """The first phase from where the table is."""
+    def _begin_search(self) -> None:
+        """A search for the table, from what it is now."""
         table = self.policy.table
         assert table is not None
-        values = table.values.detach().cpu()
-        starts = [values[table.of(i)][:-1] for i in range(len(table.budgets))]
-        # The last step takes what is left, whatever the action.
-        self.explorers = [AnnealedGaussian(start, self.policy.adam_betas) for start in starts]
-        self._late_returns = torch.zeros(len(starts), dtype=torch.float64)
+        settings = SearchSettings(
+            float(self.lr_schedule(1.0)),
+            self.policy.adam_betas,
+            self.std_start,
+            self.std_end,
+            self.std_adapted,
+            self.starts,
+            self.updates,
+            self.average_last,
+        )
+        groups, members = self.num_groups, self.n_envs // self.num_groups
+        pool = _pool_size(self.env)
+        self.search = TableSearch(table.values, table.budgets, groups, members, pool, settings)
 
     def _read_environment(self) -> None:
         """Take from the environment what the networks must know."""
@@ -301,9 +299,9 @@ class ARTRL(OnPolicyAlgorithm):
         self.policy.set_training_mode(True)
         if self.literal:
             self._train_literal()
-        elif self.explorers:
-            self._train_episode()
-            if not self.policy.sees_time_only and self._table_remaining <= 0:
+        elif self.search is not None:
+            self._train_table(self.search)
+            if not self.policy.sees_time_only and self._table_progress >= 1:
                 self._end_table()
         else:
             self._train_network()
@@ -321,19 +319,24 @@ class ARTRL(OnPolicyAlgorithm):
 
         Its actions are known beforehand: where the environment can play whole episodes, it does.
         """
-        if self.explorers and self.offsets is None:
-            self.offsets = self._explore()
-        self.policy.offsets = self.offsets
-        self._played = None
-        if not self.explorers or not _can_play(env):
+        search = self.search
+        self._played = search is not None and _pool(env) is not None
+        if search is None:
+            self.policy.offsets = None
             return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
-        assert self.policy.table is not None
-        assert self.offsets is not None
+        search.start(
+            self._table_progress, self._table_part * self._total_timesteps / (self.n_steps * self.n_envs)
+        )
+        self.policy.offsets = search.offsets
+        self.policy.std.fill_(search.width)
+        if not self._played:
+            return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         callback.on_rollout_start()
-        each = self.policy.table.values.detach().cpu() + self.offsets.float()  # [G, T]
-        actions = each.clamp(-1.0, 1.0).repeat_interleave(env.num_envs // self.num_groups, 0).numpy()
-        rounds = n_rollout_steps // actions.shape[1]
-        self._played = sum(env.env_method("play", actions, indices=0)[0] for _ in range(rounds))
+        each = (search.values + search.offsets.float()).clamp(-1.0, 1.0)  # [G, T]
+        actions = each.repeat_interleave(env.num_envs // self.num_groups, 0).numpy()
+        for _ in range(n_rollout_steps // actions.shape[1]):
+            returns = env.env_method("play", actions, search.index(), indices=0)[0]
+            search.add(torch.from_numpy(returns).T)
         for _ in range(n_rollout_steps):
             self.num_timesteps += env.num_envs
             callback.update_locals(locals())
@@ -355,72 +358,9 @@ class ARTRL(OnPolicyAlgorithm):
         return self.table_share if self.num_groups > 1 else 0.0
 
     @property
-    def _table_remaining(self) -> float:
-        """As SB3's progress, of the part of training that goes to the table."""
-        return 1.0 - (1.0 - self._current_progress_remaining) / max(self._table_part, 1e-9)
-
-    def _plan(self) -> tuple[float, float, float]:
-        """Where the table stands: share of this start of the first phase that is done (1 and more in the second), the
-        same in updates instead of env steps, and rollouts to an update now.
-        """
-        rollouts = self._table_part * self._total_timesteps / (self.n_steps * self.n_envs)
-        most = min(max(rollouts / self.updates, 1.0), MOST_ROLLOUTS)
-        two_phases = most >= ENOUGH_ROLLOUTS
-        middle = max(most / 3, 1.0) if two_phases else most
-        # Rollouts to an update grow linearly in env steps, so geometrically in updates.
-        mean = (middle - 1) / math.log(middle) if middle > 1 else 1.0
-        starts = self.starts if two_phases else 1
-        # With one start two updates in three.
-        first = 2 * mean / (2 * mean * starts + most) if two_phases else 1.0
-        done = (1.0 - max(self._table_remaining, 0.0)) / first - len(self.found)
-        if isinstance(self.explorers[0], AdaptedGaussian):
-            return done, 1.0, most
-        now = 1 + (middle - 1) * min(done, 1.0)
-        in_updates = math.log(now) / math.log(middle) if middle > 1 else done
-        return done, min(in_updates, 1.0), now
-
-    def _explore(self) -> Tensor:
-        """Offsets ``[groups, sum of K]`` of the explorers, after a change of them if it is time."""
-        groups = self.num_groups
-        table = self.policy.table
-        assert table is not None
-        done, part, _ = self._plan()
-        annealed = isinstance(self.explorers[0], AnnealedGaussian)
-        if annealed and done >= 1 and self._table_remaining > 0:
-            self._next_start()
-            part = self._plan()[1]
-        first = self.std_start
-        if self.found and len(table.budgets) > 1:  # from the neighbours: a wide start forgets where it began
-            first = max(first / 4, self.std_end)
-        width = first * (self.std_end / first) ** part
-        offsets = []
-        for explorer in self.explorers:
-            if isinstance(explorer, AdaptedGaussian):
-                offsets.append(explorer.explore(groups))
-                width = explorer.std
-            else:
-                offsets.append(explorer.explore(groups, width, 1.0 - part))
-            offsets.append(torch.zeros(groups, 1, dtype=torch.float64))
-        self.policy.std.fill_(width)
-        return torch.cat(offsets, 1)
-
-    @torch.no_grad()
-    def _next_start(self) -> None:
-        """Keep what this start has found; begin another, or the second phase from the best at each K."""
-        table = self.policy.table
-        assert table is not None
-        self.use_average()
-        self.found.append((table.values.detach().clone(), self._late_returns / max(self._averaged, 1)))
-        self._average, self._averaged = {}, 0
-        if len(self.found) < self.starts:
-            table.values.copy_(table.from_neighbours())
-            self._start_table()
-            return
-        best = torch.stack([returns for _, returns in self.found]).argmax(0)
-        for i, start in enumerate(best.tolist()):
-            table.values[table.of(i)] = self.found[start][0][table.of(i)]
-        starts = [table.values.cpu()[table.of(i)][:-1] for i in range(len(table.budgets))]
-        self.explorers = [AdaptedGaussian(start, self.std_adapted, self.num_groups) for start in starts]
+    def _table_progress(self) -> float:
+        """How much is done of the part of training that goes to the table; beyond 1 the network learns."""
+        return (1.0 - self._current_progress_remaining) / max(self._table_part, 1e-9)
 
     @property
     def num_groups(self) -> int:
@@ -428,51 +368,30 @@ class ARTRL(OnPolicyAlgorithm):
         assert self.noise_groups is not None
         return self.noise_groups if self.noise_groups > 1 else self.n_envs
 
-    def _train_episode(self) -> None:
-        """One update of the Gaussians over the actions of an episode, once they have been tried often enough."""
-        policy = self.policy
-        table = policy.table
+    def _train_table(self, search: TableSearch) -> None:
+        """The search for the table learns from the rollout."""
+        table = self.policy.table
         assert table is not None
-        rounds = self.n_steps // len(table.values)
-        if self._played is not None:
-            returns = torch.from_numpy(self._played).T  # [budgets, B]
-        else:
+        if not self._played:
             # The rows run through the K in turn, and a rollout holds that a whole number of times.
+            rounds = self.n_steps // len(table.values)
             rewards = torch.as_tensor(self.rollout_buffer.rewards, dtype=torch.float64)  # [T, B]
-            by_step = rewards.reshape(rounds, len(table.values), -1).sum(0)
-            returns = torch.stack([by_step[table.of(i)].sum(0) for i in range(len(table.budgets))])
-        self.group_returns += returns.reshape(len(returns), self.num_groups, -1).mean(2)
-        self.rollouts_held += 1
-        _, part, rollouts = self._plan()
-        if self.rollouts_held < round(rollouts):
+            for by_step in rewards.reshape(rounds, len(table.values), -1):
+                search.add(torch.stack([by_step[table.of(i)].sum(0) for i in range(len(table.budgets))]))
+        log = search.step(self._table_progress)
+        with torch.no_grad():
+            table.values.copy_(search.values)
+        if log is None:
             return
         self.num_updates += 1
-        returns = self.group_returns / (self.rollouts_held * rounds)
-        for i, explorer in enumerate(self.explorers):
-            if isinstance(explorer, AdaptedGaussian):
-                explorer.improve(returns[i])
-            else:
-                explorer.improve(returns[i], float(self.lr_schedule(1.0)) * (1.0 - part))
-            with torch.no_grad():
-                table.values[table.of(i)][:-1] = explorer.mean.float().clamp(-1.0, 1.0)
-        annealed = isinstance(self.explorers[0], AnnealedGaussian)
-        ending = part if annealed else 1.0 - self._table_remaining
-        if ending >= 1.0 - self.average_last:
-            self._accumulate()
-            self._late_returns += returns.mean(1)
-        self.logger.record("rollout/ep_rew_mean", float(returns.mean()))
-        self.logger.record("train/return_spread", float(returns.std(1).mean()))
-        self.logger.record("train/std", policy.std.item())
-        self.logger.record("train/rollouts_per_update", self.rollouts_held)
+        for name, value in log.items():
+            self.logger.record(name, value)
         self.logger.record("train/n_updates", self.num_updates, exclude="tensorboard")
-        self.group_returns, self.rollouts_held = torch.zeros_like(self.group_returns), 0
-        self.offsets = self._explore()
 
     def _end_table(self) -> None:
         """The table is what it was on average; from here on the network of the features learns."""
         self.use_average()
-        self._average, self._averaged = {}, 0
-        self.explorers, self.offsets = [], None
+        self.search = None
         self.policy.std.fill_(self.std_adapted)
 
     def _train_network(self) -> None:
@@ -548,14 +467,21 @@ class ARTRL(OnPolicyAlgorithm):
         """Train; at the end the actor is replaced by its average over the last part."""
         if reset_num_timesteps:
             self._average, self._averaged = {}, 0
+            if self.search is not None:
+                self._begin_search()
         super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         if self._current_progress_remaining <= 0:
             self.use_average()
+            if self.search is not None:
+                self.search.noises = []  # as large as the pool, and of no further use
         return self
 
     @torch.no_grad()
     def use_average(self) -> None:
         """Replace the actor by its average over the last part of training, if that has begun."""
+        if self.search is not None and self.policy.table is not None:
+            self.policy.table.values.copy_(self.search.average())
+            return
         parameters = dict(self.policy.named_parameters())
         for name, mean in self._average.items():
             parameters[name].copy_(mean)
@@ -600,13 +526,17 @@ class ARTRL(OnPolicyAlgorithm):
         return ["policy", "policy.optimizer", "policy.critic_optimizer"], []
 
 
-def _can_play(env: VecEnv) -> bool:
-    """Whether it is an ``ARTVectorEnv`` with a pool of start noises, and nothing but a monitor around it."""
+def _pool(env: VecEnv | None) -> ARTVectorEnv | None:
+    """The ``ARTVectorEnv`` with a pool of start noises, if there is nothing but a monitor around it."""
     while isinstance(env, VecMonitor):
         env = env.venv
     vector = getattr(env, "env", None)
-    return (
-        isinstance(env, VectorEnvToSB3)
-        and isinstance(vector, ARTVectorEnv)
-        and vector.dynamics.reference is not None
-    )
+    if not (isinstance(env, VectorEnvToSB3) and isinstance(vector, ARTVectorEnv)):
+        return None
+    return vector if vector.dynamics.reference is not None else None
+
+
+def _pool_size(env: VecEnv | None) -> int:
+    """Start noises that can be chosen one by one; 0 where rows are not compared with trajectories of their own."""
+    vector = _pool(env)
+    return vector.dynamics.pool_size if vector is not None and vector.dynamics.paired else 0
