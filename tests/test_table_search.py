@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from agents.art_rl import ARTRL, art_rl
@@ -230,6 +231,22 @@ def test_a_tournament_goes_on_from_a_file(tmp_path) -> None:
     assert again.num_timesteps == 120 * 64 * 3
     schedule = distill(again, art_rl._pool(again.env).dynamics)
     assert (np.diff(schedule.sigmas) < 0).all()
+
+
+@pytest.mark.parametrize("rollouts", [5, 15, 140, 150, 320])
+def test_an_environment_without_a_pool_takes_over(rollouts: int) -> None:
+    """A model that was trained by playing goes on behind a wrapper, whatever it was about to do."""
+    model = _model(8, num_steps=2)
+    model._total_timesteps = 400 * 16
+    _, callback = model._setup_learn(400 * 16)
+    for _ in range(rollouts):
+        model.collect_rollouts(model.env, callback, model.rollout_buffer, 2)
+        model._update_current_progress_remaining(model.num_timesteps, 400 * 16)
+        model.train()
+    model.set_env(VecNormalize(model.env, norm_obs=False, gamma=1.0))
+    model.learn(80 * 16, reset_num_timesteps=False)
+    assert model.search is not None
+    assert (model.search.pool, model.search.surveying, model.search.noises) == (0, False, [])
 
 
 def test_an_index_must_be_of_the_pool() -> None:

@@ -59,6 +59,8 @@ class ARTRL(OnPolicyAlgorithm):
     - *Growing batches.* An update takes one rollout at first and more later: small batches leave bad basins, large
       ones settle. How many depends on the length of training alone (``updates``).
 
+    While there are several runs the policy is that of the run under way: what is logged jumps where another begins.
+
     An environment with several ``num_steps`` gives one policy for all of them: a table for each K, explored side by
     side (a rollout is one episode of each K), and for any other K what is linear in log K between them. The second
     half of the starts begins near what lies between the best tables of the K on either side. Exploring all K
@@ -75,7 +77,7 @@ class ARTRL(OnPolicyAlgorithm):
       K = 5 on ``mixture-1d`` stays within 2% of the table's, with them it falls by a fifth.
     - *Annealing.* The width falls from ``std_adapted`` to ``std_end`` and the network's step linearly to 0.
 
-    In both the deployed policy is the average over the last fifth of training.
+    In both the deployed policy is the average over the last fifth of the last run.
 
     Args:
         policy: ``"ARTPolicy"`` or a subclass of it.
@@ -324,6 +326,8 @@ class ARTRL(OnPolicyAlgorithm):
         if search is None:
             self.policy.offsets = None
             return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        if search.pool and search.pool != _pool_size(env):
+            search.leave_pool()
         search.start(
             self._table_progress, self._table_part * self._total_timesteps / (self.n_steps * self.n_envs)
         )

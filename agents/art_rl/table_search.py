@@ -120,6 +120,13 @@ class TableSearch:
             self._begun = True
             self._advance()
 
+    def leave_pool(self) -> None:
+        """Go on with the noises that the environment takes: it is another one now."""
+        self.pool, self.noises, self._judged, self._survey = 0, [], [], []
+        if self.surveying:
+            self._to_survey = 0
+            self._advance()
+
     def index(self) -> np.ndarray | None:
         """``[rows, budgets]``, the start noises of the next rollout; None: those that the environment takes."""
         if self.surveying:
