@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -264,6 +265,8 @@ class Scorer:
     ) -> Schedule:
         """The best schedule there is on the noises of the first seed set, kept in a file.
 
+        Its meta says how many ``seconds`` the search took.
+
         Args:
             num_steps: K.
             path: of the schedule; where it is already, it is read.
@@ -272,7 +275,10 @@ class Scorer:
         """
         if Path(path).is_file() and not again:
             return Schedule.load(path)
+        began = time.perf_counter()
         found = baseline("limit", self.problem, num_steps, self.solver, self.reference(), starts)
+        seconds = round(time.perf_counter() - began, 2)
+        found = Schedule(found.sigmas, found.name, {**found.meta, "seconds": seconds})
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         found.save(path)
         return found

@@ -31,6 +31,7 @@ TITLES = {
     "dmn": "DMN",
     "dp": "dynamic programming",
     "cma": "CMA-ES",
+    "direct": "gradients (training noises)",
     "art": "ART-RL",
     "ppo": "PPO",
     "sac": "SAC",

@@ -36,6 +36,7 @@ COLORS = {
     "dmn": "#6d4c41",
     "dp": "#8bc34a",
     "cma": "#00838f",
+    "direct": "#455a64",
     "ppo": "#ef6c00",
     "sac": "#3949ab",
 }
@@ -52,6 +53,7 @@ STEPS_METHODS = (
     "dmn",
     "dp",
     "cma",
+    "direct",
     "ppo",
     OURS,
 )

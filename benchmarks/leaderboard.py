@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from art_env import __version__  # noqa: E402
+from art_env.diffusion.flow import ReferenceFlow  # noqa: E402
 from art_env.files import write_text  # noqa: E402
 from art_env.problems import Problem, make_problem  # noqa: E402
 from art_env.schedules import Schedule  # noqa: E402
@@ -41,7 +42,7 @@ from art_env.scoring import NOISE_SEED, Scorer, baseline, check_fit  # noqa: E40
 LEARNED = ("art", "ppo", "sac")
 COMPUTED = ("edm_tuned", "closed_form", "gits", "gits:coefficient=1.15", "sdm", "dmn", "dp")
 BY_HAND = ("uniform", "log_snr", "cosine", "arctan", "edm")
-METHODS = ("limit", *BY_HAND, *COMPUTED, "cma", "art")
+METHODS = ("limit", *BY_HAND, *COMPUTED, "direct", "cma", "art")
 # A schedule this far below the limit shows that the search for the limit missed a basin.
 BELOW = 0.999
 
@@ -54,7 +55,8 @@ class Args:
     solvers: tuple[str, ...] = ("euler", "heun", "rk4", "dpmpp_2m", "ipndm")
     steps: tuple[int, ...] = (2, 3, 5, 7, 10, 20)
     methods: tuple[str, ...] = METHODS
-    """limit, art, ppo, sac, cma, or any schedule that evaluate.py knows."""
+    """limit, art, ppo, sac, cma, direct (gradients through the solver, as the limit, but on the training noises), or
+    any schedule that evaluate.py knows."""
     seeds: tuple[int, ...] = tuple(range(10))
     """Of art, ppo and sac."""
     cma_seeds: tuple[int, ...] = (0, 1, 2)
@@ -121,33 +123,21 @@ class CellRunner:
         self.scorer = Scorer(problem, solver, (0,), metrics=())
         self.nfe = self.scorer.nfe(K)
         self.limit_path = args.limits / f"{problem.name}__{solver}__{K}.json"
-        self.limit, self.limit_seconds = self._limit(())
+        self.limit = self.scorer.limit(K, self.limit_path)
         self.best = self.error(self.limit)
 
     def error(self, schedule: Schedule) -> float:
         """RMSE on the held-out noises (exact on a linear problem)."""
         return self.scorer.rows(schedule)[0].mean
 
-    def _limit(self, starts: tuple[Schedule, ...]) -> tuple[Schedule, float]:
-        if self.limit_path.is_file() and not starts:
-            kept = Schedule.load(self.limit_path)
-            return kept, float(kept.meta.get("seconds", 0.0))
-        began = time.perf_counter()
-        found = baseline("limit", self.problem, self.K, self.solver, self.scorer.reference(), starts)
-        seconds = time.perf_counter() - began
-        found = Schedule(found.sigmas, "limit", {**found.meta, "seconds": round(seconds, 2)})
-        self.limit_path.parent.mkdir(parents=True, exist_ok=True)
-        found.save(self.limit_path)
-        return found, seconds
-
     def record(self, schedule: Schedule, method: str, seed: int, seconds: float, **more: Any) -> None:
         """Score a schedule and keep it; a schedule far below the limit starts another search for it."""
         error = self.error(schedule)
         if error < BELOW * self.best and method != "limit":
-            self.limit, self.limit_seconds = self._limit((schedule, self.limit))
+            self.limit = self.scorer.limit(self.K, self.limit_path, (schedule, self.limit), again=True)
             self.best = min(self.error(self.limit), error)
             self.book.rebase(self.cell, self.best)
-            self.record(self.limit, "limit", 0, self.limit_seconds)
+            self.record(self.limit, "limit", 0, self.limit.meta.get("seconds", 0.0))
         evaluations = more.pop("evaluations", schedule.meta.get("evaluations", 0))
         row = dict(zip(("problem", "solver", "num_steps"), self.cell, strict=True))
         row |= {"nfe": self.nfe, "method": method, "seed": seed, "error": error, "gap": error / self.best}
@@ -159,9 +149,13 @@ class CellRunner:
         if self.book.has(self.cell, method, seed):
             return
         if method == "limit":
-            self.record(self.limit, "limit", 0, self.limit_seconds)
+            self.record(self.limit, "limit", 0, self.limit.meta.get("seconds", 0.0))
         elif method == "cma":
             self._evolve(seed)
+        elif method == "direct":
+            began = time.perf_counter()
+            found = baseline("limit", self.problem, self.K, self.solver, self._training_noises())
+            self.record(found, "direct", 0, time.perf_counter() - began)
         else:
             began = time.perf_counter()
             schedule = baseline(method, self.problem, self.K, self.solver)
@@ -169,12 +163,16 @@ class CellRunner:
             self.record(schedule, method, 0, time.perf_counter() - began)
 
     def _evolve(self, seed: int) -> None:
-        """CMA-ES on the training noises, as many as learners have."""
-        pool = self.problem.reference(256 if self.problem.is_image else None)
+        """CMA-ES on the training noises."""
+        pool = self._training_noises()
         budget = 300 if self.problem.is_image else 1000
         began = time.perf_counter()
         found = evolve(self.problem.denoiser, pool, self.K, self.solver, budget, seed)
         self.record(found, "cma", seed, time.perf_counter() - began)
+
+    def _training_noises(self) -> ReferenceFlow:
+        """As many as learners have."""
+        return self.problem.reference(256 if self.problem.is_image else None)
 
     def learn(self, method: str, workers: ProcessPoolExecutor) -> None:
         """train.py with every seed that is not there."""
