@@ -1,0 +1,141 @@
+"""How few start noises hold the error, and what drawing them by cost does for a comparison of schedules.
+
+Around ART-RL's schedule of each cell (seed 0 of the leaderboard's records) it perturbs the actions, ranks the
+perturbed schedules on a few start noises, and compares with the ranks on the whole pool.
+
+Example (the file in benchmarks/results):
+    python benchmarks/start_noises.py
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from scipy.stats import spearmanr
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from agents.art_rl.start_noises import StartNoises  # noqa: E402
+from agents.baselines import SchedulePolicy  # noqa: E402
+from art_env.dynamics import Dynamics  # noqa: E402
+from art_env.problems import make_problem  # noqa: E402
+from art_env.schedules import Schedule  # noqa: E402
+from art_env.scoring import NOISE_SEED, Scorer, baseline, write_csv  # noqa: E402
+
+
+@dataclass
+class Args:
+    """Measure the tails of the error over start noises."""
+
+    problem: str = "mixture-1d"
+    cells: tuple[str, ...] = ("heun:5", "heun:10", "ipndm:10", "dpmpp_2m:20", "rk4:20")
+    """solver:K"""
+    num_schedules: int = 32
+    num_noises: int = 256
+    """On which they are ranked."""
+    width: float = 0.03
+    """Of the perturbation, in units of the action."""
+    draws: int = 40
+    """Comparisons of each kind."""
+    records: Path = ROOT / "benchmarks" / "results" / "leaderboard.jsonl"
+    out: Path = ROOT / "benchmarks" / "results" / "start_noises.csv"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One cell.
+
+    ``top_16``: part of the squared error that 16 noises hold; correlations: medians of the rank correlation with the
+    whole pool; ``edm``, ``art``: RMSE on three sets of noises.
+    """
+
+    problem: str
+    solver: str
+    num_steps: int
+    pool: int
+    top_16: float
+    correlation_even: float
+    correlation_by_cost: float
+    edm: str
+    art: str
+
+
+def found(args: Args, solver: str, K: int) -> Schedule:
+    """ART-RL's schedule in the records."""
+    for line in args.records.read_text().splitlines():
+        row = json.loads(line)
+        cell = (
+            row.get("problem"),
+            row.get("solver"),
+            row.get("num_steps"),
+            row.get("method"),
+            row.get("seed"),
+        )
+        if cell == (args.problem, solver, K, "art", 0):
+            return Schedule(np.asarray(row["sigmas"]), "art")
+    raise ValueError(f"{args.records} has no record of art, seed 0, {args.problem}, {solver}, {K}")
+
+
+def measure(args: Args, solver: str, K: int) -> Line:
+    """One cell."""
+    problem = make_problem(args.problem)
+    schedule = found(args, solver, K)
+    dynamics = Dynamics(problem, solver=solver, num_steps=K, features=(), clock="closed_form")
+    own = SchedulePolicy(schedule, dynamics).actions.astype(np.float64)
+    rng = np.random.default_rng(0)
+    offsets = args.width * rng.standard_normal((args.num_schedules, K))
+    actions = np.clip(own + offsets, -1, 1)
+
+    pool = dynamics.pool_size
+    every = torch.arange(pool)
+    cost = -dynamics.returns(every, torch.from_numpy(own).expand(pool, K)).numpy()
+    noises = StartNoises(pool)
+    noises.update(every.numpy(), -cost)
+    costs = [-dynamics.returns(every, torch.from_numpy(row).expand(pool, K)).numpy() for row in actions]
+    returns = -np.minimum(np.stack(costs), noises.cap)  # what no sample can tell is cut, for both
+    truth = returns.mean(1)
+
+    torch.manual_seed(0)
+    even, by_cost = [], []
+    for _ in range(args.draws):
+        index = rng.integers(pool, size=args.num_noises)
+        even.append(spearmanr(returns[:, index].mean(1), truth).statistic)
+        index = noises.draw(args.num_noises)
+        by_cost.append(spearmanr(noises.mean(torch.from_numpy(returns[:, index]), index), truth).statistic)
+
+    edm = baseline("edm", problem, K, solver)
+    rmse = {}
+    for name, grid in (("edm", edm), ("art", schedule)):
+        values = [Scorer(problem, solver, (seed,), metrics=()).rows(grid)[0].mean for seed in range(3)]
+        rmse[name] = " ".join(f"{v:.3g}" for v in values)
+    top = np.sort(cost)[::-1][:16].sum() / cost.sum()
+    correlation = [round(float(np.median(c)), 3) for c in (even, by_cost)]
+    return Line(problem.name, solver, K, pool, round(float(top), 4), *correlation, rmse["edm"], rmse["art"])
+
+
+def main(args: Args) -> None:
+    """Measure, print, write."""
+    torch.set_num_threads(1)
+    lines = []
+    for cell in args.cells:
+        solver, K = cell.split(":")
+        lines.append(measure(args, solver, int(K)))
+        line = lines[-1]
+        print(
+            f"{cell}: 16 of {line.pool:,} noises hold {line.top_16:.1%}; rank correlation on {args.num_noises} drawn "
+            f"evenly {line.correlation_even:.2f}, by cost {line.correlation_by_cost:.2f}; RMSE on noises of seed "
+            f"{NOISE_SEED}, +1, +2: EDM {line.edm}, ART-RL {line.art}",
+            flush=True,
+        )
+    write_csv(lines, args.out, Line)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))
