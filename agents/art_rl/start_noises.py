@@ -15,10 +15,11 @@ MOST = 0.1
 class StartNoises:
     """Importance sampling of start noises by what they cost the present schedule.
 
-    The final error is heavy-tailed: with DPM-Solver++ at K = 20 on ``mixture-1d`` one noise in a thousand holds most
-    of it, and the ranking of schedules on a few hundred noises drawn evenly is close to chance. Drawn by cost
-    and weighted by the inverse, the same number ranks them almost exactly. What no sample of noises can tell is cut
-    off: a noise that alone holds more than a tenth of the cost counts as if it held a tenth.
+    The final error is heavy-tailed: of 16,384 noises on ``mixture-1d`` 16 hold a fifth of it with DPM-Solver++ at
+    K = 20, and 99% with RK4. The ranks of schedules on 256 noises drawn evenly have a correlation of 0.57 with the
+    truth (DPM-Solver++; ``benchmarks/start_noises.py``), on 256 drawn by cost and weighted by the inverse 0.99. What
+    no sample of noises can tell is cut off: a noise that alone holds more than a tenth of the cost counts as if it
+    held a tenth.
 
     Args:
         size: of the pool.
