@@ -128,6 +128,38 @@ def test_each_number_of_steps_has_its_own_winner() -> None:
     ]
 
 
+def test_the_best_run_so_far_is_deployed() -> None:
+    search = TableSearch(torch.zeros(5), (2, 3), GROUPS, MEMBERS, 0, SETTINGS)
+    search.start(0.0, 1130)
+    assert torch.equal(search.best(), search.values)
+    for late, best in (((-3.0, -1.0), (0.1, 0.1)), ((-2.0, -2.0), (0.2, 0.1)), ((-4.0, -0.5), (0.2, 0.3))):
+        search.values = torch.full((5,), 0.1 * (len(search.ended) + 1))
+        search._late_returns = torch.tensor(late, dtype=torch.float64)
+        search._end_run()
+        assert search.best()[[0, 2]].tolist() == pytest.approx(best)
+    search.round = 2
+    assert torch.equal(search.best(), search.values)
+
+
+@pytest.mark.parametrize("played", [True, False])
+def test_a_stopped_training_leaves_the_best_run(played: bool, monkeypatch) -> None:
+    model = _model(8, num_steps=2)
+    if not played:
+        monkeypatch.setattr(art_rl, "_pool", lambda env: None)
+    _, callback = model._setup_learn(400 * 16)
+    shown = []
+    for _ in range(200):
+        model.collect_rollouts(model.env, callback, model.rollout_buffer, 2)
+        model._update_current_progress_remaining(model.num_timesteps, 400 * 16)
+        model.train()
+        assert model.search is not None
+        assert model.policy.table is not None
+        shown.append(model.policy.table.values.detach().clone())
+        assert torch.equal(shown[-1], model.search.best())
+    assert model.search.round == 1
+    assert len(torch.unique(torch.stack(shown[70:])[:, 0])) < 20  # changes with runs, not with updates
+
+
 def test_later_starts_begin_between_the_neighbours() -> None:
     torch.manual_seed(0)
     search = TableSearch(torch.zeros(9), (2, 3, 4), GROUPS, MEMBERS, 0, SETTINGS)

@@ -59,7 +59,7 @@ class ARTRL(OnPolicyAlgorithm):
     - *Growing batches.* An update takes one rollout at first and more later: small batches leave bad basins, large
       ones settle. How many depends on the length of training alone (``updates``).
 
-    While there are several runs the policy is that of the run under way: what is logged jumps where another begins.
+    Until the winner is known the policy is the best run so far, which is what is logged and saved.
 
     An environment with several ``num_steps`` gives one policy for all of them: a table for each K, explored side by
     side (a rollout is one episode of each K), and for any other K what is linear in log K between them. The second
@@ -334,6 +334,7 @@ class ARTRL(OnPolicyAlgorithm):
         self.policy.offsets = search.offsets
         self.policy.std.fill_(search.width)
         if not self._played:
+            self._show(search.values)
             return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         callback.on_rollout_start()
         each = (search.values + search.offsets.float()).clamp(-1.0, 1.0)  # [G, T]
@@ -383,14 +384,18 @@ class ARTRL(OnPolicyAlgorithm):
             for by_step in rewards.reshape(rounds, len(table.values), -1):
                 search.add(torch.stack([by_step[table.of(i)].sum(0) for i in range(len(table.budgets))]))
         log = search.step(self._table_progress)
-        with torch.no_grad():
-            table.values.copy_(search.values)
+        self._show(search.best())
         if log is None:
             return
         self.num_updates += 1
         for name, value in log.items():
             self.logger.record(name, value)
         self.logger.record("train/n_updates", self.num_updates, exclude="tensorboard")
+
+    @torch.no_grad()
+    def _show(self, values: Tensor) -> None:
+        assert self.policy.table is not None
+        self.policy.table.values.copy_(values)
 
     def _end_table(self) -> None:
         """The table is what it was on average; from here on the network of the features learns."""
@@ -484,7 +489,7 @@ class ARTRL(OnPolicyAlgorithm):
     def use_average(self) -> None:
         """Replace the actor by its average over the last part of training, if that has begun."""
         if self.search is not None and self.policy.table is not None:
-            self.policy.table.values.copy_(self.search.average())
+            self._show(self.search.average())
             return
         parameters = dict(self.policy.named_parameters())
         for name, mean in self._average.items():

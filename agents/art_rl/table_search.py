@@ -64,7 +64,7 @@ class TableSearch:
         settings: of ``ARTRL``.
 
     Attributes:
-        values: the table now.
+        values: the table of the run under way.
         offsets: ``[G, sum of K]``, what to add to it in the next rollout.
         width: of the exploration.
     """
@@ -85,6 +85,7 @@ class TableSearch:
         self.places = [slice(int(end - K), int(end)) for K, end in zip(self.budgets, ends, strict=True)]
         self.progress, self.rollouts = 0.0, 1.0
         self.round, self.ended, self.finalists = 0, list[Attempt](), list[Attempt]()
+        self._best: Tensor | None = None
         self.noises: list[StartNoises] = []
         self._judged: list[StartNoises] = []
         self.offsets = torch.zeros(groups, len(self.values), dtype=torch.float64)
@@ -194,6 +195,10 @@ class TableSearch:
         """The table over the last part of the run; as it is before that has begun."""
         return self._average.clone() if self._averaged else self.values.clone()
 
+    def best(self) -> Tensor:
+        """The table to deploy now: the best run that has ended, until the winner is known; then the winner's."""
+        return self.values if self._best is None or self.round == 2 else self._best
+
     # The plan
 
     def _plan(self) -> tuple[float, float, float]:
@@ -300,6 +305,7 @@ class TableSearch:
         late = self._late_returns / max(self._averaged, 1)
         costs = [noises.costs for noises in self._judged]
         self.ended.append(Attempt(self.average(), self.explorers, late, costs))
+        self._best = self._composed([order[0] for order in self._ranking()]).values
         self._clear()
         runs = self._runs()[0]
         if len(self.ended) == runs:
