@@ -17,23 +17,17 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
-from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecNormalize
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from agents.art_rl import ARTRL  # noqa: E402
-from agents.baselines import make_ppo, make_sac  # noqa: E402
+import train  # noqa: E402
 from agents.distill import distill  # noqa: E402
-from art_env.envs import ARTVectorEnv  # noqa: E402
+from art_env.dynamics import Dynamics  # noqa: E402
 from art_env.names import check_name  # noqa: E402
-from art_env.problems import Problem, make_problem  # noqa: E402
-from art_env.sb3 import to_sb3  # noqa: E402
+from art_env.problems import make_problem  # noqa: E402
 from art_env.scoring import Scorer, write_csv  # noqa: E402
-
-GROUPS = 16
 
 
 @dataclass
@@ -77,31 +71,15 @@ class Line:
     seconds: float
 
 
-def train(
-    args: Args, problem: Problem, algorithm: str, rows: int, steps: int, seed: int
-) -> tuple[BaseAlgorithm, ARTVectorEnv]:
-    """As train.py sets the algorithm up."""
-    vector = ARTVectorEnv(
-        rows,
-        problem,
-        solver=args.solver,
-        num_steps=args.num_steps,
-        features=(),
-        clock="closed_form",
-        noise_groups=GROUPS if algorithm == "art" else 1,
-        autoreset_mode=AutoresetMode.SAME_STEP,
-    )
-    env = to_sb3(vector, monitor=algorithm != "art")
-    if algorithm != "art":
-        env = VecNormalize(env, norm_obs=False, gamma=1.0, clip_reward=100.0)
-    env.seed(seed)
-    model: BaseAlgorithm
-    if algorithm == "art":
-        model = ARTRL("ARTPolicy", env, noise_groups=GROUPS, seed=seed)
-    else:
-        model = {"ppo": make_ppo, "sac": make_sac}[algorithm](env, steps, seed)
-    model.learn(steps)
-    return model, vector
+def learn(args: Args, algorithm: str, rows: int, steps: int, seed: int) -> tuple[BaseAlgorithm, Dynamics]:
+    """As train.py sets the algorithm up, without its callbacks."""
+    options = ["--problem", args.problem, "--solver", args.solver, "--num-steps", args.num_steps]
+    options += ["--num-envs", rows, "--total-timesteps", steps, "--seed", seed]
+    own = train.parse([algorithm, *map(str, options)])
+    settings, dynamics, total = train.check(own)
+    model = train.new_model(own, train.make_env(own, settings, dynamics, seed), total)
+    model.learn(total)
+    return model, dynamics
 
 
 def main(args: Args) -> None:
@@ -118,9 +96,9 @@ def main(args: Args) -> None:
         check_name("algorithm", algorithm, ("art", "ppo", "sac"))
         for seed in args.sac_seeds if algorithm == "sac" else args.seeds:
             began = time.perf_counter()
-            model, vector = train(args, problem, algorithm, int(rows), int(steps), seed)
+            model, dynamics = learn(args, algorithm, int(rows), int(steps), seed)
             seconds = time.perf_counter() - began
-            gap = scorer.gap(distill(model, vector.dynamics, 64), limit)
+            gap = scorer.gap(distill(model, dynamics, 64), limit)
             cell = (problem.name, args.solver, args.num_steps)
             lines.append(Line(*cell, algorithm, int(rows), int(steps), seed, gap, round(seconds, 2)))
         head = (algorithm, int(rows), int(steps))

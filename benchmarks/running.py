@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +26,32 @@ def run_training(folder: Path, *options: object) -> dict[str, Any]:
     Raises:
         RuntimeError: train.py failed; its command and its error.
     """
-    summary = folder / "summary.json"
-    if not summary.is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-        command = [sys.executable, "train.py", *map(str, options), "--no-progress"]
-        command += ["--run-dir", str(folder.resolve())]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
-    return json.loads(summary.read_text())
+    return _unless_finished(folder, options, _in_a_process)
 
 
 def run_training_here(folder: Path, *options: object) -> dict[str, Any]:
     """As ``run_training``, in this process: imports and exact trajectories are not made again for every run."""
+    return _unless_finished(folder, options, _here)
+
+
+def _unless_finished(
+    folder: Path, options: Iterable[object], run: Callable[[list[str]], None]
+) -> dict[str, Any]:
     summary = folder / "summary.json"
     if not summary.is_file():
         shutil.rmtree(folder, ignore_errors=True)
-        train = importlib.import_module("train")
-        argv = [*map(str, options), "--no-progress", "--run-dir", str(folder.resolve())]
-        with contextlib.redirect_stdout(io.StringIO()):
-            train.train(train.parse(argv))
+        run([*map(str, options), "--no-progress", "--run-dir", str(folder.resolve())])
     return json.loads(summary.read_text())
+
+
+def _in_a_process(argv: list[str]) -> None:
+    command = [sys.executable, "train.py", *argv]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+
+
+def _here(argv: list[str]) -> None:
+    train = importlib.import_module("train")
+    with contextlib.redirect_stdout(io.StringIO()):
+        train.train(train.parse(argv))

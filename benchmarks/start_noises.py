@@ -9,7 +9,6 @@ Example (the file in benchmarks/results):
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
+from leaderboard import Book, key
 from scipy.stats import spearmanr
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,16 +69,8 @@ class Line:
 
 def found(args: Args, solver: str, K: int) -> Schedule:
     """ART-RL's schedule in the records."""
-    for line in args.records.read_text().splitlines():
-        row = json.loads(line)
-        cell = (
-            row.get("problem"),
-            row.get("solver"),
-            row.get("num_steps"),
-            row.get("method"),
-            row.get("seed"),
-        )
-        if cell == (args.problem, solver, K, "art", 0):
+    for row in Book(args.records, {}).rows:
+        if key(row) == (args.problem, solver, K, "art", 0):
             return Schedule(np.asarray(row["sigmas"]), "art")
     raise ValueError(f"{args.records} has no record of art, seed 0, {args.problem}, {solver}, {K}")
 

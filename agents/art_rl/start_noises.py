@@ -35,14 +35,20 @@ class StartNoises:
         self._cumulative = np.arange(1, size + 1) / size
         self._weights = np.ones(size)
 
+    @classmethod
+    def of(cls, costs: np.ndarray) -> StartNoises:
+        """With known costs ``[size]``, nan where never surveyed."""
+        noises = cls(len(costs))
+        noises.costs[:] = costs
+        noises._share_out()
+        return noises
+
     def update(self, index: np.ndarray, returns: np.ndarray) -> None:
         """Returns of episodes from the noises ``index``, both ``[n]``, under the present schedule."""
         self.costs[index] = np.maximum(-returns, 0.0)
-        self.fill(self.costs)
+        self._share_out()
 
-    def fill(self, costs: np.ndarray) -> None:
-        """Take over costs ``[size]``, nan where unknown."""
-        self.costs = costs.copy()
+    def _share_out(self) -> None:
         known = self.costs[~np.isnan(self.costs)]
         self.cap = cap_of(known)
         cut = np.minimum(self.costs, self.cap)

@@ -81,8 +81,8 @@ class TableSearch:
         self.budgets, self.groups, self.members, self.pool = tuple(budgets), groups, members, pool
         self.settings = settings
         self.values = values.detach().cpu().clone()
-        ends = np.cumsum(self.budgets)
-        self.places = [slice(int(end - K), int(end)) for K, end in zip(self.budgets, ends, strict=True)]
+        table = StepTable(self.budgets)
+        self.places = [table.of(i) for i in range(len(self.budgets))]
         self.progress, self.rollouts = 0.0, 1.0
         self.round, self.ended, self.finalists = 0, list[Attempt](), list[Attempt]()
         self._best: Tensor | None = None
@@ -100,7 +100,7 @@ class TableSearch:
         self._average = torch.zeros(0)
         self._held, self._episodes, self._looks, self._averaged = 0, 0, 0, 0
         self._clear()
-        self._begin_run(self.values)
+        self._begin_start(self.values)
 
     # What is next
 
@@ -164,7 +164,7 @@ class TableSearch:
         if self.surveying:
             self._to_survey -= 1
             if not self._to_survey:
-                self._end_survey()
+                self._advance()
             return None
         self._held += 1
         _, part, wanted = self._plan()
@@ -205,7 +205,7 @@ class TableSearch:
         """Share of this run that is done, the same in updates instead of env steps, and rollouts to an update now."""
         most = min(max(self.rollouts / self.settings.updates, 1.0), MOST_ROLLOUTS)
         first, last = most, most
-        if self._rounds > 1:
+        if self._tournament:
             _, share = self._runs()
             before = sum(SHARES[: self.round]) + len(self.ended) * share
             done = (self.progress - before) / share
@@ -222,8 +222,8 @@ class TableSearch:
         return done, part, now
 
     @property
-    def _rounds(self) -> int:
-        return 3 if self.rollouts / self.settings.updates >= ENOUGH_ROLLOUTS else 1
+    def _tournament(self) -> bool:
+        return self.rollouts / self.settings.updates >= ENOUGH_ROLLOUTS
 
     def _runs(self) -> tuple[int, float]:
         """Runs of this round, and the part of training that each takes."""
@@ -234,7 +234,7 @@ class TableSearch:
     def _advance(self) -> None:
         """After an update or a survey: the end of the run, a survey, or exploration."""
         done = self._plan()[0]
-        if self._rounds > 1 and self.round < 2 and done >= 1.0:
+        if self._tournament and self.round < 2 and done >= 1.0:
             if self.pool and not self._judged:
                 self.values = self.average()
                 self._judged = [StartNoises(self.pool) for _ in self.budgets]
@@ -268,7 +268,7 @@ class TableSearch:
 
     def _widths(self) -> tuple[float, float]:
         own = self.settings
-        if self._rounds == 1:
+        if not self._tournament:
             return own.std_start, own.std_end
         return max(own.std_start / (8 if self._between else 2), own.std_adapted), own.std_adapted
 
@@ -280,10 +280,6 @@ class TableSearch:
         self._to_survey = min(math.ceil(self.pool / rows), max(int(share * self.rollouts), 1))
         self.offsets = torch.zeros_like(self.offsets)
 
-    def _end_survey(self) -> None:
-        self._survey = []
-        self._advance()
-
     # Runs
 
     def _clear(self) -> None:
@@ -293,44 +289,50 @@ class TableSearch:
         self._late_returns = torch.zeros(len(self.budgets), dtype=torch.float64)
         self._judged = []
 
-    def _begin_run(
-        self, values: Tensor, explorers: list[AnnealedGaussian | AdaptedGaussian] | None = None
-    ) -> None:
+    def _begin_start(self, values: Tensor) -> None:
         self.values = values.clone()
-        means = [self.values[place][:-1] for place in self.places]
-        self.explorers = explorers or [AnnealedGaussian(mean, self.settings.betas) for mean in means]
+        betas = self.settings.betas
+        self.explorers: list[AnnealedGaussian | AdaptedGaussian] = [
+            AnnealedGaussian(values[place][:-1], betas) for place in self.places
+        ]
 
     def _end_run(self) -> None:
         """Keep what this run has found and begin the next one."""
         late = self._late_returns / max(self._averaged, 1)
         costs = [noises.costs for noises in self._judged]
         self.ended.append(Attempt(self.average(), self.explorers, late, costs))
-        self._best = self._composed([order[0] for order in self._ranking()]).values
+        ranking = self._ranking()
+        best = self._composed([order[0] for order in ranking])
+        self._best = best.values
         self._clear()
-        runs = self._runs()[0]
-        if len(self.ended) == runs:
-            self._next_round()
-        elif self.round == 0:
-            self._begin_run(self._elsewhere(runs))
-        else:
+        if len(self.ended) < self._runs()[0]:
+            if self.round == 0:
+                self._begin_start(self._elsewhere(best.values))
+            else:
+                self._begin_finalist()
+            return
+        self.round, self.ended = self.round + 1, []
+        if self.round == 1:
+            self.finalists = [self._composed([order[j] for order in ranking]) for j in range(self._runs()[0])]
             self._begin_finalist()
+        else:
+            self.values, self.explorers = best.values.clone(), best.explorers
+            self.noises = [StartNoises.of(costs) for costs in best.costs]
 
     @property
     def _between(self) -> bool:
         """Whether this start begins between what was found at other K."""
         return self.round == 0 and len(self.budgets) > 1 and 2 * len(self.ended) >= self._runs()[0]
 
-    def _elsewhere(self, runs: int) -> Tensor:
+    def _elsewhere(self, best: Tensor) -> Tensor:
         """Where another start begins: a smooth random clock around even spending; with several K half of the starts
-        begin near what lies between the best at the K on either side.
+        begin near what lies between the ``best`` at the K on either side.
         """
         table = StepTable(self.budgets)
         spread = self.settings.std_start
         if self._between:
-            best = [order[0] for order in self._ranking()]
             with torch.no_grad():
-                for place, attempt in zip(self.places, best, strict=True):
-                    table.values[place] = attempt.values[place]
+                table.values.copy_(best)
                 table.values.copy_(table.from_neighbours())
             spread /= 4
         values = table.values.detach().clone()
@@ -345,28 +347,11 @@ class TableSearch:
         for i in range(len(self.budgets)):
             scores = [float(attempt.returns[i]) for attempt in self.ended]
             if self.pool:
-                seen = []
-                for attempt in self.ended:
-                    noises = StartNoises(self.pool)
-                    noises.fill(attempt.costs[i])
-                    seen.append(noises)
+                seen = [StartNoises.of(attempt.costs[i]) for attempt in self.ended]
                 cap = min(noises.cap for noises in seen)
                 scores = [-noises.mean_cost(cap) for noises in seen]
             ranking.append([self.ended[j] for j in np.argsort(scores)[::-1]])
         return ranking
-
-    def _next_round(self) -> None:
-        ranking = self._ranking()
-        self.round += 1
-        if self.round == 1:
-            self.finalists = [self._composed([order[j] for order in ranking]) for j in range(self._runs()[0])]
-            self.ended = []
-            self._begin_finalist()
-            return
-        winner = self._composed([order[0] for order in ranking])
-        self.ended = []
-        self.noises = self._noises_of(winner)
-        self._begin_run(winner.values, winner.explorers)
 
     def _composed(self, attempts: list[Attempt]) -> Attempt:
         """One attempt out of one for each K."""
@@ -380,15 +365,7 @@ class TableSearch:
 
     def _begin_finalist(self) -> None:
         attempt = self.finalists.pop(0)
-        self.noises = self._noises_of(attempt)
-        own = self.settings.std_adapted
-        means = [attempt.values[place][:-1] for place in self.places]
-        self._begin_run(attempt.values, [AdaptedGaussian(mean, own, self.groups) for mean in means])
-
-    def _noises_of(self, attempt: Attempt) -> list[StartNoises]:
-        found = []
-        for costs in attempt.costs:
-            noises = StartNoises(self.pool)
-            noises.fill(costs)
-            found.append(noises)
-        return found
+        self.noises = [StartNoises.of(costs) for costs in attempt.costs]
+        self.values = attempt.values.clone()
+        means = [self.values[place][:-1] for place in self.places]
+        self.explorers = [AdaptedGaussian(mean, self.settings.std_adapted, self.groups) for mean in means]
