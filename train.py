@@ -98,8 +98,8 @@ class Common:
     num_noises: int | None = None
     """Start noises that rewards are measured on; by default the problem's own number."""
     total_timesteps: int | None = None
-    """Env steps; by default 300 episodes of every row (1,130 on the mixtures, 100 with --model), for every
-    algorithm."""
+    """Env steps; by default 300 episodes of every row (100 with --model; on the mixtures 1,130, and beyond K = 10
+    113 K), for every algorithm."""
     num_envs: int | None = None
     """Rows that step together; by default 256 (2048 on the mixtures, 64 with --model)."""
     seed: int = 0
@@ -159,8 +159,10 @@ class Sac(Common):
     """SAC from stable-baselines3."""
 
     algorithm: ClassVar[str] = "sac"
-    learning_rate: float | None = None
-    """Constant; None: 1e-3, falling to 0."""
+    learning_rate: float = 1e-3
+    """At the start; falls to 0."""
+    target_entropy: float = -4.5
+    """Of the policy, in nats; lower explores less."""
 
 
 @dataclass
@@ -168,8 +170,10 @@ class Ppo(Common):
     """PPO from stable-baselines3."""
 
     algorithm: ClassVar[str] = "ppo"
-    learning_rate: float | None = None
-    """Constant; None: 3e-3, falling to 0."""
+    learning_rate: float = 3e-3
+    """At the start; falls to 0."""
+    std_start: float = 0.2
+    """Width of the exploration at the start, in units of the action."""
 
 
 COMMANDS: dict[str, type[Common]] = {"art": Art, "art-paper": ArtPaper, "sac": Sac, "ppo": Ppo}
@@ -295,6 +299,8 @@ def check(args: Common) -> tuple[dict[str, Any], Dynamics, int]:
         value = getattr(args, name, None)
         if value is not None and not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name} = {value} must be a positive number")
+    if not math.isfinite(getattr(args, "target_entropy", 0.0)):
+        raise ValueError(f"target_entropy = {args.target_entropy} must be a finite number")  # type: ignore[attr-defined]
     if not 0 <= getattr(args, "gae_lambda", 1.0) <= 1:
         raise ValueError(f"gae_lambda = {args.gae_lambda} must lie between 0 and 1")  # type: ignore[attr-defined]
     if args.seed < 0:
@@ -336,7 +342,8 @@ def check(args: Common) -> tuple[dict[str, Any], Dynamics, int]:
     if dynamics.compares_groups:  # a group must stand for a distribution
         rows *= 4
     elif dynamics.problem.heavy_tailed:
-        rows, rollouts = 2048, 1130
+        # The covariance over the steps, which is learned, has K squared entries.
+        rows, rollouts = 2048, round(1130 * max(max(budgets) / 10, 1.0))
     args.num_envs = args.num_envs or rows
     total = total or rollouts * rows * sum(budgets)
     least = args.num_envs * sum(budgets)
@@ -462,8 +469,10 @@ def new_model(args: Common, env: VecEnv, total: int) -> BaseAlgorithm:
         )
     if isinstance(args, ArtPaper):
         return ARTRL.paper(env, seed=args.seed)
-    make = make_sac if isinstance(args, Sac) else make_ppo
-    return make(env, total, args.seed, getattr(args, "learning_rate", None))
+    if isinstance(args, Sac):
+        return make_sac(env, total, args.seed, args.learning_rate, args.target_entropy)
+    assert isinstance(args, Ppo)
+    return make_ppo(env, total, args.seed, args.learning_rate, args.std_start)
 
 
 def make_logger(run: Run) -> Logger:

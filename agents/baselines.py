@@ -131,41 +131,58 @@ def _falling(start: float) -> Callable[[float], float]:
     return lambda remaining: start * max(remaining, 0.0)
 
 
-def make_ppo(env: VecEnv, total_timesteps: int, seed: int, learning_rate: float | None = None) -> PPO:
+def make_ppo(
+    env: VecEnv, total_timesteps: int, seed: int, learning_rate: float = 3e-3, std_start: float = 0.2
+) -> PPO:
     """PPO (Schulman et al. 2017) set up for short episodes of exactly ``num_steps``.
 
-    No discount (the horizon is fixed and observed), whole episodes a rollout, a narrow start of the exploration
-    (one octave), and a step size that falls to 0.
+    No discount (the horizon is fixed and observed), whole episodes a rollout.
+
+    Args:
+        env: whose rows step together.
+        total_timesteps: of the training, in steps of a row.
+        seed: of networks and exploration.
+        learning_rate: at the start; falls to 0.
+        std_start: width of the exploration at the start, in units of the action (0.2: one octave of speed).
     """
     steps = sum(env.get_attr("budgets")[0])  # one episode of each K
     batch = env.num_envs * steps
     return PPO(
         "MlpPolicy",
         env,
-        learning_rate=_falling(3e-3) if learning_rate is None else learning_rate,
+        learning_rate=_falling(learning_rate),
         n_steps=steps,
         batch_size=max(batch // 4, 2),
         n_epochs=4,
         gamma=1.0,
         gae_lambda=0.95,
         ent_coef=0.0,
-        policy_kwargs={"log_std_init": -1.6, "net_arch": [64, 64]},
+        policy_kwargs={"log_std_init": math.log(std_start), "net_arch": [64, 64]},
         seed=seed,
         device="cpu",
     )
 
 
-def make_sac(env: VecEnv, total_timesteps: int, seed: int, learning_rate: float | None = None) -> SAC:
+def make_sac(
+    env: VecEnv, total_timesteps: int, seed: int, learning_rate: float = 1e-3, target_entropy: float = -4.5
+) -> SAC:
     """SAC (Haarnoja et al. 2018) set up for many rows: four gradient steps for each step of all rows.
 
     No discount; the entropy target is well below SB3's default (-1), because near the optimum the price of
     exploring is larger than what is left to win. Large batches, since the return of one action differs widely
-    between start noises, and a step size that falls to 0.
+    between start noises.
+
+    Args:
+        env: whose rows step together.
+        total_timesteps: of the training, in steps of a row.
+        seed: of networks and exploration.
+        learning_rate: at the start; falls to 0.
+        target_entropy: of the policy, in nats; lower explores less.
     """
     return SAC(
         "MlpPolicy",
         env,
-        learning_rate=_falling(1e-3) if learning_rate is None else learning_rate,
+        learning_rate=_falling(learning_rate),
         buffer_size=min(total_timesteps, 300_000),
         learning_starts=min(4 * env.num_envs, total_timesteps // 4),
         batch_size=2048,
@@ -174,7 +191,7 @@ def make_sac(env: VecEnv, total_timesteps: int, seed: int, learning_rate: float 
         train_freq=1,
         gradient_steps=4,
         ent_coef="auto_0.1",
-        target_entropy=-4.5,
+        target_entropy=target_entropy,
         policy_kwargs={"net_arch": [64, 64]},
         seed=seed,
         device="cpu",

@@ -17,14 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
-from stable_baselines3.common.base_class import BaseAlgorithm
+from running import learn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import train  # noqa: E402
 from agents.distill import distill  # noqa: E402
-from art_env.dynamics import Dynamics  # noqa: E402
 from art_env.names import check_name  # noqa: E402
 from art_env.problems import make_problem  # noqa: E402
 from art_env.scoring import Scorer, write_csv  # noqa: E402
@@ -71,17 +69,6 @@ class Line:
     seconds: float
 
 
-def learn(args: Args, algorithm: str, rows: int, steps: int, seed: int) -> tuple[BaseAlgorithm, Dynamics]:
-    """As train.py sets the algorithm up, without its callbacks."""
-    options = ["--problem", args.problem, "--solver", args.solver, "--num-steps", args.num_steps]
-    options += ["--num-envs", rows, "--total-timesteps", steps, "--seed", seed]
-    own = train.parse([algorithm, *map(str, options)])
-    settings, dynamics, total = train.check(own)
-    model = train.new_model(own, train.make_env(own, settings, dynamics, seed), total)
-    model.learn(total)
-    return model, dynamics
-
-
 def main(args: Args) -> None:
     """Train, score, print, write."""
     torch.set_num_threads(1)
@@ -96,7 +83,9 @@ def main(args: Args) -> None:
         check_name("algorithm", algorithm, ("art", "ppo", "sac"))
         for seed in args.sac_seeds if algorithm == "sac" else args.seeds:
             began = time.perf_counter()
-            model, dynamics = learn(args, algorithm, int(rows), int(steps), seed)
+            options = ["--problem", args.problem, "--solver", args.solver, "--num-steps", K, "--seed", seed]
+            options += ["--num-envs", rows, "--total-timesteps", steps]
+            model, dynamics = learn(algorithm, *options)
             seconds = time.perf_counter() - began
             gap = scorer.gap(distill(model, dynamics, 64), limit)
             cell = (problem.name, args.solver, args.num_steps)

@@ -16,7 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
 
+import train
 from agents.loading import load_agent
 from art_env.schedules import Schedule
 
@@ -395,6 +398,44 @@ def test_bad_input(args, match: str, run, tmp_path) -> None:
     assert not list(tmp_path.iterdir())  # nothing half-written
 
 
+@pytest.mark.parametrize(
+    ("args", "match"),
+    [
+        (["sac", "--target-entropy", "nan"], "target_entropy = nan"),
+        (["sac", "--learning-rate", 0], "learning_rate = 0"),
+        (["ppo", "--std-start", -1], "std_start = -1"),
+    ],
+)
+def test_bad_input_of_the_others(args, match: str, run, tmp_path) -> None:
+    code, _, err = run(*args, "--problem", "gaussian-1d", "--run-dir", tmp_path / "run")
+    assert code == 2
+    assert match in err
+    assert not list(tmp_path.iterdir())
+
+
+def _new_model(*options: object) -> BaseAlgorithm:
+    args = train.parse([*map(str, options), "--problem", "gaussian-1d", "--num-steps", "3"])
+    settings, dynamics, total = train.check(args)
+    return train.new_model(args, train.make_env(args, settings, dynamics, 0), total)
+
+
+def test_settings_reach_ppo_and_sac() -> None:
+    ppo = _new_model("ppo", "--learning-rate", 0.004, "--std-start", 0.3)
+    assert isinstance(ppo, PPO)
+    assert ppo.policy.log_std.exp().tolist() == pytest.approx([0.3])
+    sac = _new_model("sac", "--learning-rate", 0.002, "--target-entropy", -2)
+    assert isinstance(sac, SAC)
+    assert sac.target_entropy == -2
+    for model, rate in ((ppo, 0.004), (sac, 0.002)):
+        assert [model.lr_schedule(left) for left in (1.0, 0.5, 0.0)] == pytest.approx([rate, rate / 2, 0.0])
+
+
+@pytest.mark.parametrize(("K", "episodes"), [(5, 1130), (10, 1130), (20, 2260)])
+def test_many_steps_take_longer_training(K: int, episodes: int) -> None:
+    args = train.parse(["--problem", "mixture-1d", "--num-steps", str(K)])
+    assert train.check(args)[2] == episodes * 2048 * K
+
+
 @pytest.mark.parametrize("args", [["--num-stps", 5], ["artpaper"], ["sac", "--std-start", 1, "--sead", 0]])
 def test_unknown_option_and_algorithm(args, run, tmp_path) -> None:
     code, _, err = run(*args, "--run-dir", tmp_path / "run")
@@ -469,7 +510,6 @@ def test_evaluate_lets_an_agent_act_on_another_problem(finished, run, tmp_path) 
 def test_killed_while_writing_is_never_half(run, tmp_path, monkeypatch) -> None:
     """An error while the pictures are drawn leaves no summary, so the run counts as unfinished."""
     monkeypatch.syspath_prepend(str(ROOT))
-    train = importlib.import_module("train")
 
     def broken(*args, **kwargs):
         raise OSError("disk full")

@@ -22,6 +22,8 @@ ENOUGH_ROLLOUTS = 4.0
 SHARES = (0.32, 0.22, 0.46)
 # A start needs this many.
 START_ROLLOUTS = 30
+# Updates that it takes to learn a covariance over n steps, over n squared: the winner makes so many if it can.
+COVARIANCE_UPDATES = 1.5
 # Looks at all start noises while the winner learns, and the part of training that one may take.
 LOOKS, LOOK_SHARE = 6, 0.01
 
@@ -210,7 +212,9 @@ class TableSearch:
             before = sum(SHARES[: self.round]) + len(self.ended) * share
             done = (self.progress - before) / share
             few = max(most / 8, 1.0)
-            first, last = ((1.0, few), (few, few), (few, most / 2))[self.round]
+            updates = COVARIANCE_UPDATES * (max(self.budgets) - 1) ** 2
+            many = min(most / 2, max(SHARES[2] * self.rollouts / max(updates, 1.0), few))
+            first, last = ((1.0, few), (few, few), (few, many))[self.round]
             if self.round > 0 and not self.pool:  # noises drawn evenly tell less
                 first = last = most
         else:
