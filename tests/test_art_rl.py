@@ -327,6 +327,20 @@ def test_adapted_gaussian_learns_an_ill_conditioned_valley() -> None:
     assert float(variances[-1] / variances[0]) > 300
 
 
+def test_adapted_gaussian_settles_at_the_border() -> None:
+    """The optimum lies beyond the range of actions; where returns are flat the width must not grow."""
+    torch.manual_seed(0)
+    goal = torch.tensor([0.3, 1.4, -0.2], dtype=torch.float64)
+    explorer = AdaptedGaussian(torch.zeros(3), 0.1, 16)
+    for _ in range(400):
+        offsets = explorer.explore(16)
+        played = explorer.mean + offsets
+        assert float(played.abs().max()) <= 1.0 + 1e-12
+        explorer.improve(-(played - goal).square().sum(1))
+    assert explorer.mean.tolist() == pytest.approx([0.3, 1.0, -0.2], abs=1e-3)
+    assert explorer.width < 0.01
+
+
 def test_one_row_has_nothing_to_compare_with() -> None:
     with pytest.raises(ValueError, match=r"num_envs = 1: .*vector environment"):
         ARTRL("ARTPolicy", _env(1, 1))

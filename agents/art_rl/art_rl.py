@@ -57,8 +57,8 @@ class ARTRL(OnPolicyAlgorithm):
       surveyed with rollouts of the mean, which count as training. It needs ``ARTVectorEnv.play``; behind other
       wrappers updates take more rollouts instead.
     - *Growing batches.* An update takes one rollout at first and more later: small batches leave bad basins, large
-      ones settle. How many depends on the length of training (``updates``), and in the last run on K: a covariance
-      over n steps takes some n squared updates to learn.
+      ones settle. How many depends on the length of training (``updates``), and beyond K = 10 on K: a covariance over
+      n steps takes some n squared updates to learn.
 
     Until the winner is known the policy is the best run so far, which is what is logged and saved.
 

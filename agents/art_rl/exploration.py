@@ -110,12 +110,26 @@ class AdaptedGaussian:
         self.y = torch.zeros(0, len(mean), dtype=torch.float64)
 
     def explore(self, groups: int) -> Tensor:
-        """Offsets ``[groups, n]``."""
+        """Offsets ``[groups, n]``, cut off where mean and offset leave the range of actions."""
         variances, axes = torch.linalg.eigh(self.covariance)
+        widths = variances.clamp_min(1e-20).sqrt()
         z = torch.randn(groups, len(self.mean), dtype=torch.float64)
         self.z = z @ axes.T
-        self.y = z @ (axes * variances.clamp_min(1e-20).sqrt()).T
-        return self.std * self.y
+        self.y = z @ (axes * widths).T
+        offsets = self.std * self.y
+        played = (self.mean + offsets).clamp(-1.0, 1.0) - self.mean
+        outside = (self.mean + offsets).abs() > 1.0
+        if outside.any():
+            # Learn from what is played: beyond the border returns are flat, and the width would grow without end.
+            offsets = torch.where(outside, played, offsets)
+            self.y = offsets / self.std
+            self.z = self.y @ (axes / widths) @ axes.T
+        return offsets
+
+    @property
+    def width(self) -> float:
+        """Of the exploration, over all steps: the covariance has a scale of its own beside ``std``."""
+        return self.std * math.sqrt(float(self.covariance.diagonal().mean())) if len(self.mean) else self.std
 
     def improve(self, returns: Tensor) -> None:
         """One natural-gradient step of mean, width and covariance, from the return ``[groups]`` of each group."""

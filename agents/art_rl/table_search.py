@@ -22,8 +22,8 @@ ENOUGH_ROLLOUTS = 4.0
 SHARES = (0.32, 0.22, 0.46)
 # A start needs this many.
 START_ROLLOUTS = 30
-# Updates that it takes to learn a covariance over n steps, over n squared: the winner makes so many if it can.
-COVARIANCE_UPDATES = 1.5
+# A covariance over more actions than this takes more updates to learn: in proportion to their square.
+FEW_ACTIONS = 9
 # Looks at all start noises while the winner learns, and the part of training that one may take.
 LOOKS, LOOK_SHARE = 6, 0.01
 
@@ -205,16 +205,17 @@ class TableSearch:
 
     def _plan(self) -> tuple[float, float, float]:
         """Share of this run that is done, the same in updates instead of env steps, and rollouts to an update now."""
-        most = min(max(self.rollouts / self.settings.updates, 1.0), MOST_ROLLOUTS)
+        updates = float(self.settings.updates)
+        if self._tournament and self.pool:
+            updates *= max((max(self.budgets) - 1) / FEW_ACTIONS, 1.0) ** 2
+        most = min(max(self.rollouts / updates, 1.0), MOST_ROLLOUTS)
         first, last = most, most
         if self._tournament:
             _, share = self._runs()
             before = sum(SHARES[: self.round]) + len(self.ended) * share
             done = (self.progress - before) / share
             few = max(most / 8, 1.0)
-            updates = COVARIANCE_UPDATES * (max(self.budgets) - 1) ** 2
-            many = min(most / 2, max(SHARES[2] * self.rollouts / max(updates, 1.0), few))
-            first, last = ((1.0, few), (few, few), (few, many))[self.round]
+            first, last = ((1.0, few), (few, few), (few, max(most / 2, few)))[self.round]
             if self.round > 0 and not self.pool:  # noises drawn evenly tell less
                 first = last = most
         else:
@@ -261,7 +262,7 @@ class TableSearch:
         for explorer in self.explorers:
             if isinstance(explorer, AdaptedGaussian):
                 offsets.append(explorer.explore(self.groups))
-                self.width = explorer.std
+                self.width = explorer.width
             else:
                 first, last = self._widths()
                 self.width = first * (last / first) ** part
