@@ -34,9 +34,17 @@ from art_env.scoring import NOISE_SEED, Scorer, baseline, write_csv  # noqa: E40
 class Args:
     """Measure the tails of the error over start noises."""
 
-    problem: str = "mixture-1d"
-    cells: tuple[str, ...] = ("heun:5", "heun:10", "ipndm:10", "dpmpp_2m:20", "rk4:20")
-    """solver:K"""
+    cells: tuple[str, ...] = (
+        "mixture-1d:heun:5",
+        "mixture-1d:heun:10",
+        "mixture-1d:ipndm:10",
+        "mixture-1d:dpmpp_2m:20",
+        "mixture-1d:rk4:20",
+        "mixture-2d:heun:5",
+        "mixture-2d:rk4:7",
+        "mixture-2d:rk4:10",
+    )
+    """problem:solver:K"""
     num_schedules: int = 32
     num_noises: int = 256
     """On which they are ranked."""
@@ -67,18 +75,18 @@ class Line:
     art: str
 
 
-def found(args: Args, solver: str, K: int) -> Schedule:
+def found(args: Args, name: str, solver: str, K: int) -> Schedule:
     """ART-RL's schedule in the records."""
     for row in Book(args.records, {}).rows:
-        if key(row) == (args.problem, solver, K, "art", 0):
+        if key(row) == (name, solver, K, "art", 0):
             return Schedule(np.asarray(row["sigmas"]), "art")
-    raise ValueError(f"{args.records} has no record of art, seed 0, {args.problem}, {solver}, {K}")
+    raise ValueError(f"{args.records} has no record of art, seed 0, {name}, {solver}, {K}")
 
 
-def measure(args: Args, solver: str, K: int) -> Line:
+def measure(args: Args, name: str, solver: str, K: int) -> Line:
     """One cell."""
-    problem = make_problem(args.problem)
-    schedule = found(args, solver, K)
+    problem = make_problem(name)
+    schedule = found(args, name, solver, K)
     dynamics = Dynamics(problem, solver=solver, num_steps=K, features=(), clock="closed_form")
     own = SchedulePolicy(schedule, dynamics).actions.astype(np.float64)
     rng = np.random.default_rng(0)
@@ -117,8 +125,8 @@ def main(args: Args) -> None:
     torch.set_num_threads(1)
     lines = []
     for cell in args.cells:
-        solver, K = cell.split(":")
-        lines.append(measure(args, solver, int(K)))
+        name, solver, K = cell.split(":")
+        lines.append(measure(args, name, solver, int(K)))
         line = lines[-1]
         print(
             f"{cell}: 16 of {line.pool:,} noises hold {line.top_16:.1%}; rank correlation on {args.num_noises} drawn "
