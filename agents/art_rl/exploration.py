@@ -151,4 +151,5 @@ class AdaptedGaussian:
             + self.c_1 * torch.outer(self.path_c, self.path_c)
             + self.c_mu * (best.T * self.share) @ best
         )
-        self.std *= math.exp(self.c_sigma / self.damping * (length / self.chi - 1))
+        # At most e times wider: along a narrow valley a sample that was cut at the border can look very far.
+        self.std *= math.exp(min(self.c_sigma / self.damping * (length / self.chi - 1), 1.0))
