@@ -10,31 +10,24 @@ Example (the file in benchmarks/results):
 from __future__ import annotations
 
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 import tyro
-from running import learn
+from trials import TrialArgs, Trials
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from agents.distill import distill  # noqa: E402
 from art_env.names import check_name  # noqa: E402
-from art_env.problems import make_problem  # noqa: E402
-from art_env.scoring import Scorer, write_csv  # noqa: E402
+from art_env.scoring import write_csv  # noqa: E402
 
 
 @dataclass
-class Args:
+class Args(TrialArgs):
     """Train with few steps and score."""
 
-    problem: str = "mixture-1d"
-    solver: str = "heun"
-    num_steps: int = 5
     runs: tuple[str, ...] = (
         "art:128:20000",
         "art:128:35000",
@@ -49,8 +42,6 @@ class Args:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     sac_seeds: tuple[int, ...] = (0,)
     """Of SAC, which takes minutes."""
-    limits: Path = Path("runs/efficiency")
-    """Where the limit is kept."""
     out: Path = ROOT / "benchmarks" / "results" / "efficiency.csv"
 
 
@@ -71,25 +62,15 @@ class Line:
 
 def main(args: Args) -> None:
     """Train, score, print, write."""
-    torch.set_num_threads(1)
-    problem = make_problem(args.problem)
-    scorer = Scorer(problem, args.solver, (0,), metrics=())
-    K = args.num_steps
-    limit = scorer.limit(K, args.limits / f"limit__{problem.name}__{args.solver}__{K}.json")
-    problem.reference()  # not part of the first training
+    trials = Trials(args)
     lines: list[Line] = []
     for run in args.runs:
         algorithm, rows, steps = run.split(":")
         check_name("algorithm", algorithm, ("art", "ppo", "sac"))
         for seed in args.sac_seeds if algorithm == "sac" else args.seeds:
-            began = time.perf_counter()
-            options = ["--problem", args.problem, "--solver", args.solver, "--num-steps", K, "--seed", seed]
-            options += ["--num-envs", rows, "--total-timesteps", steps]
-            model, dynamics = learn(algorithm, *options)
-            seconds = time.perf_counter() - began
-            gap = scorer.gap(distill(model, dynamics, 64), limit)
-            cell = (problem.name, args.solver, args.num_steps)
-            lines.append(Line(*cell, algorithm, int(rows), int(steps), seed, gap, round(seconds, 2)))
+            options = ("--seed", seed, "--num-envs", rows, "--total-timesteps", steps)
+            gap, seconds = trials.run(algorithm, *options)
+            lines.append(Line(*trials.cell, algorithm, int(rows), int(steps), seed, gap, seconds))
         head = (algorithm, int(rows), int(steps))
         own = [line for line in lines if (line.algorithm, line.rows, line.env_steps) == head]
         gaps, each = [line.gap for line in own], np.median([line.seconds for line in own])

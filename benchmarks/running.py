@@ -1,4 +1,4 @@
-"""One run of train.py, or of its training alone: what every table is made of."""
+"""One run of train.py: what every table is made of."""
 
 from __future__ import annotations
 
@@ -11,12 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from stable_baselines3.common.base_class import BaseAlgorithm
-
-    from art_env.dynamics import Dynamics
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,16 +32,6 @@ def run_training(folder: Path, *options: object) -> dict[str, Any]:
 def run_training_here(folder: Path, *options: object) -> dict[str, Any]:
     """As ``run_training``, in this process: imports and exact trajectories are not made again for every run."""
     return _unless_finished(folder, options, _here)
-
-
-def learn(*options: object) -> tuple[BaseAlgorithm, Dynamics]:
-    """A model trained as train.py trains it (``options``: the algorithm first), without run folder and callbacks."""
-    train = importlib.import_module("train")
-    args = train.parse([*map(str, options)])
-    settings, dynamics, total = train.check(args)
-    model = train.new_model(args, train.make_env(args, settings, dynamics, args.seed), total)
-    model.learn(total)
-    return model, dynamics
 
 
 def _unless_finished(
@@ -70,3 +55,9 @@ def _here(argv: list[str]) -> None:
     train = importlib.import_module("train")
     with contextlib.redirect_stdout(io.StringIO()):
         train.train(train.parse(argv))
+
+
+def cell(text: str) -> tuple[str, str, int]:
+    """``problem:solver:K``, as options name a cell."""
+    problem, solver, K = text.split(":")
+    return problem, solver, int(K)

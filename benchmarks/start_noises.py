@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import tyro
 from leaderboard import Book, key
+from running import cell
 from scipy.stats import spearmanr
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -124,12 +125,11 @@ def main(args: Args) -> None:
     """Measure, print, write."""
     torch.set_num_threads(1)
     lines = []
-    for cell in args.cells:
-        name, solver, K = cell.split(":")
-        lines.append(measure(args, name, solver, int(K)))
+    for text in args.cells:
+        lines.append(measure(args, *cell(text)))
         line = lines[-1]
         print(
-            f"{cell}: 16 of {line.pool:,} noises hold {line.top_16:.1%}; rank correlation on {args.num_noises} drawn "
+            f"{text}: 16 of {line.pool:,} noises hold {line.top_16:.1%}; rank correlation on {args.num_noises} drawn "
             f"evenly {line.correlation_even:.2f}, by cost {line.correlation_by_cost:.2f}; RMSE on noises of seed "
             f"{NOISE_SEED}, +1, +2: EDM {line.edm}, ART-RL {line.art}",
             flush=True,

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 import tyro
-from running import run_training
+from running import cell, run_training
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,12 +70,6 @@ class Line:
     rmse: float
     ratio: float
     seconds: float
-
-
-def cell(text: str) -> tuple[str, str, int]:
-    """``problem:solver:K``."""
-    problem, solver, K = text.split(":")
-    return problem, solver, int(K)
 
 
 def lines_of(args: Args, text: str) -> list[Line]:

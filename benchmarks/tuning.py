@@ -1,8 +1,8 @@
-"""Equal tuning: ART-RL, PPO and SAC with nine settings each, the same env steps, one cell; the best are the defaults.
+"""Equal tuning: ART-RL, PPO and SAC with nine settings each, the same env steps, one cell.
 
 A setting is a step size and a width of exploration. The seeds are none of the leaderboard's.
 
-Example (the file in benchmarks/results):
+Example:
     python benchmarks/tuning.py
 """
 
@@ -10,21 +10,17 @@ from __future__ import annotations
 
 import itertools
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 import tyro
-from running import learn
+from trials import TrialArgs, Trials
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from agents.distill import distill  # noqa: E402
-from art_env.problems import make_problem  # noqa: E402
-from art_env.scoring import Scorer, write_csv  # noqa: E402
+from art_env.scoring import write_csv  # noqa: E402
 
 # The option of train.py for the width, its values, and the step sizes.
 GRIDS = {
@@ -35,18 +31,13 @@ GRIDS = {
 
 
 @dataclass
-class Args:
+class Args(TrialArgs):
     """Train with every setting and score."""
 
-    problem: str = "mixture-1d"
-    solver: str = "heun"
-    num_steps: int = 5
     algorithms: tuple[str, ...] = ("art", "ppo", "sac")
     num_envs: int = 256
     total_timesteps: int = 400_000
     seeds: tuple[int, ...] = (100, 101)
-    limits: Path = Path("runs/efficiency")
-    """Where the limit is kept."""
     out: Path = ROOT / "benchmarks" / "results" / "tuning.csv"
 
 
@@ -68,28 +59,20 @@ class Line:
 
 def main(args: Args) -> None:
     """Train, score, print, write."""
-    torch.set_num_threads(1)
-    problem, K = make_problem(args.problem), args.num_steps
-    scorer = Scorer(problem, args.solver, (0,), metrics=())
-    limit = scorer.limit(K, args.limits / f"limit__{problem.name}__{args.solver}__{K}.json")
-    shared = ["--problem", args.problem, "--solver", args.solver, "--num-steps", K]
-    shared += ["--num-envs", args.num_envs, "--total-timesteps", args.total_timesteps]
+    trials = Trials(args)
+    shared = ("--num-envs", args.num_envs, "--total-timesteps", args.total_timesteps)
     lines: list[Line] = []
     for algorithm in args.algorithms:
         width, values, rates = GRIDS[algorithm]
         for value, rate in itertools.product(values, rates):
-            gaps = []
-            for seed in args.seeds:
-                own = ["--seed", seed, "--learning-rate", rate, f"--{width.replace('_', '-')}", value]
-                began = time.perf_counter()
-                model, dynamics = learn(algorithm, *shared, *own)
-                seconds = round(time.perf_counter() - began, 2)
-                gaps.append(scorer.gap(distill(model, dynamics, 64), limit))
-                head = (problem.name, args.solver, K, algorithm, rate, width, value)
-                lines.append(Line(*head, seed, gaps[-1], seconds))
+            own = ("--learning-rate", rate, f"--{width.replace('_', '-')}", value)
+            found = [trials.run(algorithm, *shared, *own, "--seed", seed) for seed in args.seeds]
+            head = (*trials.cell, algorithm, rate, width, value)
+            lines += [Line(*head, seed, *each) for seed, each in zip(args.seeds, found, strict=True)]
+            gaps, seconds = zip(*found, strict=True)
             print(
                 f"{algorithm}, learning_rate {rate:g}, {width} {value:g}: median gap {np.median(gaps):.3f} "
-                f"({min(gaps):.3f} to {max(gaps):.3f}), {seconds:.0f} s",
+                f"({min(gaps):.3f} to {max(gaps):.3f}), {np.median(seconds):.0f} s",
                 flush=True,
             )
             write_csv(lines, args.out, Line)

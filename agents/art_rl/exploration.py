@@ -117,11 +117,11 @@ class AdaptedGaussian:
         self.z = z @ axes.T
         self.y = z @ (axes * widths).T
         offsets = self.std * self.y
-        played = (self.mean + offsets).clamp(-1.0, 1.0) - self.mean
-        outside = (self.mean + offsets).abs() > 1.0
+        actions = self.mean + offsets
+        outside = actions.abs() > 1.0
         if outside.any():
             # Learn from what is played: beyond the border returns are flat, and the width would grow without end.
-            offsets = torch.where(outside, played, offsets)
+            offsets = torch.where(outside, actions.sign() - self.mean, offsets)
             self.y = offsets / self.std
             self.z = self.y @ (axes / widths) @ axes.T
         return offsets
