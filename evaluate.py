@@ -17,7 +17,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from art_env.cli import run_command
+from art_env.cli import ModelOptions, run_command
 from art_env.fid import InceptionFID
 from art_env.files import atomic_path
 from art_env.plots import samples_figure
@@ -46,22 +46,9 @@ Family = list[Schedule]
 
 
 @dataclass
-class Args:
+class Args(ModelOptions):
     """Score noise schedules: paired error to the exact solution, distance to the data, gap to the limit."""
 
-    problem: str = "digits"
-    """gaussian-1d, mixture-1d, mixture-2d, digits, digits-small, digits-large, digits-class, digits-inpaint,
-    photos or photos-latent."""
-    model: str | None = None
-    """Instead of a problem, a model of your own, as in train.py."""
-    trust_pickle: bool = False
-    """Allow --model to be a pickle: loading one runs code that it contains."""
-    guidance: float | None = None
-    """Classifier-free guidance of --model."""
-    class_label: int | None = None
-    """Class of every sample of --model."""
-    prompt_embeds: Path | None = None
-    """A .safetensors file with the embedded prompt (tensor prompt_embeds) of --model."""
     solver: str | None = None
     """euler, heun, rk4, dpmpp_2m or ipndm; stochastic: euler_maruyama or edm_churn (no rmse, no limit). By default
     heun (euler on gaussian-1d)."""
@@ -146,17 +133,11 @@ def check(args: Args) -> tuple[Problem, Scorer, list[Family]]:
 
 def build_problem(args: Args) -> Problem:
     """The named problem, or one around the caller's model."""
-    if args.model is None:
+    model = args.model_arguments()
+    if model is None:
         return make_problem(args.problem, terminal=args.terminal, device=args.device)
-    return model_problem(
-        args.model,
-        trust_pickle=args.trust_pickle,
-        terminal=args.terminal or "zero",
-        device=args.device,
-        guidance=args.guidance,
-        class_label=args.class_label,
-        prompt_embeds=args.prompt_embeds,
-    )
+    terminal = args.terminal or "zero"
+    return model_problem(**model, trust_pickle=args.trust_pickle, terminal=terminal, device=args.device)
 
 
 def check_out(out: Path, overwrite: bool) -> None:

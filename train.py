@@ -8,6 +8,7 @@ Examples:
     python train.py sac --problem mixture-1d
     python train.py art-paper
     python train.py --resume runs/digits__art__0__2026-01-31_12-00-00
+    python train.py art --help
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from agents.distill import distill
 from agents.loading import ALGORITHMS, read_settings, save_agent
 from agents.rollout import sample_with_policy
 from art_env import __version__
-from art_env.cli import run_command
+from art_env.cli import ModelOptions, run_command
 from art_env.dynamics import Dynamics, check_budgets
 from art_env.envs import ARTVectorEnv, make_dynamics
 from art_env.files import atomic_path, write_text
@@ -56,25 +57,11 @@ RIVALS = ("uniform", "log_snr", "edm", "closed_form")
 
 
 @dataclass
-class Common:
+class Common(ModelOptions):
     """Settings that every algorithm shares."""
 
     algorithm: ClassVar[str] = "art"
 
-    problem: str = "digits"
-    """gaussian-1d, mixture-1d, mixture-2d, digits, digits-small, digits-large, digits-class, digits-inpaint,
-    photos or photos-latent."""
-    model: str | None = None
-    """Instead of a problem, a model of your own: a folder that diffusers wrote, a hub id, an EDM pickle, or a
-    .safetensors file of art_env.diffusion."""
-    trust_pickle: bool = False
-    """Allow --model to be a pickle: loading one runs code that it contains."""
-    guidance: float | None = None
-    """Classifier-free guidance of --model."""
-    class_label: int | None = None
-    """Class of every sample of --model."""
-    prompt_embeds: Path | None = None
-    """A .safetensors file with the embedded prompt (tensor prompt_embeds) of --model."""
     solver: str = "heun"
     """euler, heun, rk4, dpmpp_2m or ipndm; stochastic: euler_maruyama or edm_churn."""
     num_steps: tuple[int, ...] = (5,)
@@ -322,13 +309,9 @@ def check(args: Common) -> tuple[dict[str, Any], Dynamics, int]:
     settings["features"] = list(args.features)
     settings["control"] = "speed" if args.algorithm == "art-paper" else "log_speed"
     settings["clock"] = clock
-    if args.model is not None:
-        if args.problem not in ("digits", Path(args.model).stem):
-            raise ValueError(f"model = {args.model!r} and problem = {args.problem!r}: give one of them")
-        own: dict[str, Any] = {"guidance": args.guidance, "class_label": args.class_label}
-        own["prompt_embeds"] = None if args.prompt_embeds is None else str(args.prompt_embeds)
-        settings["model"] = {"path": args.model, **{k: v for k, v in own.items() if v is not None}}
-        settings["problem"] = "custom"
+    model = args.model_arguments()
+    if model is not None:
+        settings |= {"model": model, "problem": "custom"}
     dynamics = make_dynamics(**settings, trust_pickle=args.trust_pickle)
     args.problem = dynamics.problem.name
     args.limit = args.limit and (args.model is None or args.model_limit) and not dynamics.solver.noisy

@@ -1,9 +1,50 @@
-"""How a command line of this project ends: bad input is one line on stderr, never a traceback."""
+"""What the command lines of this project share: whose model, and how they end (bad input is one line on stderr)."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class ModelOptions:
+    """The problem, by name or around a model of the caller's."""
+
+    problem: str = "digits"
+    """gaussian-1d, mixture-1d, mixture-2d, digits, digits-small, digits-large, digits-class, digits-inpaint,
+    photos or photos-latent."""
+    model: str | None = None
+    """Instead of a problem, a model of your own: a folder that diffusers wrote, a hub id, an EDM pickle, or a
+    .safetensors file of art_env.diffusion."""
+    trust_pickle: bool = False
+    """Allow --model to be a pickle: loading one runs code that it contains."""
+    guidance: float | None = None
+    """Classifier-free guidance of --model."""
+    class_label: int | None = None
+    """Class of every sample of --model."""
+    prompt_embeds: Path | None = None
+    """A .safetensors file with the embedded prompt (tensor prompt_embeds) of --model."""
+
+    def model_arguments(self) -> dict[str, Any] | None:
+        """What ``model_problem`` takes, beside ``trust_pickle``; None if the problem is one by name.
+
+        Raises:
+            ValueError: a problem and a model, or a condition without a model.
+        """
+        own: dict[str, Any] = {"guidance": self.guidance, "class_label": self.class_label}
+        own["prompt_embeds"] = None if self.prompt_embeds is None else str(self.prompt_embeds)
+        own = {name: value for name, value in own.items() if value is not None}
+        if self.model is None:
+            for name, value in own.items():
+                raise ValueError(f"{name} = {value!r} is the condition of a model of your own: give --model too")
+            return None
+        # A problem around a model has the model's name.
+        if self.problem not in (ModelOptions.problem, Path(self.model).stem):
+            raise ValueError(f"model = {self.model!r} and problem = {self.problem!r}: give one of them")
+        return {"path": self.model, **own}
 
 
 def run_command(program: str, command: Callable[[], object], interrupted: str = "interrupted") -> int:

@@ -152,18 +152,18 @@ def table_records(board: Board) -> str:
         lines.append(f"- {problem}: {len(cells)} cells ({solvers}; K = {steps})")
     lines[-1] += "\n"
     seeds = Counter(len(board.runs[c, OURS]) for c in ours)
-    text = ", ".join(f"{n} runs in {count} cells" for n, count in sorted(seeds.items(), reverse=True))
-    lines.append(f"ART-RL is in {len(ours)} of {len(board.cells)} cells{f' ({text})' if text else ''}.")
+    text = ", ".join(f"{n} in {count}" for n, count in sorted(seeds.items(), reverse=True))
+    lines.append(f"ART-RL is in {len(ours)} of {len(board.cells)} cells{f' (runs to a cell: {text})' if text else ''}.")
     below = [r for r in records if r.gap < 0.9995]
     if below:
         least = min(below, key=lambda r: r.gap)
         lines.append(
-            f"{len(below)} records are below the limit, the lowest {title(least.method)} with {least.gap:.4f} "
+            f"Records below the limit: {len(below)}, the lowest {title(least.method)} with {least.gap:.4f} "
             f"at {least.cell}: there the limit is not the best there is."
         )
     off = disagreements(board)
     if off:
-        lines.append(f"**{off} records have another gap than their error / the limit's error.**")
+        lines.append(f"**Records whose gap is not their error / the limit's error: {off}.**")
     for header in board.headers:
         lines.append("\n" + "; ".join(f"{key}: {text_of(value)}" for key, value in header.items()))
     return "\n".join(lines)

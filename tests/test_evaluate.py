@@ -146,6 +146,8 @@ def _error_cases() -> list[tuple[list[object], str]]:
         (["--problem", "gaussian-1d", "--terminal", "zreo"], "Did you mean 'zero'"),
         (["--problem", "gaussian-1d", "--seeds", 1, 1], "repeats"),
         (["--problem", "gaussian-1d", "--threads", 0], "--threads 0"),
+        (["--problem", "gaussian-1d", "--model", "x.safetensors"], "give one of them"),
+        (["--problem", "gaussian-1d", "--guidance", 2.0], "give --model too"),
         (["--problem", "gaussian-1d", "--device", "cuda:77"], "is not there"),
         (["--problem", "digits", "--num-images", 20], "num_images = 20"),
         (["--problem", "gaussian-1d", "--out", __file__], "is a file"),

@@ -131,11 +131,11 @@ def test_later_lines_count_and_doubtful_gaps_are_told(read):
     made = read([_record("edm", 3.0), _record("limit", 1.0), _record("edm", 2.0), _record("dp", 0.9)])
     assert made.gaps(board.Cell("mixture-1d", "heun", 5), "edm").tolist() == [2.0]
     text = report.table_records(made)
-    assert "1 records are below the limit, the lowest dynamic programming with 0.9000" in text
+    assert "Records below the limit: 1, the lowest dynamic programming with 0.9000" in text
     assert "ART-RL is in 0 of 1 cells" in text
     assert "another gap than" not in text
     stale = read([_record("limit", 1.0), _record("edm", 2.0, error=0.3)])
-    assert "**1 records have another gap" in report.table_records(stale)
+    assert "error: 1.**" in report.table_records(stale)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_missing_and_infinite_values(tmp_path):
     report.main(report.Args(_write(tmp_path / "r.jsonl", records), tmp_path))
     text = _page(tmp_path)
     assert "| EDM (rho = 7) | 1 of 2 | 1 | inf | 1.200 | inf | 1.000 | 1k | 2 |" in text
-    assert "ART-RL is in 1 of 2 cells (1 runs in 1 cells)." in text
+    assert "ART-RL is in 1 of 2 cells (runs to a cell: 1 in 1)." in text
     assert not (tmp_path / "figures" / "efficiency.png").exists()
 
 
