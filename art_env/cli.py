@@ -39,7 +39,9 @@ class ModelOptions:
         own = {name: value for name, value in own.items() if value is not None}
         if self.model is None:
             for name, value in own.items():
-                raise ValueError(f"{name} = {value!r} is the condition of a model of your own: give --model too")
+                raise ValueError(
+                    f"{name} = {value!r} is the condition of a model of your own: give --model too"
+                )
             return None
         # A problem around a model has the model's name.
         if self.problem not in (ModelOptions.problem, Path(self.model).stem):

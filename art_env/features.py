@@ -7,6 +7,7 @@ Inception features.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from art_env.diffusion.unet import MODELS_DIR, load_weights, read_safetensors, write_safetensors
+from art_env.diffusion.unet import MODELS_DIR
+from art_env.diffusion.weights import restore, write_safetensors
 from art_env.metrics import finite_array
 
 DIGIT_FEATURES = MODELS_DIR / "digits_features.safetensors"
@@ -107,19 +109,17 @@ class Features:
             "restore it from the repository or train it: "
             f"python -m art_env.diffusion.train_models {name}-features --seed 0"
         )
-        tensors, head = read_safetensors(path, Classifier.KIND, fix)
-        try:
-            self.model = Classifier(**{k: int(v) for k, v in dict(head["config"]).items()})
-        except (KeyError, TypeError, ValueError) as e:
-            raise ValueError(f"{path} has a broken header ({type(e).__name__}: {e}); {fix}") from e
+
+        def build(head: dict[str, Any]) -> Classifier:
+            self.meta = dict(head.get("meta", {}))
+            return Classifier(**{k: int(v) for k, v in dict(head["config"]).items()})
+
+        self.model = restore(path, Classifier.KIND, build, fix)
         self.dim = self.model.config["dim"]
         self.classes = self.model.config["classes"]
         resolution = self.model.config["resolution"]
         self.shape: tuple[int, int, int] = (self.model.config["channels"], resolution, resolution)
-        self.meta = dict(head.get("meta", {}))
         self.batch_size = batch_size
-        load_weights(self.model, tensors, path, fix)
-        self.model.eval().requires_grad_(False)
 
     def _batches(self, images: ArrayLike | Tensor) -> tuple[Tensor, ...]:
         a = finite_array(images, "images")

@@ -181,21 +181,25 @@ def _gaussian_1d(terminal: str) -> Problem:
     )
 
 
-def _mixture_1d(terminal: str) -> Problem:
-    """Three modes, two of them narrow."""
-    denoiser = GaussianMixtureDenoiser([0.3, 0.4, 0.3], [-2.0, 0.5, 2.5], np.square([0.3, 0.2, 0.4]))
+def _mixture(name: str, denoiser: GaussianMixtureDenoiser, metric: str, terminal: str) -> Problem:
     return Problem(
-        name="mixture-1d",
+        name=name,
         denoiser=denoiser,
         sigma_max=80.0,
         sigma_min=0.002,
         terminal=terminal,
         prior_std=80.0,
         data=denoiser.sample,
-        metrics=("w2",),
+        metrics=(metric,),
         num_noises=HEAVY_TAILED,
         heavy_tailed=True,
     )
+
+
+def _mixture_1d(terminal: str) -> Problem:
+    """Three modes, two of them narrow."""
+    denoiser = GaussianMixtureDenoiser([0.3, 0.4, 0.3], [-2.0, 0.5, 2.5], np.square([0.3, 0.2, 0.4]))
+    return _mixture("mixture-1d", denoiser, "w2", terminal)
 
 
 def _mixture_2d(terminal: str) -> Problem:
@@ -210,18 +214,7 @@ def _mixture_2d(terminal: str) -> Problem:
         widths = np.array([0.12 + 0.04 * i, 0.40 - 0.03 * i])
         covs.append(axes @ np.diag(widths**2) @ axes.T)
     denoiser = GaussianMixtureDenoiser(np.arange(8) + 4.0, means, np.array(covs))
-    return Problem(
-        name="mixture-2d",
-        denoiser=denoiser,
-        sigma_max=80.0,
-        sigma_min=0.002,
-        terminal=terminal,
-        prior_std=80.0,
-        data=denoiser.sample,
-        metrics=("sliced_w2",),
-        num_noises=HEAVY_TAILED,
-        heavy_tailed=True,
-    )
+    return _mixture("mixture-2d", denoiser, "sliced_w2", terminal)
 
 
 IMAGE_METRICS = ("frechet", "sliced_w2", "inception_score", "precision", "recall")

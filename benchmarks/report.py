@@ -153,7 +153,9 @@ def table_records(board: Board) -> str:
     lines[-1] += "\n"
     seeds = Counter(len(board.runs[c, OURS]) for c in ours)
     text = ", ".join(f"{n} in {count}" for n, count in sorted(seeds.items(), reverse=True))
-    lines.append(f"ART-RL is in {len(ours)} of {len(board.cells)} cells{f' (runs to a cell: {text})' if text else ''}.")
+    lines.append(
+        f"ART-RL is in {len(ours)} of {len(board.cells)} cells{f' (runs to a cell: {text})' if text else ''}."
+    )
     below = [r for r in records if r.gap < 0.9995]
     if below:
         least = min(below, key=lambda r: r.gap)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from art_env.diffusion.data import digit_images, photo_patches
 from art_env.diffusion.train_models import grid_cell
-from art_env.diffusion.unet import load_weights, read_safetensors
+from art_env.diffusion.weights import load_weights, read_safetensors
 from art_env.features import DIGIT_FEATURES, PHOTO_FEATURES, Classifier, Features
 from art_env.metrics import frechet_distance, inception_score, precision_recall
 

@@ -14,7 +14,8 @@ from art_env.diffusion.bundled import SCORE_MODELS, load_bundled
 from art_env.diffusion.data import digit_images
 from art_env.diffusion.denoiser import CheckedDenoiser, Denoiser
 from art_env.diffusion.train_models import heun_edm
-from art_env.diffusion.unet import UNetConfig, UNetDenoiser, load_digits_denoiser, read_safetensors
+from art_env.diffusion.unet import UNetConfig, UNetDenoiser, load_digits_denoiser
+from art_env.diffusion.weights import read_safetensors
 
 
 @pytest.fixture(autouse=True)

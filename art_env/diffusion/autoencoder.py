@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from art_env.diffusion.unet import load_weights, read_safetensors, write_safetensors
+from art_env.diffusion.weights import restore, write_safetensors
 
 
 @dataclass(frozen=True)
@@ -168,12 +168,6 @@ class Autoencoder(nn.Module):
             FileNotFoundError: there is no such file.
             ValueError: as ``UNetDenoiser.load``.
         """
-        tensors, head = read_safetensors(path, cls.KIND, fix)
-        try:
-            model = cls(AutoencoderConfig(**head["config"]), head.get("meta"))
-        except (KeyError, TypeError, ValueError) as e:
-            raise ValueError(
-                f"{path} has a broken header ({type(e).__name__}: {e}); {fix or 'write it again'}"
-            ) from e
-        load_weights(model, tensors, path, fix)
-        return model.eval().requires_grad_(False)
+        return restore(
+            path, cls.KIND, lambda head: cls(AutoencoderConfig(**head["config"]), head.get("meta")), fix
+        )

@@ -8,20 +8,16 @@ resolution; the bottom level mixes all its pixels with dense layers, the cheapes
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from art_env.diffusion.denoiser import per_row
-from art_env.files import atomic_path
+from art_env.diffusion.weights import restore, write_safetensors
 
 MODELS_DIR = Path(__file__).resolve().parent.parent / "models"
 DIGITS_WEIGHTS = MODELS_DIR / "digits.safetensors"
@@ -178,87 +174,6 @@ class UNet(nn.Module):
         return _conv(self.head, F.silu(h)).permute(0, 3, 1, 2)
 
 
-def write_safetensors(
-    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, object]
-) -> None:
-    """Write tensors and JSON-able metadata to one file, all or nothing (a temporary name, then a rename).
-
-    Args:
-        path: the file; its folder is made if absent.
-        tensors: by name; stored as they are.
-        metadata: by name; each value is stored as a JSON string in the file's header.
-
-    Raises:
-        TypeError: a metadata value cannot be written as JSON.
-        OSError: the folder cannot be written; the text names it.
-    """
-    path = Path(path)
-    header = {k: json.dumps(v, sort_keys=True) for k, v in metadata.items()}
-    data = save({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, metadata=header)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as tmp:
-        tmp.write_bytes(data)
-
-
-def read_safetensors(path: str | Path, kind: str, fix: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a file written by ``write_safetensors`` and check that every value is finite.
-
-    Args:
-        path: the file.
-        kind: the metadata entry ``kind`` that the file must carry.
-        fix: what error messages tell the user to do.
-
-    Returns:
-        The tensors by name, and the decoded metadata.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: not a safetensors file, truncated, of another kind, or with a value that is not finite.
-    """
-    path = Path(path)
-    fix = fix or "write it again"
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}; {fix}")
-    try:
-        with safe_open(path, framework="pt") as f:
-            header = f.metadata() or {}
-            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (safe_open is no mapping)
-    except SafetensorError as e:
-        raise ValueError(f"{path} is truncated or not a safetensors file ({e}); {fix}") from e
-    try:
-        metadata = {k: json.loads(v) for k, v in header.items()}
-    except json.JSONDecodeError:
-        metadata = {}
-    if metadata.get("kind") != kind:
-        raise ValueError(f"{path} does not hold a {kind} (its header says {header.get('kind')}); {fix}")
-    for name, t in tensors.items():
-        if not torch.isfinite(t).all():
-            raise ValueError(f"{path} has a value that is not finite in {name}; {fix}")
-    return tensors, metadata
-
-
-def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path, fix: str = "") -> None:
-    """Copy tensors into a module, exactly: every name, every shape.
-
-    Raises:
-        ValueError: a name is missing or unknown, or a shape differs; names the file and the first culprits.
-    """
-    want = module.state_dict()
-    wrong = [f"{k} is missing" for k in want if k not in tensors]
-    wrong += [f"{k} is unknown" for k in tensors if k not in want]
-    wrong += [
-        f"{k} has shape {tuple(tensors[k].shape)}, not {tuple(v.shape)}"
-        for k, v in want.items()
-        if k in tensors and tensors[k].shape != v.shape
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise ValueError(
-            f"{path} does not fit the model: {'; '.join(wrong[:3])}{more}; {fix or 'write it again'}"
-        )
-    module.load_state_dict(dict(tensors))
-
-
 class UNetDenoiser(nn.Module):
     """``D(x; sigma) = c_skip x + c_out F(c_in x, log(sigma)/4)``, the preconditioning of EDM's table 1.
 
@@ -368,16 +283,12 @@ class UNetDenoiser(nn.Module):
             ValueError: truncated, not a safetensors file, of another model, wrong or missing weights, or a
                 weight that is not finite; the message names the file and says what to do.
         """
-        tensors, head = read_safetensors(path, cls.KIND, fix)
-        try:
-            config = UNetConfig(**head["config"])
-            model = cls(config, float(head["sigma_data"]), head.get("meta"))
-        except (KeyError, TypeError, ValueError) as e:
-            raise ValueError(
-                f"{path} has a broken header ({type(e).__name__}: {e}); {fix or 'write it again'}"
-            ) from e
-        load_weights(model, tensors, path, fix)
-        return model.eval().requires_grad_(False)
+        return restore(
+            path,
+            cls.KIND,
+            lambda head: cls(UNetConfig(**head["config"]), float(head["sigma_data"]), head.get("meta")),
+            fix,
+        )
 
 
 def load_digits_denoiser(path: str | Path = DIGITS_WEIGHTS) -> UNetDenoiser:
