@@ -146,9 +146,9 @@ class Sac(Common):
     """SAC from stable-baselines3."""
 
     algorithm: ClassVar[str] = "sac"
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     """At the start; falls to 0."""
-    target_entropy: float = -4.5
+    target_entropy: float = -6.0
     """Of the policy, in nats; lower explores less."""
 
 

@@ -164,7 +164,7 @@ def make_ppo(
 
 
 def make_sac(
-    env: VecEnv, total_timesteps: int, seed: int, learning_rate: float = 1e-3, target_entropy: float = -4.5
+    env: VecEnv, total_timesteps: int, seed: int, learning_rate: float = 3e-3, target_entropy: float = -6.0
 ) -> SAC:
     """SAC (Haarnoja et al. 2018) set up for many rows: four gradient steps for each step of all rows.
 

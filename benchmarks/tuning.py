@@ -24,9 +24,9 @@ from art_env.scoring import write_csv  # noqa: E402
 
 # The option of train.py for the width, its values, and the step sizes.
 GRIDS = {
-    "art": ("std_start", (0.09, 0.18, 0.36), (0.01, 0.03, 0.1)),
+    "art": ("std_start", (0.09, 0.18, 0.36), (0.003, 0.01, 0.03)),
     "ppo": ("std_start", (0.1, 0.2, 0.4), (1e-3, 3e-3, 1e-2)),
-    "sac": ("target_entropy", (-6.0, -4.5, -3.0), (3e-4, 1e-3, 3e-3)),
+    "sac": ("target_entropy", (-6.0, -4.5, -3.0), (1e-3, 3e-3, 1e-2)),
 }
 
 
