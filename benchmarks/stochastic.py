@@ -50,7 +50,8 @@ class Args:
     steps: tuple[int, ...] = (5, 10, 20)
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the trainings."""
-    num_envs: int = 1024
+    num_envs: int = 4096
+    image_envs: int = 1024
     noise_groups: int = 8
     """Groups of num_envs / noise_groups samples, whose distance to exact ones is the reward."""
     updates: int = 150
@@ -64,8 +65,9 @@ class Args:
 def learn(problem: Problem, solver: str, K: int, seed: int, args: Args) -> tuple[Schedule, float]:
     """One training; its schedule and seconds."""
     began = time.time()
+    rows = args.image_envs if problem.is_image else args.num_envs
     env = ARTVectorEnv(
-        args.num_envs,
+        rows,
         problem,
         noise_groups=args.noise_groups,
         autoreset_mode="SAME_STEP",
@@ -78,7 +80,7 @@ def learn(problem: Problem, solver: str, K: int, seed: int, args: Args) -> tuple
     wrapped = to_sb3(env)
     wrapped.seed(seed)
     updates = args.image_updates if problem.is_image else args.updates
-    model = ARTRL("ARTPolicy", wrapped, seed=seed).learn(updates * args.num_envs * K)
+    model = ARTRL("ARTPolicy", wrapped, seed=seed).learn(updates * rows * K)
     return distill(model, env.dynamics, name="art_rl"), time.time() - began
 
 
