@@ -4,7 +4,7 @@ Every point is a training of its own, with its own annealing; medians over seeds
 
 Example (the file in benchmarks/results):
     python benchmarks/efficiency.py
-    python benchmarks/efficiency.py --runs art:128:35000 sac:256:350000 --out sac.csv
+    python benchmarks/efficiency.py --runs art:128:35000 ppo:128:200000 --out some.csv
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ class Args(TrialArgs):
         "ppo:128:100000",
         "ppo:128:200000",
         "ppo:256:200000",
+        "sac:256:350000",
     )
     """algorithm:rows:env steps"""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    sac_seeds: tuple[int, ...] = (0,)
+    sac_seeds: tuple[int, ...] = (0, 1, 2)
     """Of SAC, which takes minutes."""
     out: Path = ROOT / "benchmarks" / "results" / "efficiency.csv"
 
