@@ -38,10 +38,9 @@ class ModelOptions:
         own["prompt_embeds"] = None if self.prompt_embeds is None else str(self.prompt_embeds)
         own = {name: value for name, value in own.items() if value is not None}
         if self.model is None:
-            for name, value in own.items():
-                raise ValueError(
-                    f"{name} = {value!r} is the condition of a model of your own: give --model too"
-                )
+            if own:
+                given = ", ".join(f"{name} = {value!r}" for name, value in own.items())
+                raise ValueError(f"{given}: conditions of a model of your own; give --model too")
             return None
         # A problem around a model has the model's name.
         if self.problem not in (ModelOptions.problem, Path(self.model).stem):

@@ -6,7 +6,7 @@ numbers and the grids to --out after each configuration.
 Example (the files in benchmarks/results):
     python benchmarks/stochastic.py --problems mixture-1d
     python benchmarks/stochastic.py --problems mixture-2d --steps 5 10
-    python benchmarks/stochastic.py --problems digits --steps 5 10 --seeds 0 --image-updates 40
+    python benchmarks/stochastic.py --problems digits --steps 5 10 --seeds 0
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Args:
     noise_groups: int = 8
     """Groups of num_envs / noise_groups samples, whose distance to exact ones is the reward."""
     updates: int = 150
-    image_updates: int = 50
+    image_updates: int = 150
     num_images: int = 2000
     num_noises: int = 20_000
     """Samples of a mixture that a distance is measured with."""

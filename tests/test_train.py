@@ -565,7 +565,7 @@ def test_a_model_of_ones_own(run, tmp_path) -> None:
         (["--model", "nowhere/at/all"], "nowhere/at/all"),
         (["--model", "x.safetensors", "--problem", "mixture-1d"], "give one of them"),
         (["--model", "{digits}", "--guidance", 2.0], "guidance"),
-        (["--class-label", 3], "class_label = 3 .* --model"),
+        (["--class-label", 3], "class_label = 3: .* --model"),
         (["--model", "{digits}", "--sigma-max", 500.0], "sigma_max"),
         (["--model", "{pickle}"], "trust_pickle"),
     ],
