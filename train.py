@@ -86,7 +86,7 @@ class Common(ModelOptions):
     """Start noises that rewards are measured on; by default the problem's own number."""
     total_timesteps: int | None = None
     """Env steps; by default 300 episodes of every row (100 with --model; on the mixtures 1,130, and beyond K = 10
-    113 K), for every algorithm."""
+    113 K; of a stochastic solver on the analytic problems 75), for every algorithm."""
     num_envs: int | None = None
     """Rows that step together; by default 256 (2048 on the mixtures, 64 with --model; of a stochastic solver 4
     times as many, 4096 on the analytic problems)."""

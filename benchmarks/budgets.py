@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
-from running import run_training
+from running import kept_limit, run_training
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,8 +68,7 @@ def main(args: Args) -> None:
     scorer = Scorer(problem, args.solver, (0,), metrics=())
     stem = f"{problem.name}__{args.solver}"
     limits = {
-        K: scorer.limit(K, args.runs / f"limit__{stem}__{K}.json")
-        for K in tqdm(sorted({*args.steps, *args.unseen}), desc="limits")
+        K: kept_limit(scorer, K, args.runs) for K in tqdm(sorted({*args.steps, *args.unseen}), desc="limits")
     }
     lines: list[Line] = []
 

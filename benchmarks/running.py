@@ -1,4 +1,4 @@
-"""One run of train.py: what every table is made of."""
+"""One run of train.py, and the limit of its cell: what every table is made of."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from art_env.schedules import Schedule
+    from art_env.scoring import Scorer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -61,3 +65,8 @@ def cell(text: str) -> tuple[str, str, int]:
     """``problem:solver:K``, as options name a cell."""
     problem, solver, K = text.split(":")
     return problem, solver, int(K)
+
+
+def kept_limit(scorer: Scorer, K: int, folder: Path) -> Schedule:
+    """The limit of the scorer's problem and solver at K, computed once and kept in ``folder``."""
+    return scorer.limit(K, folder / f"limit__{scorer.problem.name}__{scorer.solver.name}__{K}.json")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 import tyro
-from running import cell, run_training
+from running import cell, kept_limit, run_training
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,7 +77,7 @@ def lines_of(args: Args, text: str) -> list[Line]:
     name, solver, K = cell(text)
     problem = make_problem(name)
     scorer = Scorer(problem, solver, (0,), metrics=())
-    limit = scorer.limit(K, args.runs / f"limit__{name}__{solver}__{K}.json")
+    limit = kept_limit(scorer, K, args.runs)
     best = scorer.rows(limit)[0].mean
     lines = [Line(name, solver, K, "best fixed schedule", 0, scorer.nfe(K), best, 1.0, 0.0)]
     seeds = args.seeds[:1] if text in args.once else args.seeds

@@ -52,10 +52,10 @@ class Args:
     """Of the trainings."""
     num_envs: int = 4096
     image_envs: int = 1024
+    """num_envs on images."""
     noise_groups: int = 8
     """Groups of num_envs / noise_groups samples, whose distance to exact ones is the reward."""
     updates: int = 150
-    image_updates: int = 150
     num_images: int = 2000
     num_noises: int = 20_000
     """Samples of a mixture that a distance is measured with."""
@@ -79,8 +79,7 @@ def learn(problem: Problem, solver: str, K: int, seed: int, args: Args) -> tuple
     )
     wrapped = to_sb3(env)
     wrapped.seed(seed)
-    updates = args.image_updates if problem.is_image else args.updates
-    model = ARTRL("ARTPolicy", wrapped, seed=seed).learn(updates * rows * K)
+    model = ARTRL("ARTPolicy", wrapped, seed=seed).learn(args.updates * rows * K)
     return distill(model, env.dynamics, name="art_rl"), time.time() - began
 
 

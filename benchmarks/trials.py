@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from running import kept_limit
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -38,7 +39,7 @@ class Trials:
         self.cell = (problem.name, args.solver, K)
         self.options = ("--problem", args.problem, "--solver", args.solver, "--num-steps", K)
         self.scorer = Scorer(problem, args.solver, (0,), metrics=())
-        self.limit = self.scorer.limit(K, args.limits / f"limit__{problem.name}__{args.solver}__{K}.json")
+        self.limit = kept_limit(self.scorer, K, args.limits)
         problem.reference()  # not part of the first training
 
     def run(self, algorithm: str, *options: object) -> tuple[float, float]:

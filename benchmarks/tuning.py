@@ -2,7 +2,7 @@
 
 A setting is a step size and a width of exploration. The seeds are none of the leaderboard's.
 
-Example:
+Example (the file in benchmarks/results):
     python benchmarks/tuning.py
 """
 

@@ -133,9 +133,9 @@ def test_later_lines_count_and_doubtful_gaps_are_told(read):
     text = report.table_records(made)
     assert "Records below the limit: 1, the lowest dynamic programming with 0.9000" in text
     assert "ART-RL is in 0 of 1 cells" in text
-    assert "another gap than" not in text
+    assert "Records whose gap is not" not in text
     stale = read([_record("limit", 1.0), _record("edm", 2.0, error=0.3)])
-    assert "error: 1.**" in report.table_records(stale)
+    assert "**Records whose gap is not their error / the limit's error: 1.**" in report.table_records(stale)
 
 
 @pytest.mark.parametrize(
