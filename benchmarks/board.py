@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections.abc import Iterable
@@ -157,6 +158,25 @@ def parse(entry: Any) -> Record:
         curve=curve.reshape(-1, 3),
         **numbers,
     )
+
+
+class Fresh(NamedTuple):
+    """ART-RL's error over the limit's on noises that neither has seen: on all of them, and on single sets."""
+
+    ratio: float
+    low: float
+    high: float
+
+
+def read_fresh(path: Path) -> dict[Cell, Fresh]:
+    """What ``fresh_noises.py`` has measured."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return {
+            Cell(row["problem"], row["solver"], int(row["num_steps"])): Fresh(
+                float(row["fresh"]), float(row["low"]), float(row["high"])
+            )
+            for row in csv.DictReader(file)
+        }
 
 
 # Statistics

@@ -19,7 +19,7 @@ import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +41,7 @@ from board import (  # noqa: E402
     Board,
     Cell,
     Doubt,
+    Fresh,
     Interval,
     Summary,
     amount,
@@ -51,6 +52,7 @@ from board import (  # noqa: E402
     median,
     number,
     read,
+    read_fresh,
     summarize,
     title,
 )
@@ -115,6 +117,8 @@ class Args:
     """PROBLEM:SOLVER:K of the figure of sample efficiency; default a cell a problem, that with the most curves."""
     figures: bool = True
     """Draw them."""
+    fresh: Path | None = None
+    """What fresh_noises.py has measured of the records; default fresh_noises.csv beside them, if there is one."""
 
 
 # Tables
@@ -259,7 +263,7 @@ def table_gaps(board: Board, problem: str) -> str:
     return "\n\n".join(parts) + "\n\nMedian over seeds; in brackets evaluations a sample; bold: the lowest."
 
 
-def table_misses(board: Board) -> str:
+def table_misses(board: Board, fresh: Mapping[Cell, Fresh]) -> str:
     """Cells where ART-RL is above its bar, or does not surely beat a rival."""
     ours = board.cells_of(OURS)
     high = high_gaps(board)
@@ -273,10 +277,22 @@ def table_misses(board: Board) -> str:
                 f"{number(float(board.gaps(cell, OURS).min()))} - {number(float(board.gaps(cell, OURS).max()))}",
                 str(len(board.gaps(cell, OURS))),
                 f"{bar(cell.problem):.2f}",
+                *([fresh_text(fresh.get(cell))] if fresh else []),
             ]
             for cell, gap in high
         ]
-        text += "\n\n" + markdown(["cell", "ART-RL's gap", "min - max", "runs", "bar"], rows)
+        header = ["cell", "ART-RL's gap", "min - max", "runs", "bar"]
+        header += ["fresh noises (single sets)"] if fresh else []
+        text += "\n\n" + markdown(header, rows)
+    if fresh:
+        above = [
+            f"{cell} ({number(f.ratio)})" for cell, f in sorted(fresh.items()) if f.ratio > bar(cell.problem)
+        ]
+        text += (
+            "\n\nFresh noises: ART-RL's error (of the run with the median gap) over the limit's on noises that "
+            f"neither has seen. There it is above the bar in {len(above)} of {len(fresh)} cells"
+            f"{': ' + '; '.join(above) if above else ''}."
+        )
     short = [c for c in ours if c.num_steps <= IMPROVEMENT_STEPS]
     doubtful: dict[Cell, list[Doubt]] = {}
     for doubt in doubts(board):
@@ -294,6 +310,11 @@ def table_misses(board: Board) -> str:
         header = ["cell", "ART-RL's gap", "rival, P(ART-RL is better), (its gap)"]
         text += "\n\n" + markdown(header, lines)
     return text
+
+
+def fresh_text(fresh: Fresh | None) -> str:
+    """On all fresh noises, and the range over sets."""
+    return f"{number(fresh.ratio)} ({number(fresh.low)} - {number(fresh.high)})" if fresh else "-"
 
 
 def table_seconds(board: Board) -> str:
@@ -316,12 +337,12 @@ def table_seconds(board: Board) -> str:
     return text + "\n\nMedian (largest) over K and seeds."
 
 
-def tables(board: Board, found: Sequence[Summary]) -> dict[str, str]:
+def tables(board: Board, found: Sequence[Summary], fresh: Mapping[Cell, Fresh]) -> dict[str, str]:
     """Every generated part of results.md, by the name in its mark."""
     parts = {
         "records": table_records(board),
         "iqm": table_iqm(board, found),
-        "misses": table_misses(board),
+        "misses": table_misses(board, fresh),
         "seconds": table_seconds(board),
     }
     return {**parts, **{f"gaps:{problem}": table_gaps(board, problem) for problem in board.problems}}
@@ -398,13 +419,21 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return out.getvalue()
 
 
+def fresh_of(args: Args) -> dict[Cell, Fresh]:
+    """On fresh noises, if that was measured."""
+    beside = args.records.with_name("fresh_noises.csv")
+    if args.fresh is None and not beside.is_file():
+        return {}
+    return read_fresh(args.fresh or beside)
+
+
 def main(args: Args) -> None:
     """Read, print, write."""
     board = read(args.records)
     found = summarize(board)
     curves = figures.curve_cells(board, args.curve_cells)
     page = args.out / "results.md"
-    parts = tables(board, found)
+    parts = tables(board, found, fresh_of(args))
     text = fill(page.read_text(encoding="utf-8") if page.is_file() else TEMPLATE, parts)
     folder = args.out / "figures"
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,12 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import board  # noqa: E402
 import board_figures  # noqa: E402
+import fresh_noises  # noqa: E402
 import report  # noqa: E402
+
+from art_env.problems import make_problem  # noqa: E402
+from art_env.schedules import Schedule  # noqa: E402
+from art_env.scoring import Scorer  # noqa: E402
 
 
 def _record(method: str, gap: float, seed: int = 0, cell: str = "mixture-1d:heun:5", **more: object) -> dict:
@@ -104,16 +110,50 @@ def test_misses(read):
         ("mixture-1d, heun, 5", "edm", 1.06, 1.065),
     ]
     assert [d.improvement for d in board.doubts(made)] == pytest.approx([0.5, 2 / 3])
-    text = report.table_misses(made)
+    text = report.table_misses(made, {})
     assert "2 of 3 cells" in text
+    assert "resh noises" not in text
     assert "| mixture-1d, heun, 5 | 1.060 | 1.040 - 1.070 | 3 | 1.05 |" in text
     assert "2 of 2 cells" in text
     assert "EDM (rho = 7) 0.67 (1.065)" in text
 
 
+def test_fresh_noises(read, tmp_path):
+    """Beside a miss, and as a miss of their own; read from beside the records."""
+    made = read([_record("art", 1.2), _record("art", 1.01, cell="mixture-1d:rk4:5")])
+    header = "problem,solver,num_steps,noises,gap,fresh,low,high,gradients\n"
+    lines = "mixture-1d,heun,5,64,1.2,0.98,0.9,1.3,nan\nmixture-1d,rk4,5,64,1.01,1.0502,1,1.1,1.0\n"
+    (tmp_path / "fresh_noises.csv").write_text(header + lines)
+    fresh = report.fresh_of(report.Args(tmp_path / "records.jsonl"))
+    text = report.table_misses(made, fresh)
+    assert "| mixture-1d, heun, 5 | 1.200 | 1.200 - 1.200 | 1 | 1.05 | 0.980 (0.900 - 1.300) |" in text
+    assert "above the bar in 1 of 2 cells: mixture-1d, rk4, 5 (1.050)." in text
+    assert report.fresh_of(report.Args(tmp_path / "elsewhere" / "records.jsonl")) == {}
+    with pytest.raises(FileNotFoundError):
+        report.fresh_of(report.Args(tmp_path / "records.jsonl", fresh=tmp_path / "no.csv"))
+
+
+def test_fresh_noises_of_a_cell():
+    """The limit on other noises: ratios from the errors of each set."""
+    problem = replace(make_problem("mixture-1d"), num_noises=128)
+    scorers = [Scorer(problem, "euler", (seed,), metrics=()) for seed in (1, 2)]
+    grids = {"limit": [80.0, 3.0, 0.6, 0.002], "art": [80.0, 2.0, 0.5, 0.002]}
+    rows = [_record(name, 1.0, cell="mixture-1d:euler:3", sigmas=grid) for name, grid in grids.items()]
+    worse = [_record("art", gap, seed, "mixture-1d:euler:3") for seed, gap in ((1, 0.9), (2, 1.1))]
+    line = fresh_noises.measure(scorers, rows + worse)
+    limit, art = (
+        [scorer.rows(Schedule(grid, name))[0].mean for scorer in scorers] for name, grid in grids.items()
+    )
+    assert line.noises == 256
+    assert line.fresh == pytest.approx(math.hypot(*art) / math.hypot(*limit), rel=1e-4)
+    assert line.low == pytest.approx(min(a / b for a, b in zip(art, limit, strict=True)), rel=1e-4)
+    assert line.high > line.low
+    assert math.isnan(line.gradients)
+
+
 def test_tables(read):
     made = read(_small())
-    parts = report.tables(made, board.summarize(made))
+    parts = report.tables(made, board.summarize(made), {})
     assert set(parts) == {"records", "iqm", "misses", "seconds", "gaps:mixture-1d", "gaps:digits"}
     assert "16 records of 5 methods in 2 cells." in parts["records"]
     assert "command: make it; versions: numpy 2" in parts["records"]
