@@ -63,6 +63,7 @@ class Line:
 
 def main(args: Args) -> None:
     """Train, score, print, write."""
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     problem = make_problem(args.problem)
     scorer = Scorer(problem, args.solver, (0,), metrics=())

@@ -63,6 +63,7 @@ class Line:
 
 def main(args: Args) -> None:
     """Train, score, print, write."""
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     trials = Trials(args)
     lines: list[Line] = []
     for run in args.runs:

@@ -91,6 +91,7 @@ def measure(scorers: list[Scorer], rows: list[dict[str, Any]]) -> Line:
 
 def main(args: Args) -> None:
     """All cells that have ART-RL and the limit; print, write."""
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in Book(args.records, {}).rows:

@@ -262,6 +262,7 @@ def header(args: Args) -> dict[str, Any]:
 def main() -> None:
     """All cells, one after the other; the trainings of a cell side by side."""
     args = tyro.cli(Args, description=__doc__)
+    args.records.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     book = Book(args.records, header(args))
     cells = [(p, s, K) for p in args.problems for K in args.steps for s in args.solvers]

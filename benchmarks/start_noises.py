@@ -123,6 +123,7 @@ def measure(args: Args, name: str, solver: str, K: int) -> Line:
 
 def main(args: Args) -> None:
     """Measure, print, write."""
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     lines = []
     for text in args.cells:

@@ -142,6 +142,7 @@ def overhead(args: Args, text: str, batch: int, rounds: int = 200) -> str:
 
 def main(args: Args) -> None:
     """Train, score, time, write."""
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     lines: list[Line] = []
     for text in args.cells:

@@ -149,6 +149,7 @@ def run(
 def main() -> None:
     """Run all configurations."""
     args = tyro.cli(Args, description=__doc__)
+    args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     for name in args.problems:
         problem = make_problem(name)

@@ -59,6 +59,7 @@ class Line:
 
 def main(args: Args) -> None:
     """Train, score, print, write."""
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     trials = Trials(args)
     shared = ("--num-envs", args.num_envs, "--total-timesteps", args.total_timesteps)
     lines: list[Line] = []
