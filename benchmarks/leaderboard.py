@@ -151,7 +151,7 @@ class CellRunner:
         row = dict(zip(("problem", "solver", "num_steps"), self.cell, strict=True))
         row |= {"nfe": self.nfe, "method": method, "seed": seed, "error": error, "gap": error / self.best}
         row |= {"evaluations": evaluations, "seconds": round(seconds, 3), **more}
-        self.book.add({**row, "sigmas": [float(f"{s:.9g}") for s in schedule.sigmas]})
+        self.book.add({**row, "sigmas": schedule.sigmas.tolist()})
 
     def _search_limit(self, starts: list[Schedule], known: float) -> None:
         self.limit = self.scorer.limit(self.K, self.limit_path, (*starts, self.limit), again=True)
