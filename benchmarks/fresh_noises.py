@@ -24,6 +24,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from art_env.cli import run_command  # noqa: E402
 from art_env.problems import Problem, make_problem  # noqa: E402
 from art_env.schedules import Schedule  # noqa: E402
 from art_env.scoring import Scorer, write_csv  # noqa: E402
@@ -98,6 +99,11 @@ def main(args: Args) -> None:
         if row["problem"] in args.problems:
             cells.setdefault(key(row)[:3], []).append(row)
     cells = {cell: rows for cell, rows in cells.items() if {"art", "limit"} <= {r["method"] for r in rows}}
+    if not cells or not args.sets:
+        raise ValueError(
+            f"nothing to score: records = {str(args.records)!r} must hold art and limit for one of problems = "
+            f"{args.problems}, and sets = {args.sets} must not be empty"
+        )
     problems: dict[str, Problem] = {name: make_problem(name) for name in args.problems}
     lines = []
     scorers: list[Scorer] = []
@@ -114,4 +120,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    sys.exit(run_command("fresh_noises.py", lambda: main(tyro.cli(Args, description=__doc__))))
