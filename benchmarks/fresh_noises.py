@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from art_env.cli import run_command  # noqa: E402
-from art_env.problems import Problem, make_problem  # noqa: E402
+from art_env.problems import make_problem  # noqa: E402
 from art_env.schedules import Schedule  # noqa: E402
 from art_env.scoring import Scorer, write_csv  # noqa: E402
 
@@ -92,11 +92,11 @@ def measure(scorers: list[Scorer], rows: list[dict[str, Any]]) -> Line:
 
 def main(args: Args) -> None:
     """All cells that have ART-RL and the limit; print, write."""
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
+    problems = {name: make_problem(name) for name in args.problems}
     cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in Book(args.records, {}).rows:
-        if row["problem"] in args.problems:
+        if row["problem"] in problems:
             cells.setdefault(key(row)[:3], []).append(row)
     cells = {cell: rows for cell, rows in cells.items() if {"art", "limit"} <= {r["method"] for r in rows}}
     if not cells or not args.sets:
@@ -104,12 +104,10 @@ def main(args: Args) -> None:
             f"nothing to score: records = {str(args.records)!r} must hold art and limit for one of problems = "
             f"{args.problems}, and sets = {args.sets} must not be empty"
         )
-    problems: dict[str, Problem] = {name: make_problem(name) for name in args.problems}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     lines = []
-    scorers: list[Scorer] = []
     for (name, solver, K), rows in tqdm(cells.items(), disable=None):
-        if not scorers or (scorers[0].problem.name, scorers[0].solver.name) != (name, solver):
-            scorers = [Scorer(problems[name], solver, (seed,), metrics=()) for seed in args.sets]
+        scorers = [Scorer(problems[name], solver, (seed,), metrics=()) for seed in args.sets]
         lines.append(measure(scorers, rows))
         line = lines[-1]
         tqdm.write(
