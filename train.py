@@ -85,11 +85,11 @@ class Common(ModelOptions):
     num_noises: int | None = None
     """Start noises that rewards are measured on; by default the problem's own number."""
     total_timesteps: int | None = None
-    """Env steps; by default 300 episodes of every row (100 with --model; on the mixtures 1,130, and beyond K = 10
-    113 K; of a stochastic solver on the analytic problems 75), for every algorithm."""
+    """Env steps; by default 300 episodes of every row (on images 1,200, 100 with --model; on the mixtures 1,130, and
+    beyond K = 10 113 K; of a stochastic solver on images 300, on the analytic problems 75), for every algorithm."""
     num_envs: int | None = None
-    """Rows that step together; by default 256 (2048 on the mixtures, 64 with --model; of a stochastic solver 4
-    times as many, 4096 on the analytic problems)."""
+    """Rows that step together; by default 256 (64 on images and with --model, 2048 on the mixtures; of a stochastic
+    solver 4096, 1024 on images, 256 with --model)."""
     seed: int = 0
     """Of the agent, the exploration and the start noises."""
     eval_seeds: tuple[int, ...] = (0,)
@@ -321,11 +321,16 @@ def check(args: Common) -> tuple[dict[str, Any], Dynamics, int]:
     if isinstance(args, ArtPaper):
         args.num_envs = 1
         total = total or args.iterations * sum(budgets)
-    # A network of unknown size gets few.
-    rows, rollouts = (256, 300) if args.model is None else (64, 100)
-    if dynamics.compares_groups:
+    rows, rollouts = 256, 300
+    if args.model is not None:
+        # A network of unknown size gets few.
+        rows, rollouts = (4 * 64 if dynamics.compares_groups else 64), 100
+    elif dynamics.compares_groups:
         # A group must stand for a distribution: W2 between small samples favours one that is too narrow.
-        rows, rollouts = (4 * rows, rollouts) if dynamics.problem.is_image else (16 * rows, rollouts // 4)
+        rows, rollouts = (1024, 300) if dynamics.problem.is_image else (4096, 75)
+    elif dynamics.problem.is_image:
+        # Where an episode is expensive, many small updates are worth more than few large ones.
+        rows, rollouts = 64, 1200
     elif dynamics.problem.heavy_tailed:
         # The covariance over the steps, which is learned, has K squared entries.
         rows, rollouts = 2048, round(1130 * max(max(budgets) / 10, 1.0))

@@ -235,7 +235,7 @@ def _digits(terminal: str, model: str = "digits-base") -> Problem:
         features=DIGIT_FEATURES,
         num_data=1797,
         num_knots=65,
-        num_noises=256,
+        num_noises=1024,
     )
 
 
@@ -281,6 +281,7 @@ def _photos(terminal: str) -> Problem:
         metrics=(*IMAGE_METRICS, "frechet_held_out"),
         features=PHOTO_FEATURES,
         num_data=None,
+        num_noises=256,
     )
 
 

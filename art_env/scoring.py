@@ -47,6 +47,8 @@ NOISE_SEED, SECOND_SEED = 10_000, 20_000
 LOG_SNR_END = 1e-4
 # Trajectories that the closed form, dynamic programming and others read.
 PILOT_NOISES = 256
+# Held-out start noises where many are too dear or not needed.
+FEW_NOISES = 256
 BATCH = 512
 
 
@@ -101,7 +103,8 @@ class Scorer:
         solver: a name or a ``Solver``.
         seeds: one seed set each: held-out start noises (and data); the mean and spread are over these.
         num_images: samples per seed set for the metrics of images.
-        num_noises: start noises per seed set for everything else; default the problem's own number.
+        num_noises: start noises per seed set for everything else; default the problem's own number, on images at
+            most 256.
         metrics: beside the paired error; default the problem's own. Images have ``fid`` too, for which the
             weights of an Inception network are needed.
         fid: how ``fid`` is computed; default torch-fidelity's Inception network.
@@ -129,12 +132,14 @@ class Scorer:
             raise ValueError(f"seeds = {self.seeds} repeats one, which would understate the spread")
         if min(self.seeds) < 0 or max(self.seeds) >= SECOND_SEED - NOISE_SEED:
             raise ValueError(f"seeds = {self.seeds} must lie between 0 and {SECOND_SEED - NOISE_SEED - 1}")
-        self.num_noises = problem.num_noises if num_noises is None else num_noises
+        if num_noises is None:
+            num_noises = min(problem.num_noises, FEW_NOISES) if problem.is_image else problem.num_noises
+        self.num_noises = num_noises
         if self.num_noises < 2:
             raise ValueError(f"num_noises = {self.num_noises} must be at least 2")
         if problem.linear:
             # Scores are exact; a reference only serves the search for the limit.
-            self.num_noises = min(self.num_noises, 256)
+            self.num_noises = min(self.num_noises, FEW_NOISES)
         self.num_images = int(num_images)
         self.metrics = problem.metrics if metrics is None else tuple(metrics)
         images = problem.features is not None

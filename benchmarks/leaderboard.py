@@ -192,7 +192,7 @@ class CellRunner:
         self.record(found, "cma", seed, time.perf_counter() - began)
 
     def _training_noises(self) -> ReferenceFlow:
-        """As many as learners have."""
+        """Of the learners' number; on images a quarter, for more candidates from as many evaluations."""
         return self.problem.reference(256 if self.problem.is_image else None)
 
     def learn(self, method: str, workers: ProcessPoolExecutor) -> None:

@@ -75,7 +75,6 @@ def learn(problem: Problem, solver: str, K: int, seed: int, args: Args) -> tuple
         num_steps=K,
         features=(),
         clock="closed_form",
-        num_noises=1024 if problem.is_image else None,
     )
     wrapped = to_sb3(env)
     wrapped.seed(seed)

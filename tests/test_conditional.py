@@ -106,7 +106,8 @@ def test_scores_leave_the_condition_out():
     ends = scorer.samples(baseline("edm", problem, 4, "euler"), 8)
     assert ends.shape == (8, 1, 8, 8)
     exact = scorer.exact_samples(8)
-    assert rows["rmse"].mean == pytest.approx(float((ends - exact).square().mean().sqrt()), rel=1e-9)
+    # The network computes in float32: the last digits depend on the size of the batch.
+    assert rows["rmse"].mean == pytest.approx(float((ends - exact).square().mean().sqrt()), rel=1e-6)
     # What was given comes back.
     given = problem.sample_data(8, 10_000)[..., :4]
     torch.testing.assert_close(ends[..., :4], given, rtol=0, atol=1e-9)

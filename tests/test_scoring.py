@@ -165,6 +165,16 @@ def test_bad_scorers(change: dict, match: str, mixture: Problem) -> None:
         Scorer(**{"problem": mixture, "solver": "heun", **change})
 
 
+def test_how_many_held_out_noises(mixture: Problem) -> None:
+    """As many as rewards are measured on, but few where evaluations are dear or scores exact."""
+    digits = make_problem("digits")
+    assert (digits.num_noises, Scorer(digits, "heun").num_noises) == (1024, 256)
+    assert Scorer(digits, "heun", num_noises=300).num_noises == 300
+    assert Scorer(replace(digits, num_noises=64), "heun").num_noises == 64
+    assert Scorer(mixture, "heun").num_noises == 512
+    assert Scorer(make_problem("gaussian-1d"), "heun").num_noises == 256
+
+
 def test_too_few_images() -> None:
     with pytest.raises(ValueError, match="num_images = 10 must exceed"):
         Scorer(make_problem("digits"), "heun", num_images=10)

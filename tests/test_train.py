@@ -436,6 +436,24 @@ def test_many_steps_take_longer_training(K: int, episodes: int) -> None:
     assert train.check(args)[2] == episodes * 2048 * K
 
 
+@pytest.mark.parametrize(
+    ("options", "rows", "episodes"),
+    [
+        ("--problem gaussian-1d", 256, 300),
+        ("--problem mixture-2d", 2048, 1130),
+        ("--problem digits", 64, 1200),
+        ("sac --problem digits", 64, 1200),
+        ("--problem digits --num-envs 128", 128, 600),
+        ("--problem mixture-1d --solver euler_maruyama", 4096, 75),
+        ("--problem digits --solver edm_churn", 1024, 300),
+    ],
+)
+def test_default_rows_and_episodes(options: str, rows: int, episodes: int) -> None:
+    """As many env steps whatever the rows are."""
+    args = train.parse([*options.split(), "--num-steps", "3", "--num-noises", "1024"])
+    assert (train.check(args)[2], args.num_envs) == (episodes * rows * 3, rows)
+
+
 @pytest.mark.parametrize("args", [["--num-stps", 5], ["artpaper"], ["sac", "--std-start", 1, "--sead", 0]])
 def test_unknown_option_and_algorithm(args, run, tmp_path) -> None:
     code, _, err = run(*args, "--run-dir", tmp_path / "run")
