@@ -71,7 +71,7 @@ class Args:
     records: Path = ROOT / "benchmarks" / "results" / "leaderboard.jsonl"
     """One JSON object a line."""
     limits: Path = Path("runs/leaderboard/limits")
-    """Where limits are kept between calls."""
+    """Where limits are kept between calls, beside the records."""
     runs: Path = Path("runs/leaderboard")
     """Where trained schedules are kept."""
 
@@ -92,6 +92,11 @@ class Book:
     def has(self, cell: tuple[str, str, int], method: str, seed: int) -> bool:
         """Whether this run is there."""
         return any(key(row) == (*cell, method, seed) for row in self.rows)
+
+    def limit(self, cell: tuple[str, str, int]) -> Schedule | None:
+        """The limit of a cell, if it is there."""
+        rows = [row for row in self.rows if key(row) == (*cell, "limit", 0)]
+        return Schedule(rows[0]["sigmas"], "limit", {"seconds": rows[0]["seconds"]}) if rows else None
 
     def add(self, row: dict[str, Any]) -> None:
         """Keep a record, in the place of an older one of the same run."""
@@ -133,7 +138,9 @@ class CellRunner:
         self.scorer = Scorer(problem, solver, (0,), metrics=())
         self.nfe = self.scorer.nfe(K)
         self.limit_path = args.limits / f"{problem.name}__{solver}__{K}.json"
-        self.limit = self.scorer.limit(K, self.limit_path)
+        # A fresh clone has the records, but not the folder of limits.
+        known = book.limit(self.cell)
+        self.limit = known if known is not None else self.scorer.limit(K, self.limit_path)
         self.best = self.error(self.limit)
         self.new_schedules = False
 

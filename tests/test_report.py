@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import board  # noqa: E402
 import board_figures  # noqa: E402
 import fresh_noises  # noqa: E402
+import leaderboard  # noqa: E402
 import report  # noqa: E402
 
 from art_env.problems import make_problem  # noqa: E402
@@ -315,3 +316,16 @@ def test_command_line_errors(tmp_path):
     assert done.stderr.startswith("report.py: error:")
     assert "line 1" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_limit_in_the_records_is_not_searched_again(tmp_path) -> None:
+    sigmas = [3.0, 1.0, 0.0]
+    records = _write(tmp_path / "r.jsonl", [_record("limit", 1.0, cell="gaussian-1d:euler:2", sigmas=sigmas)])
+    args = leaderboard.Args(records=records, limits=tmp_path / "limits", runs=tmp_path / "runs")
+    book = leaderboard.Book(records, {})
+    runner = leaderboard.CellRunner(make_problem("gaussian-1d"), "euler", 2, args, book)
+    assert runner.limit.sigmas.tolist() == sigmas
+    assert list(tmp_path.iterdir()) == [records]
+    # Another cell has none there: it is searched and kept.
+    found = leaderboard.CellRunner(make_problem("gaussian-1d"), "euler", 3, args, book).limit
+    assert Schedule.load(tmp_path / "limits" / "gaussian-1d__euler__3.json").num_steps == found.num_steps == 3
