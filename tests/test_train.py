@@ -450,7 +450,7 @@ def test_many_steps_take_longer_training(K: int, episodes: int) -> None:
 )
 def test_default_rows_and_episodes(options: str, rows: int, episodes: int) -> None:
     """As many env steps whatever the rows are."""
-    args = train.parse([*options.split(), "--num-steps", "3", "--num-noises", "1024"])
+    args = train.parse([*options.split(), "--num-steps", "3", "--num-noises", "256"])
     assert (train.check(args)[2], args.num_envs) == (episodes * rows * 3, rows)
 
 
