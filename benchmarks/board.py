@@ -18,6 +18,8 @@ OURS, LIMIT = "art", "limit"
 ANALYTIC = ("gaussian", "mixture")
 ANALYTIC_BAR, NETWORK_BAR = 1.05, 1.10
 LEAST_IMPROVEMENT, IMPROVEMENT_STEPS = 0.9, 10
+# Medians within 1% are a tie.
+TIE = 1.01
 TITLES = {
     "uniform": "uniform",
     "log_snr": "log-SNR",
@@ -279,6 +281,15 @@ def doubts(board: Board) -> list[Doubt]:
             if chance < LEAST_IMPROVEMENT:
                 found.append(Doubt(cell, method, chance, float(np.median(ours)), float(np.median(theirs))))
     return found
+
+
+def beaten(found: Iterable[Doubt]) -> list[Doubt]:
+    """Of each cell the rival with the lowest median, where ART-RL's is above it by more than a tie."""
+    best: dict[Cell, Doubt] = {}
+    for doubt in found:
+        if doubt.cell not in best or doubt.theirs < best[doubt.cell].theirs:
+            best[doubt.cell] = doubt
+    return [d for d in best.values() if d.ours > TIE * d.theirs]
 
 
 def is_search(board: Board, method: str) -> bool:

@@ -38,6 +38,7 @@ from board import (  # noqa: E402
     LIMIT,
     NETWORK_BAR,
     OURS,
+    TIE,
     Board,
     Cell,
     Doubt,
@@ -46,6 +47,7 @@ from board import (  # noqa: E402
     Summary,
     amount,
     bar,
+    beaten,
     doubts,
     high_gaps,
     is_search,
@@ -302,6 +304,14 @@ def table_misses(board: Board, fresh: Mapping[Cell, Fresh]) -> str:
         f"{len(doubtful)} of {len(short)} cells."
     )
     if doubtful:
+        lost = [
+            f"{d.cell} ({number(d.ours)}; {title(d.method)} {number(d.theirs)})"
+            for d in beaten(d for several in doubtful.values() for d in several)
+        ]
+        text += (
+            f" The best of these rivals has a median gap lower by more than {TIE - 1:.0%} in {len(lost)} of them"
+            f"{': ' + '; '.join(lost) if lost else ''}."
+        )
         lines = []
         for cell, several in doubtful.items():
             several.sort(key=lambda d: d.improvement)

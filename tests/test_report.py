@@ -117,6 +117,20 @@ def test_misses(read):
     assert "| mixture-1d, heun, 5 | 1.060 | 1.040 - 1.070 | 3 | 1.05 |" in text
     assert "2 of 2 cells" in text
     assert "EDM (rho = 7) 0.67 (1.065)" in text
+    assert "lower by more than 1% in 0 of them." in text
+
+
+def test_doubtful_cells_that_are_no_ties(read):
+    records = [_record("art", gap, s) for s, gap in enumerate((1.04, 1.06, 1.07))]
+    records += [_record("art", 1.10, 0, "digits:heun:5"), _record("edm", 1.09, 0, "digits:heun:5")]
+    records += [_record("edm", 1.05, 0), _record("dp", 1.02, 0), _record("cma", 1.04, 0)]
+    made = read(records)
+    # Of three rivals the best; 1.10 against 1.09 is a tie.
+    found = [(str(d.cell), d.method, d.ours, d.theirs) for d in board.beaten(board.doubts(made))]
+    assert found == [("mixture-1d, heun, 5", "dp", 1.06, 1.02)]
+    assert "in 1 of them: mixture-1d, heun, 5 (1.060; dynamic programming 1.020)." in report.table_misses(
+        made, {}
+    )
 
 
 def test_fresh_noises(read, tmp_path):
