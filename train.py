@@ -21,6 +21,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,11 +45,13 @@ from agents.loading import ALGORITHMS, read_settings, save_agent
 from agents.rollout import sample_with_policy
 from art_env import __version__
 from art_env.cli import ModelOptions, run_command
+from art_env.diffusion.solvers import get_solver
 from art_env.dynamics import Dynamics, check_budgets
-from art_env.envs import ARTVectorEnv, make_dynamics
+from art_env.envs import ARTVectorEnv, choose_problem
 from art_env.files import atomic_path, write_text
 from art_env.names import check_name, unknown_name
 from art_env.plots import samples_figure, schedule_figure
+from art_env.problems import Problem
 from art_env.sb3 import to_sb3
 from art_env.schedules import Schedule
 from art_env.scoring import Row, Scorer, baseline, format_table, write_csv
@@ -302,21 +305,30 @@ def check(args: Common) -> tuple[dict[str, Any], Dynamics, int]:
             ) from None
     else:
         clock = args.clock
-    names = ("problem", "solver", "reward", "features", "action_range", "terminal", "sigma_min")
-    settings: dict[str, Any] = {
-        name: getattr(args, name) for name in (*names, "sigma_max", "num_noises", "device")
+    source: dict[str, Any] = {
+        name: getattr(args, name) for name in ("problem", "terminal", "sigma_min", "sigma_max", "device")
     }
-    settings["num_steps"] = list(budgets) if len(budgets) > 1 else budgets[0]
-    settings["features"] = list(args.features)
-    settings["control"] = "speed" if args.algorithm == "art-paper" else "log_speed"
-    settings["clock"] = clock
     model = args.model_arguments()
     if model is not None:
-        settings |= {"model": model, "problem": "custom"}
-    dynamics = make_dynamics(**settings, trust_pickle=args.trust_pickle)
-    args.problem = dynamics.problem.name
-    args.limit = args.limit and (args.model is None or args.model_limit) and not dynamics.solver.noisy
-    # K = 1 leaves nothing to choose, and a rollout of one step has no spread.
+        source |= {"model": model, "problem": "custom"}
+    problem = choose_problem(**source, trust_pickle=args.trust_pickle)
+    args.problem = problem.name
+    solver = get_solver(args.solver)
+    args.limit = args.limit and (args.model is None or args.model_limit) and not solver.noisy
+    total = check_size(args, problem, budgets, solver.noisy and args.reward == "global")
+    how: dict[str, Any] = {
+        name: getattr(args, name) for name in ("solver", "reward", "action_range", "num_noises")
+    }
+    how["num_steps"] = list(budgets) if len(budgets) > 1 else budgets[0]
+    how["features"] = list(args.features)
+    how["control"] = "speed" if args.algorithm == "art-paper" else "log_speed"
+    how["clock"] = clock
+    # Last, as it may integrate many exact trajectories.
+    return {**source, **how}, Dynamics(problem, **how), total
+
+
+def check_size(args: Common, problem: Problem, budgets: Sequence[int], compares_groups: bool) -> int:
+    """Fill in the number of rows; the env steps."""
     total = args.total_timesteps
     if isinstance(args, ArtPaper):
         args.num_envs = 1
@@ -324,14 +336,14 @@ def check(args: Common) -> tuple[dict[str, Any], Dynamics, int]:
     rows, rollouts = 256, 300
     if args.model is not None:
         # A network of unknown size gets few.
-        rows, rollouts = (4 * 64 if dynamics.compares_groups else 64), 100
-    elif dynamics.compares_groups:
+        rows, rollouts = (4 * 64 if compares_groups else 64), 100
+    elif compares_groups:
         # A group must stand for a distribution: W2 between small samples favours one that is too narrow.
-        rows, rollouts = (1024, 300) if dynamics.problem.is_image else (4096, 75)
-    elif dynamics.problem.is_image:
+        rows, rollouts = (1024, 300) if problem.is_image else (4096, 75)
+    elif problem.is_image:
         # Where an episode is expensive, many small updates are worth more than few large ones.
         rows, rollouts = 64, 1200
-    elif dynamics.problem.heavy_tailed:
+    elif problem.heavy_tailed:
         # The covariance over the steps, which is learned, has K squared entries.
         rows, rollouts = 2048, round(1130 * max(max(budgets) / 10, 1.0))
     args.num_envs = args.num_envs or rows
@@ -344,7 +356,7 @@ def check(args: Common) -> tuple[dict[str, Any], Dynamics, int]:
         )
     if isinstance(args, Art) and args.num_envs % args.noise_groups:
         raise ValueError(f"noise_groups = {args.noise_groups} must divide num_envs = {args.num_envs}")
-    return settings, dynamics, total
+    return total
 
 
 def find_limit(

@@ -12,7 +12,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 
 from agents.art_rl import ARTRL
 from art_env.dynamics import Dynamics
-from art_env.envs import make_dynamics
+from art_env.envs import ABOUT_PROBLEM, make_dynamics
 from art_env.files import atomic_path
 from art_env.names import unknown_name
 from art_env.problems import Problem
@@ -101,6 +101,5 @@ def _env_settings(trained: dict[str, Any], problem: Problem | None) -> dict[str,
     home = Path(model["path"]).stem if model else trained["problem"]
     if problem is None or problem.name == home:
         return trained
-    about_problem = ("problem", "model", "terminal", "sigma_min", "sigma_max", "device")
-    kept = {name: value for name, value in trained.items() if name not in about_problem}
+    kept = {name: value for name, value in trained.items() if name not in ("problem", *ABOUT_PROBLEM)}
     return {**kept, "problem": problem, "num_noises": min(problem.num_noises, FEW_NOISES)}

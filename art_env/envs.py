@@ -22,6 +22,8 @@ from art_env.problems import Problem, custom_problem, make_problem, model_proble
 from art_env.render import Frame, draw
 from art_env.schedules.schedule import Schedule
 
+# Settings that say what is sampled, beside the problem itself.
+ABOUT_PROBLEM = ("denoiser", "terminal", "sigma_min", "sigma_max", "device", "model", "trust_pickle")
 VECTOR_ONLY = ("self", "__class__", "num_envs", "autoreset_mode", "noise_groups", "render_mode")
 # Of the raw control: thirty standard deviations of the paper's widest policy, sqrt(0.1 / 1e-6).
 MAX_SPEED = 1e4
@@ -30,7 +32,7 @@ PLAY_STREAM = 0x91A7
 METADATA: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 2}
 
 
-def make_dynamics(
+def choose_problem(
     problem: str | Problem = "digits",
     *,
     denoiser: Denoiser | None = None,
@@ -40,17 +42,17 @@ def make_dynamics(
     device: str = "cpu",
     model: Mapping[str, Any] | None = None,
     trust_pickle: bool = False,
-    **settings: Any,
-) -> Dynamics:
-    """``Dynamics`` from plain settings: those of ``ARTEnv``.
+) -> Problem:
+    """The problem of an environment's settings; nothing is integrated yet.
 
     Args:
-        problem, denoiser, terminal, sigma_min, sigma_max, device, settings: as ``ARTEnv``.
+        problem, denoiser, terminal, sigma_min, sigma_max, device: as ``ARTEnv``.
         model: arguments of ``art_env.problems.model_problem``; with ``problem="custom"``.
         trust_pickle: allow that model to be a pickle.
 
     Raises:
-        ValueError, TypeError: a setting that is not understood; names it, its value and the fix.
+        ValueError, FileNotFoundError, ImportError: a setting that is not understood, or a model that cannot be
+            loaded; names it, its value and the fix.
     """
     if model is not None:
         if problem != "custom" or denoiser is not None:
@@ -83,7 +85,17 @@ def make_dynamics(
         raise ValueError(
             f"denoiser is given, but problem {problem.name!r} has its own; use the id ART/Diffusion-v0"
         )
-    return Dynamics(problem, **settings)
+    return problem
+
+
+def make_dynamics(problem: str | Problem = "digits", **settings: Any) -> Dynamics:
+    """``Dynamics`` from plain settings: those of ``ARTEnv`` and of ``choose_problem``.
+
+    Raises:
+        ValueError, TypeError: a setting that is not understood; names it, its value and the fix.
+    """
+    chosen = {name: settings.pop(name) for name in ABOUT_PROBLEM if name in settings}
+    return Dynamics(choose_problem(problem, **chosen), **settings)
 
 
 class _Common:

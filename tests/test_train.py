@@ -21,6 +21,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 import train
 from agents.loading import load_agent
+from art_env import problems
 from art_env.schedules import Schedule
 
 ROOT = Path(__file__).parents[1]
@@ -452,6 +453,15 @@ def test_default_rows_and_episodes(options: str, rows: int, episodes: int) -> No
     """As many env steps whatever the rows are."""
     args = train.parse([*options.split(), "--num-steps", "3", "--num-noises", "256"])
     assert (train.check(args)[2], args.num_envs) == (episodes * rows * 3, rows)
+
+
+@pytest.mark.parametrize(("option", "value"), [("total_timesteps", 100), ("noise_groups", 7)])
+def test_sizes_are_checked_before_anything_is_integrated(option, value, run, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(problems, "_reference", lambda *_: pytest.fail("integrated"))
+    code, _, err = run("--" + option.replace("_", "-"), value, "--run-dir", tmp_path / "run")
+    assert code == 2
+    assert f"{option} = {value}" in err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("args", [["--num-stps", 5], ["artpaper"], ["sac", "--std-start", 1, "--sead", 0]])
