@@ -46,8 +46,8 @@ from agents.rollout import sample_with_policy
 from art_env import __version__
 from art_env.cli import ModelOptions, run_command
 from art_env.diffusion.solvers import get_solver
-from art_env.dynamics import Dynamics, check_budgets
-from art_env.envs import ARTVectorEnv, choose_problem
+from art_env.dynamics import Dynamics, check_budgets, compares_groups
+from art_env.envs import ABOUT_PROBLEM, ARTVectorEnv, choose_problem
 from art_env.files import atomic_path, write_text
 from art_env.names import check_name, unknown_name
 from art_env.plots import samples_figure, schedule_figure
@@ -315,7 +315,7 @@ def check(args: Common) -> tuple[dict[str, Any], Dynamics, int]:
     args.problem = problem.name
     solver = get_solver(args.solver)
     args.limit = args.limit and (args.model is None or args.model_limit) and not solver.noisy
-    total = check_size(args, problem, budgets, solver.noisy and args.reward == "global")
+    total = check_size(args, problem, budgets, compares_groups(solver, args.reward))
     how: dict[str, Any] = {
         name: getattr(args, name) for name in ("solver", "reward", "action_range", "num_noises")
     }
@@ -327,7 +327,7 @@ def check(args: Common) -> tuple[dict[str, Any], Dynamics, int]:
     return {**source, **how}, Dynamics(problem, **how), total
 
 
-def check_size(args: Common, problem: Problem, budgets: Sequence[int], compares_groups: bool) -> int:
+def check_size(args: Common, problem: Problem, budgets: Sequence[int], in_groups: bool) -> int:
     """Fill in the number of rows; the env steps."""
     total = args.total_timesteps
     if isinstance(args, ArtPaper):
@@ -336,8 +336,8 @@ def check_size(args: Common, problem: Problem, budgets: Sequence[int], compares_
     rows, rollouts = 256, 300
     if args.model is not None:
         # A network of unknown size gets few.
-        rows, rollouts = (4 * 64 if compares_groups else 64), 100
-    elif compares_groups:
+        rows, rollouts = (4 * 64 if in_groups else 64), 100
+    elif in_groups:
         # A group must stand for a distribution: W2 between small samples favours one that is too narrow.
         rows, rollouts = (1024, 300) if problem.is_image else (4096, 75)
     elif problem.is_image:
@@ -439,11 +439,7 @@ def make_env(args: Common, settings: dict[str, Any], dynamics: Dynamics, seed: i
     """The native vector environment as SB3 wants it; SAC and PPO get rewards of unit spread."""
     groups = args.noise_groups if isinstance(args, Art) else 1
     own = {"problem": dynamics.problem, "solver": dynamics.solver, "reference": dynamics.reference}
-    kept = {
-        k: v
-        for k, v in settings.items()
-        if k not in ("problem", "terminal", "sigma_min", "sigma_max", "device", "model")
-    }
+    kept = {k: v for k, v in settings.items() if k not in ABOUT_PROBLEM}
     assert args.num_envs is not None
     vector = ARTVectorEnv(
         args.num_envs, noise_groups=groups, autoreset_mode=AutoresetMode.SAME_STEP, **{**kept, **own}

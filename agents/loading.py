@@ -101,5 +101,5 @@ def _env_settings(trained: dict[str, Any], problem: Problem | None) -> dict[str,
     home = Path(model["path"]).stem if model else trained["problem"]
     if problem is None or problem.name == home:
         return trained
-    kept = {name: value for name, value in trained.items() if name not in ("problem", *ABOUT_PROBLEM)}
+    kept = {name: value for name, value in trained.items() if name not in ABOUT_PROBLEM}
     return {**kept, "problem": problem, "num_noises": min(problem.num_noises, FEW_NOISES)}

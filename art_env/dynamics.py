@@ -133,6 +133,11 @@ class Outcome:
     local_error: Tensor | None
 
 
+def compares_groups(solver: Solver, reward: str) -> bool:
+    """Whether the reward compares groups of final samples with exact ones: there are no pairs to compare."""
+    return solver.noisy and reward == "global"
+
+
 class Dynamics:
     """The control problem as pure functions of ``(state, action)``.
 
@@ -191,7 +196,7 @@ class Dynamics:
         self.reward_name = check_name("reward", reward, REWARDS)
         if self.reward_name == "local":
             require_deterministic(self.solver, "reward = 'local'")
-        self.compares_groups = self.solver.noisy and self.reward_name == "global"
+        self.compares_groups = compares_groups(self.solver, self.reward_name)
         if self.compares_groups and group_size is not None and group_size < MIN_GROUP:
             rows = "1 row" if group_size == 1 else f"{group_size} rows"
             raise ValueError(

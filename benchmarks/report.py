@@ -296,18 +296,16 @@ def table_misses(board: Board, fresh: Mapping[Cell, Fresh]) -> str:
             f"{': ' + '; '.join(above) if above else ''}."
         )
     short = [c for c in ours if c.num_steps <= IMPROVEMENT_STEPS]
+    found = doubts(board)
     doubtful: dict[Cell, list[Doubt]] = {}
-    for doubt in doubts(board):
+    for doubt in found:
         doubtful.setdefault(doubt.cell, []).append(doubt)
     text += (
         f"\n\nProbability of improvement over some rival below {LEAST_IMPROVEMENT} (K <= {IMPROVEMENT_STEPS}): "
         f"{len(doubtful)} of {len(short)} cells."
     )
     if doubtful:
-        lost = [
-            f"{d.cell} ({number(d.ours)}; {title(d.method)} {number(d.theirs)})"
-            for d in beaten(d for several in doubtful.values() for d in several)
-        ]
+        lost = [f"{d.cell} ({number(d.ours)}; {title(d.method)} {number(d.theirs)})" for d in beaten(found)]
         text += (
             f" The best of these rivals has a median gap lower by more than {TIE - 1:.0%} in {len(lost)} of them"
             f"{': ' + '; '.join(lost) if lost else ''}."
