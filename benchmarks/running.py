@@ -62,9 +62,15 @@ def _here(argv: list[str]) -> None:
 
 
 def cell(text: str) -> tuple[str, str, int]:
-    """``problem:solver:K``, as options name a cell."""
-    problem, solver, K = text.split(":")
-    return problem, solver, int(K)
+    """``problem:solver:K``, as options name a cell.
+
+    Raises:
+        ValueError: another text.
+    """
+    parts = text.split(":")
+    if len(parts) != 3 or not parts[2].isdecimal():
+        raise ValueError(f"cells: {text!r} must be problem:solver:K, such as mixture-1d:heun:5")
+    return parts[0], parts[1], int(parts[2])
 
 
 def kept_limit(scorer: Scorer, K: int, folder: Path) -> Schedule:

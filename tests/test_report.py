@@ -21,11 +21,13 @@ import board  # noqa: E402
 import board_figures  # noqa: E402
 import fresh_noises  # noqa: E402
 import leaderboard  # noqa: E402
+import polish  # noqa: E402
 import report  # noqa: E402
+import running  # noqa: E402
 
 from art_env.problems import make_problem  # noqa: E402
 from art_env.schedules import Schedule  # noqa: E402
-from art_env.scoring import Scorer  # noqa: E402
+from art_env.scoring import Scorer, baseline  # noqa: E402
 
 
 def _record(method: str, gap: float, seed: int = 0, cell: str = "mixture-1d:heun:5", **more: object) -> dict:
@@ -164,6 +166,27 @@ def test_fresh_noises_of_a_cell():
     assert line.low == pytest.approx(min(a / b for a, b in zip(art, limit, strict=True)), rel=1e-4)
     assert line.high > line.low
     assert math.isnan(line.gradients)
+
+
+def test_polish_ends_at_the_optimum(tmp_path):
+    """On N(0, 1) with Euler there is one minimum, the arctan grid."""
+    best = baseline("arctan", make_problem("gaussian-1d"), 3, "euler").sigmas.tolist()
+    grids = {"limit": best, "art": [best[0], 0.5 * best[1], 0.5 * best[2], best[3]]}
+    records = [_record(name, 1.3, cell="gaussian-1d:euler:3", sigmas=grid) for name, grid in grids.items()]
+    book = leaderboard.Book(_write(tmp_path / "records.jsonl", records), {})
+    (line,) = polish.polish("gaussian-1d", "euler", 3, book)
+    assert line.gap == 1.3
+    assert line.training > 1.01
+    assert line.training_after == pytest.approx(1.0, abs=1e-4)
+    assert line.gap_after == pytest.approx(1.0, abs=1e-4)
+    with pytest.raises(ValueError, match="cells = gaussian-1d:heun:3 must have art and limit"):
+        polish.polish("gaussian-1d", "heun", 3, book)
+
+
+@pytest.mark.parametrize("text", ["mixture-1d", "mixture-1d:heun:five", "mixture-1d:heun:5:0"])
+def test_a_bad_name_of_a_cell(text):
+    with pytest.raises(ValueError, match="must be problem:solver:K"):
+        running.cell(text)
 
 
 def test_tables(read):
