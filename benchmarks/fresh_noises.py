@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import tyro
 from leaderboard import Book, key
+from running import rounded
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,7 +88,7 @@ def measure(scorers: list[Scorer], rows: list[dict[str, Any]]) -> Line:
     ratios = [a / b for a, b in zip(art, limit, strict=True)]
     noises = sum(scorer.num_noises for scorer in scorers)
     found = (row["gap"], pooled(art) / pooled(limit), min(ratios), max(ratios), gradients)
-    return Line(row["problem"], row["solver"], row["num_steps"], noises, *(float(f"{v:.5g}") for v in found))
+    return Line(row["problem"], row["solver"], row["num_steps"], noises, *rounded(found))
 
 
 def main(args: Args) -> None:

@@ -14,11 +14,12 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
 from leaderboard import Book, key
-from running import cell
+from running import cell, rounded
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,19 +59,26 @@ class Line:
     gap_after: float
 
 
-def polish(name: str, solver: str, K: int, book: Book) -> list[Line]:
-    """All of ART-RL's schedules in a cell.
+def recorded(where: tuple[str, str, int], book: Book) -> tuple[list[dict[str, Any]], Schedule]:
+    """ART-RL's records of a cell, and its limit.
 
     Raises:
-        ValueError: the records have no limit or no training there.
+        ValueError: one of them is not there.
     """
-    learned = [row for row in book.rows if key(row)[:4] == (name, solver, K, "art")]
-    limit = book.limit((name, solver, K))
+    learned = [row for row in book.rows if key(row)[:4] == (*where, "art")]
+    limit = book.limit(where)
     if limit is None or not learned:
+        name, solver, K = where
         raise ValueError(
             f"cells = {name}:{solver}:{K} must have art and limit in the records = {str(book.path)!r}; "
             "run leaderboard.py for it"
         )
+    return learned, limit
+
+
+def polish(where: tuple[str, str, int], learned: list[dict[str, Any]], limit: Schedule) -> list[Line]:
+    """A line for each of ART-RL's records of a cell."""
+    name, solver, K = where
     problem = make_problem(name)
     scorer = Scorer(problem, solver, (0,), metrics=())
     pool = problem.reference()
@@ -87,24 +95,28 @@ def polish(name: str, solver: str, K: int, book: Book) -> list[Line]:
         numbers = (
             on_training(before) / known,
             row["gap"],
-            on_training(after) / known,
+            after.meta["rmse"] / known,
             scorer.rows(after)[0].mean / best,
         )
-        lines.append(Line(name, solver, K, row["seed"], *(float(f"{v:.5g}") for v in numbers)))
+        lines.append(Line(name, solver, K, row["seed"], *rounded(numbers)))
     return lines
 
 
 def main(args: Args) -> None:
     """All cells; print, write."""
+    if not args.cells:
+        raise ValueError("cells = () is empty; name at least one, such as mixture-1d:heun:5")
     torch.set_num_threads(1)
     book = Book(args.records, {})
+    # All of them before the first search, which takes minutes.
+    cells = {where: recorded(where, book) for where in map(cell, args.cells)}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     lines: list[Line] = []
-    for text in args.cells:
-        found = polish(*cell(text), book)
+    for where, (learned, limit) in cells.items():
+        found = polish(where, learned, limit)
         lines += found
         ends = " ".join(f"{line.gap:.3f}->{line.gap_after:.3f}" for line in found)
-        tqdm.write(f"{text}: {ends}")
+        tqdm.write(f"{':'.join(map(str, where))}: {ends}")
         on_training = " ".join(f"{line.training:.3f}->{line.training_after:.3f}" for line in found)
         tqdm.write(f"  on the training noises: {on_training}")
     write_csv(lines, args.out, Line)

@@ -73,6 +73,11 @@ def cell(text: str) -> tuple[str, str, int]:
     return parts[0], parts[1], int(parts[2])
 
 
+def rounded(values: Iterable[float]) -> list[float]:
+    """To the five digits that a file of results keeps."""
+    return [float(f"{value:.5g}") for value in values]
+
+
 def kept_limit(scorer: Scorer, K: int, folder: Path) -> Schedule:
     """The limit of the scorer's problem and solver at K, computed once and kept in ``folder``."""
     return scorer.limit(K, folder / f"limit__{scorer.problem.name}__{scorer.solver.name}__{K}.json")

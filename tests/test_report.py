@@ -174,13 +174,14 @@ def test_polish_ends_at_the_optimum(tmp_path):
     grids = {"limit": best, "art": [best[0], 0.5 * best[1], 0.5 * best[2], best[3]]}
     records = [_record(name, 1.3, cell="gaussian-1d:euler:3", sigmas=grid) for name, grid in grids.items()]
     book = leaderboard.Book(_write(tmp_path / "records.jsonl", records), {})
-    (line,) = polish.polish("gaussian-1d", "euler", 3, book)
+    where = ("gaussian-1d", "euler", 3)
+    (line,) = polish.polish(where, *polish.recorded(where, book))
     assert line.gap == 1.3
     assert line.training > 1.01
     assert line.training_after == pytest.approx(1.0, abs=1e-4)
     assert line.gap_after == pytest.approx(1.0, abs=1e-4)
     with pytest.raises(ValueError, match="cells = gaussian-1d:heun:3 must have art and limit"):
-        polish.polish("gaussian-1d", "heun", 3, book)
+        polish.recorded(("gaussian-1d", "heun", 3), book)
 
 
 @pytest.mark.parametrize("text", ["mixture-1d", "mixture-1d:heun:five", "mixture-1d:heun:5:0"])
