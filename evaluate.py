@@ -17,22 +17,17 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from art_env.cli import ModelOptions, run_command
-from art_env.fid import InceptionFID
-from art_env.files import atomic_path
-from art_env.plots import samples_figure
-from art_env.problems import Problem, make_problem, model_problem
+from art_env._util.cli import ModelOptions, run_command
+from art_env._util.files import atomic_path
+from art_env.evaluation.evaluator import Scorer
+from art_env.evaluation.fid import InceptionFID
+from art_env.evaluation.plots import samples_figure
+from art_env.evaluation.results import Row, format_table, write_csv
+from art_env.problems.custom import model_problem
+from art_env.problems.library import make_problem
+from art_env.problems.problem import Problem
 from art_env.schedules import Schedule
-from art_env.scoring import (
-    Row,
-    Scorer,
-    baseline,
-    check_fit,
-    check_spec,
-    format_table,
-    is_file_spec,
-    write_csv,
-)
+from art_env.schedules.registry import baseline, check_fit, check_spec, is_file_spec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -158,8 +153,8 @@ def check_out(out: Path, overwrite: bool) -> None:
 
 def load_and_distill(path: str, problem: Problem, steps: Sequence[int], trust_pickle: bool = False) -> Family:
     """The schedule of a trained agent, or if it was trained with several K that of each of ``steps``."""
+    from agents.checkpoint import load_agent
     from agents.distill import distill
-    from agents.loading import load_agent
 
     policy, dynamics = load_agent(path, trust_pickle=trust_pickle, problem=problem)
     name = Path(path).stem if Path(path).stem != "model" else Path(path).resolve().parent.name

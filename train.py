@@ -40,21 +40,24 @@ from torch import Tensor
 from agents.art_rl import ARTRL
 from agents.baselines import make_ppo, make_sac
 from agents.callbacks import CheckpointCallback, ScheduleCallback
+from agents.checkpoint import ALGORITHMS, read_settings, save_agent
 from agents.distill import distill
-from agents.loading import ALGORITHMS, read_settings, save_agent
 from agents.rollout import sample_with_policy
 from art_env import __version__
-from art_env.cli import ModelOptions, run_command
+from art_env._util.cli import ModelOptions, run_command
+from art_env._util.files import atomic_path, write_text
+from art_env._util.names import check_name, unknown_name
 from art_env.diffusion.solvers import get_solver
-from art_env.dynamics import Dynamics, check_budgets, compares_groups
-from art_env.envs import ABOUT_PROBLEM, ARTVectorEnv, choose_problem
-from art_env.files import atomic_path, write_text
-from art_env.names import check_name, unknown_name
-from art_env.plots import samples_figure, schedule_figure
-from art_env.problems import Problem
-from art_env.sb3 import to_sb3
+from art_env.envs.config import ABOUT_PROBLEM, choose_problem
+from art_env.envs.dynamics import Dynamics, check_budgets, compares_groups
+from art_env.envs.sb3 import to_sb3
+from art_env.envs.vector_env import ARTVectorEnv
+from art_env.evaluation.evaluator import Scorer
+from art_env.evaluation.plots import samples_figure, schedule_figure
+from art_env.evaluation.results import Row, format_table, write_csv
+from art_env.problems.problem import Problem
 from art_env.schedules import Schedule
-from art_env.scoring import Row, Scorer, baseline, format_table, write_csv
+from art_env.schedules.registry import baseline
 
 RIVALS = ("uniform", "log_snr", "edm", "closed_form")
 

@@ -10,11 +10,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Figure as LoggedFigure
 
 from agents.distill import distill
-from art_env.diffusion.flow import ReferenceFlow
+from art_env.diffusion.ode import ReferenceFlow
 from art_env.diffusion.solvers import sample
-from art_env.dynamics import Dynamics
-from art_env.matching import sliced_distance
-from art_env.plots import schedule_figure
+from art_env.envs.dynamics import Dynamics
+from art_env.envs.wasserstein import sliced_distance
+from art_env.evaluation.plots import schedule_figure
 from art_env.schedules.optimal import final_rmse
 from art_env.schedules.schedule import Schedule
 

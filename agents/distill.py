@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from agents.rollout import Policy, play
-from art_env.dynamics import Dynamics
+from art_env.envs.dynamics import Dynamics
 from art_env.schedules.schedule import Schedule, check_num_steps
 
 # Smallest clock speed kept, in units of the mean speed: the raw control may stand still or run backwards.

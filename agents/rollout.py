@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from art_env.dynamics import Dynamics, State
+from art_env.envs.dynamics import Dynamics, State
 
 
 class Policy(Protocol):

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from scipy.special import hyp2f1
 
-from art_env.diffusion.flow import ReferenceFlow, curvature
-from art_env.dynamics import Dynamics
-from art_env.problems import Problem
+from art_env.diffusion.ode import ReferenceFlow, curvature
+from art_env.envs.dynamics import Dynamics
+from art_env.problems.problem import Problem
 from art_env.schedules.optimal import equal_density
 from art_env.schedules.schedule import Array, Schedule, from_sigmas
 

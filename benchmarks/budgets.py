@@ -23,11 +23,12 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from agents.checkpoint import load_agent  # noqa: E402
 from agents.distill import distill  # noqa: E402
-from agents.loading import load_agent  # noqa: E402
-from art_env.problems import make_problem  # noqa: E402
+from art_env.evaluation.evaluator import Scorer  # noqa: E402
+from art_env.evaluation.results import write_csv  # noqa: E402
+from art_env.problems.library import make_problem  # noqa: E402
 from art_env.schedules import Schedule  # noqa: E402
-from art_env.scoring import Scorer, write_csv  # noqa: E402
 
 
 @dataclass

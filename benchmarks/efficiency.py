@@ -20,8 +20,8 @@ from trials import TrialArgs, Trials
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from art_env.names import check_name  # noqa: E402
-from art_env.scoring import write_csv  # noqa: E402
+from art_env._util.names import check_name  # noqa: E402
+from art_env.evaluation.results import write_csv  # noqa: E402
 
 
 @dataclass

@@ -19,7 +19,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from art_env.envs import ARTEnv, ARTVectorEnv
+from art_env.envs.env import ARTEnv
+from art_env.envs.vector_env import ARTVectorEnv
 
 
 def steps_per_second(env: VectorEnv, actions: np.ndarray) -> float:

@@ -25,10 +25,11 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from art_env.cli import run_command  # noqa: E402
-from art_env.problems import make_problem  # noqa: E402
+from art_env._util.cli import run_command  # noqa: E402
+from art_env.evaluation.evaluator import Scorer  # noqa: E402
+from art_env.evaluation.results import write_csv  # noqa: E402
+from art_env.problems.library import make_problem  # noqa: E402
 from art_env.schedules import Schedule  # noqa: E402
-from art_env.scoring import Scorer, write_csv  # noqa: E402
 
 
 @dataclass

@@ -17,9 +17,10 @@ from pathlib import Path
 import tyro
 from running import run_training
 
-from art_env.problems import make_problem
+from art_env.evaluation.evaluator import Scorer
+from art_env.problems.library import make_problem
 from art_env.schedules import Schedule
-from art_env.scoring import Scorer, baseline
+from art_env.schedules.registry import baseline
 
 STEPS = (2, 5, 10, 20, 50, 100)
 GLOBAL_STEPS = (2, 5, 10, 20)

@@ -27,13 +27,16 @@ from tyro.conf import Positional
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from agents.checkpoint import load_agent  # noqa: E402
 from agents.distill import distill  # noqa: E402
-from agents.loading import load_agent  # noqa: E402
-from art_env.files import write_text  # noqa: E402
-from art_env.plots import samples_figure  # noqa: E402
-from art_env.problems import Problem, make_problem  # noqa: E402
+from art_env._util.files import write_text  # noqa: E402
+from art_env.evaluation.evaluator import Scorer  # noqa: E402
+from art_env.evaluation.plots import samples_figure  # noqa: E402
+from art_env.evaluation.results import Row, format_table, write_csv  # noqa: E402
+from art_env.problems.library import make_problem  # noqa: E402
+from art_env.problems.problem import Problem  # noqa: E402
 from art_env.schedules import Schedule  # noqa: E402
-from art_env.scoring import Row, Scorer, baseline, format_table, write_csv  # noqa: E402
+from art_env.schedules.registry import baseline  # noqa: E402
 
 Table = Literal["solvers", "steps", "models", "saved", "inpaint", "picture"]
 STEPS = (2, 3, 5, 7, 10, 18)

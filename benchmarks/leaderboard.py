@@ -32,12 +32,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from art_env import __version__  # noqa: E402
-from art_env.diffusion.flow import ReferenceFlow  # noqa: E402
-from art_env.files import write_text  # noqa: E402
-from art_env.problems import Problem, make_problem  # noqa: E402
+from art_env._util.files import write_text  # noqa: E402
+from art_env.diffusion.ode import ReferenceFlow  # noqa: E402
+from art_env.evaluation.evaluator import NOISE_SEED, Scorer  # noqa: E402
+from art_env.problems.library import make_problem  # noqa: E402
+from art_env.problems.problem import Problem  # noqa: E402
 from art_env.schedules import Schedule  # noqa: E402
-from art_env.schedules.evolution import evolve  # noqa: E402
-from art_env.scoring import NOISE_SEED, Scorer, baseline, check_fit  # noqa: E402
+from art_env.schedules.cma_es import evolve  # noqa: E402
+from art_env.schedules.registry import baseline, check_fit  # noqa: E402
 
 LEARNED = ("art", "ppo", "sac")
 SEARCHES = (*LEARNED, "cma", "direct")

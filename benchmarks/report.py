@@ -59,8 +59,8 @@ from board import (  # noqa: E402
     title,
 )
 
-from art_env.cli import run_command  # noqa: E402
-from art_env.files import atomic_path, write_text  # noqa: E402
+from art_env._util.cli import run_command  # noqa: E402
+from art_env._util.files import atomic_path, write_text  # noqa: E402
 
 START, END = "<!-- table:{} -->", "<!-- end -->"
 TEMPLATE = """# Leaderboard

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from art_env.evaluation.evaluator import Scorer
     from art_env.schedules import Schedule
-    from art_env.scoring import Scorer
 
 ROOT = Path(__file__).resolve().parents[1]
 

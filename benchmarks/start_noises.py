@@ -23,12 +23,14 @@ from scipy.stats import spearmanr
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from agents.art_rl.start_noises import StartNoises  # noqa: E402
-from agents.baselines import SchedulePolicy  # noqa: E402
-from art_env.dynamics import Dynamics  # noqa: E402
-from art_env.problems import make_problem  # noqa: E402
+from agents.schedule_policy import SchedulePolicy  # noqa: E402
+from agents.schedule_search.noise_sampling import StartNoises  # noqa: E402
+from art_env.envs.dynamics import Dynamics  # noqa: E402
+from art_env.evaluation.evaluator import NOISE_SEED, Scorer  # noqa: E402
+from art_env.evaluation.results import write_csv  # noqa: E402
+from art_env.problems.library import make_problem  # noqa: E402
 from art_env.schedules import Schedule  # noqa: E402
-from art_env.scoring import NOISE_SEED, Scorer, baseline, write_csv  # noqa: E402
+from art_env.schedules.registry import baseline  # noqa: E402
 
 
 @dataclass

@@ -24,11 +24,12 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from agents.loading import load_agent  # noqa: E402
+from agents.checkpoint import load_agent  # noqa: E402
 from art_env.diffusion.adaptive import match_tolerance, sample_adaptive  # noqa: E402
-from art_env.metrics import rmse  # noqa: E402
-from art_env.problems import make_problem  # noqa: E402
-from art_env.scoring import Scorer, write_csv  # noqa: E402
+from art_env.evaluation.evaluator import Scorer  # noqa: E402
+from art_env.evaluation.metrics import rmse  # noqa: E402
+from art_env.evaluation.results import write_csv  # noqa: E402
+from art_env.problems.library import make_problem  # noqa: E402
 
 ALL = ("log_f", "log_q", "size", "cosine")
 # Of the start noises that the tolerance is matched on.

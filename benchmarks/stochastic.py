@@ -26,15 +26,18 @@ sys.path.insert(0, str(ROOT))
 
 from agents.art_rl import ARTRL  # noqa: E402
 from agents.distill import distill  # noqa: E402
+from art_env._util.files import write_text  # noqa: E402
 from art_env.diffusion import sample  # noqa: E402
-from art_env.envs import ARTVectorEnv  # noqa: E402
-from art_env.features import Features  # noqa: E402
-from art_env.files import write_text  # noqa: E402
-from art_env.metrics import frechet_distance  # noqa: E402
-from art_env.problems import Problem, make_problem  # noqa: E402
-from art_env.sb3 import to_sb3  # noqa: E402
+from art_env.envs.sb3 import to_sb3  # noqa: E402
+from art_env.envs.vector_env import ARTVectorEnv  # noqa: E402
+from art_env.evaluation.evaluator import Scorer  # noqa: E402
+from art_env.evaluation.features import Features  # noqa: E402
+from art_env.evaluation.metrics import frechet_distance  # noqa: E402
+from art_env.evaluation.results import Row, format_table, write_csv  # noqa: E402
+from art_env.problems.library import make_problem  # noqa: E402
+from art_env.problems.problem import Problem  # noqa: E402
 from art_env.schedules import Schedule  # noqa: E402
-from art_env.scoring import Row, Scorer, baseline, format_table, write_csv  # noqa: E402
+from art_env.schedules.registry import baseline  # noqa: E402
 
 RIVALS = ("uniform", "log_snr", "edm", "closed_form")
 # Held out from training and from the noises of the table.

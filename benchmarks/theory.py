@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 from art_env import theory  # noqa: E402
 from art_env.diffusion import sample  # noqa: E402
-from art_env.problems import make_problem  # noqa: E402
+from art_env.problems.library import make_problem  # noqa: E402
 from art_env.schedules import Schedule, closed_form, direct, edm, final_rmse  # noqa: E402
 from art_env.schedules.optimal import equal_density  # noqa: E402
 from art_env.theory import T  # noqa: E402

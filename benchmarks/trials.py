@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from agents.distill import distill  # noqa: E402
-from art_env.problems import make_problem  # noqa: E402
-from art_env.scoring import Scorer  # noqa: E402
+from art_env.evaluation.evaluator import Scorer  # noqa: E402
+from art_env.problems.library import make_problem  # noqa: E402
 
 
 @dataclass

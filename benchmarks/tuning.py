@@ -20,7 +20,7 @@ from trials import TrialArgs, Trials
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from art_env.scoring import write_csv  # noqa: E402
+from art_env.evaluation.results import write_csv  # noqa: E402
 
 # The option of train.py for the width, its values, and the step sizes.
 GRIDS = {

@@ -14,21 +14,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from art_env.diffusion import adapters
-from art_env.diffusion.adapters import (
-    CallableDenoiser,
-    DiffusersDenoiser,
-    EDMDenoiser,
-    FlowDenoiser,
-    GuidedDenoiser,
-    load_edm_pickle,
-    load_model,
-)
+from art_env.adapters import diffusers as diffusers_adapter
+from art_env.adapters import load as load_module
+from art_env.adapters.callables import CallableDenoiser, FlowDenoiser
+from art_env.adapters.diffusers import DiffusersDenoiser
+from art_env.adapters.edm import EDMDenoiser, load_edm_pickle
+from art_env.adapters.guidance import GuidedDenoiser
+from art_env.adapters.load import load_model
 from art_env.diffusion.analytic import GaussianDenoiser
 from art_env.diffusion.denoiser import CheckedDenoiser, Denoiser, DenoiserError, per_row
-from art_env.diffusion.flow import curvature, velocity
-from art_env.diffusion.unet import UNetConfig, UNetDenoiser
-from art_env.problems import custom_problem
+from art_env.diffusion.ode import curvature, velocity
+from art_env.networks.unet import UNetConfig, UNetDenoiser
+from art_env.problems.custom import custom_problem
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -314,8 +311,8 @@ def test_timesteps_are_interpolated_in_log_sigma() -> None:
     scheduler = _ddpm()
     a = scheduler.alphas_cumprod.double()
     sigmas = ((1 - a) / a).sqrt()
-    scheme = adapters._scheme(scheduler)
-    assert isinstance(scheme, adapters._Discrete)
+    scheme = diffusers_adapter._scheme(scheduler)
+    assert isinstance(scheme, diffusers_adapter._Discrete)
     halfway = (sigmas[:-1] * sigmas[1:]).sqrt()
     numbers = torch.arange(1000, dtype=torch.float64)
     torch.testing.assert_close(scheme.time(sigmas), numbers, rtol=0, atol=1e-6)
@@ -970,4 +967,4 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"model.ckpt is a .ckpt; give"):
         load_model(tmp_path / "model.ckpt")
     with pytest.raises(ValueError, match="no tensor 'prompt_embeds', only"):
-        adapters._read_prompt(tmp_path / "other.safetensors")
+        load_module._read_prompt(tmp_path / "other.safetensors")

@@ -11,7 +11,7 @@ import torch
 
 from art_env.diffusion import CheckedDenoiser, GaussianDenoiser, sample
 from art_env.diffusion.adaptive import match_tolerance, sample_adaptive
-from art_env.problems import make_problem
+from art_env.problems.library import make_problem
 
 torch.set_num_threads(1)
 

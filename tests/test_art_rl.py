@@ -14,14 +14,14 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from agents.art_rl import ARTRL, art_rl
-from agents.art_rl.exploration import AdaptedGaussian, AnnealedGaussian, ranks
-from agents.art_rl.policies import ARTPolicy
+from agents.art_rl.policy import ARTPolicy
 from agents.distill import distill
-from art_env.envs import ARTVectorEnv
-from art_env.problems import make_problem
-from art_env.sb3 import to_sb3
+from agents.schedule_search.strategies import AdaptedGaussian, AnnealedGaussian, ranks
+from art_env.envs.sb3 import to_sb3
+from art_env.envs.vector_env import ARTVectorEnv
+from art_env.problems.library import make_problem
 from art_env.schedules.optimal import final_rmse
-from art_env.scoring import baseline
+from art_env.schedules.registry import baseline
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from art_env.diffusion.autoencoder import Autoencoder, AutoencoderConfig
-from art_env.diffusion.bundled import load_autoencoder, load_bundled, weights_path
-from art_env.diffusion.data import photo_patches
-from art_env.diffusion.train_models import heun_edm
-from art_env.features import PHOTO_FEATURES, Features
-from art_env.metrics import frechet_distance
+from art_env.evaluation.features import Features
+from art_env.evaluation.metrics import frechet_distance
+from art_env.networks.autoencoder import Autoencoder, AutoencoderConfig
+from art_env.networks.bundled import load_autoencoder, load_bundled, weights_path
+from art_env.networks.classifier import PHOTO_FEATURES
+from art_env.networks.data import photo_patches
+from benchmarks.model_card import heun_edm
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +78,7 @@ def test_errors(model: Autoencoder, tmp_path: Path) -> None:
     for kwargs in ({"resolution": 6}, {"width": 5}, {"latent": 0}):
         with pytest.raises(ValueError, match=r"resolution|size"):
             AutoencoderConfig(**kwargs)
-    with pytest.raises(FileNotFoundError, match="train_models photos-autoencoder --seed 0"):
+    with pytest.raises(FileNotFoundError, match="model_card photos-autoencoder --seed 0"):
         load_autoencoder(tmp_path)
     with pytest.raises(ValueError, match="does not hold a autoencoder"):
         Autoencoder.load(weights_path("digits-base"))

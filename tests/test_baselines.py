@@ -8,8 +8,10 @@ import pytest
 import torch
 
 import art_env  # noqa: F401
-from agents.baselines import SchedulePolicy
-from art_env.envs import ARTEnv, ARTVectorEnv, make_dynamics
+from agents.schedule_policy import SchedulePolicy
+from art_env.envs.config import make_dynamics
+from art_env.envs.env import ARTEnv
+from art_env.envs.vector_env import ARTVectorEnv
 from art_env.schedules import Schedule, arctan, edm, log_snr, uniform
 
 K = 6

@@ -9,14 +9,17 @@ import pytest
 import torch
 
 from agents.art_rl import ARTRL
-from agents.art_rl.policies import StepTable
-from agents.baselines import SchedulePolicy, make_ppo
+from agents.baselines import make_ppo
+from agents.checkpoint import load_agent, save_agent
 from agents.distill import distill
-from agents.loading import load_agent, save_agent
-from art_env.dynamics import Dynamics
-from art_env.envs import ARTEnv, ARTVectorEnv, make_dynamics
-from art_env.problems import make_problem
-from art_env.sb3 import to_sb3
+from agents.schedule_policy import SchedulePolicy
+from agents.schedule_search.table import StepTable
+from art_env.envs.config import make_dynamics
+from art_env.envs.dynamics import Dynamics
+from art_env.envs.env import ARTEnv
+from art_env.envs.sb3 import to_sb3
+from art_env.envs.vector_env import ARTVectorEnv
+from art_env.problems.library import make_problem
 from art_env.schedules import edm
 
 SETTINGS = {"problem": "mixture-1d", "num_noises": 64, "features": ()}

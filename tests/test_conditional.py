@@ -7,12 +7,13 @@ import math
 import pytest
 import torch
 
+from art_env.adapters.conditional import InpaintingDenoiser, LabelledDenoiser
 from art_env.diffusion import SOLVERS, CheckedDenoiser, GaussianDenoiser, curvature, sample
-from art_env.diffusion.conditional import InpaintingDenoiser, LabelledDenoiser
-from art_env.dynamics import Dynamics
-from art_env.problems import make_problem
+from art_env.envs.dynamics import Dynamics
+from art_env.evaluation.evaluator import Scorer
+from art_env.problems.library import make_problem
 from art_env.schedules import edm
-from art_env.scoring import Scorer, baseline
+from art_env.schedules.registry import baseline
 
 torch.set_num_threads(1)
 

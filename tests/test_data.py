@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from art_env.diffusion.data import PATCH, digit_images, patch_columns, photo_patches, photos
+from art_env.networks.data import PATCH, digit_images, patch_columns, photo_patches, photos
 
 
 def test_digit_images() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agents.baselines import SchedulePolicy
 from agents.distill import distill
-from art_env.dynamics import Dynamics
-from art_env.envs import make_dynamics
+from agents.schedule_policy import SchedulePolicy
+from art_env.envs.config import make_dynamics
+from art_env.envs.dynamics import Dynamics
 from art_env.schedules import Schedule, edm, uniform
 
 K = 5

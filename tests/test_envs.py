@@ -19,9 +19,12 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import art_env
 from art_env.diffusion import SOLVERS, DenoiserError, GaussianDenoiser, ReferenceFlow, curvature, sample
-from art_env.dynamics import DEFAULT_FEATURES, FEATURES, Dynamics
-from art_env.envs import ARTEnv, ARTVectorEnv
-from art_env.problems import custom_problem, make_problem
+from art_env.envs.dynamics import Dynamics
+from art_env.envs.env import ARTEnv
+from art_env.envs.observation import DEFAULT_FEATURES, FEATURES
+from art_env.envs.vector_env import ARTVectorEnv
+from art_env.problems.custom import custom_problem
+from art_env.problems.library import make_problem
 from art_env.schedules import Schedule, arctan, closed_form, edm, uniform
 
 torch.set_num_threads(1)

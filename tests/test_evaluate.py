@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from art_env.envs import make_dynamics
+from art_env.envs.config import make_dynamics
 from art_env.schedules import edm
 
 ROOT = Path(__file__).parents[1]
@@ -118,12 +118,12 @@ def test_agents_are_distilled(run, tmp_path, monkeypatch) -> None:
         def predict(self, observation, deterministic=True):
             return np.zeros((len(observation), 1), dtype=np.float32), None
 
-    loading = types.ModuleType("agents.loading")
+    loading = types.ModuleType("agents.checkpoint")
     loading.load_agent = lambda path, trust_pickle=False, problem=None: (
         Even(),
         make_dynamics("gaussian-1d", num_steps=4, reward="euler", clock=3.0),
     )
-    monkeypatch.setitem(sys.modules, "agents.loading", loading)
+    monkeypatch.setitem(sys.modules, "agents.checkpoint", loading)
     path = tmp_path / "my_run" / "model.zip"
     path.parent.mkdir()
     path.touch()

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from art_env.diffusion import CheckedDenoiser, GaussianDenoiser
-from art_env.problems import make_problem
+from art_env.problems.library import make_problem
 from art_env.schedules import Schedule, arctan, closed_form, direct, evolve, final_rmse
-from art_env.scoring import baseline, check_spec
+from art_env.schedules.registry import baseline, check_spec
 
 torch.set_num_threads(1)
 

@@ -18,8 +18,17 @@ import torch
 from torch import Tensor
 
 from art_env.diffusion import GaussianMixtureDenoiser, sample
+from art_env.export import (
+    diffusers_kwargs,
+    to_comfyui,
+    to_diff_sampler,
+    to_diffusers,
+    to_edm,
+    to_flow,
+    to_k_diffusion,
+)
+from art_env.export.__main__ import TARGETS, main
 from art_env.schedules import Schedule, edm
-from art_env.schedules.export import TARGETS, main
 
 torch.set_num_threads(1)
 # NumPy on how diffusers turns tensors into arrays.
@@ -111,7 +120,7 @@ def loop(scheduler, network: Network, x: Tensor) -> Tensor:
 def test_diffusers_euler(K, kind):
     schedule = grid(K, 14.0, 0.03)
     scheduler = diffusers.EulerDiscreteScheduler(**SD, prediction_type=kind, timestep_spacing="trailing")
-    assert schedule.to_diffusers(scheduler) is scheduler
+    assert to_diffusers(schedule, scheduler) is scheduler
     np.testing.assert_allclose(scheduler.sigmas, schedule.sigmas, rtol=1e-7)
     table = np.log(training_sigmas(scheduler))
     network = Network(kind, lambda t: np.exp(np.interp(t, np.arange(1000), table)))
@@ -123,7 +132,7 @@ def test_diffusers_euler(K, kind):
 
 def test_diffusers_euler_takes_a_schedule_that_ends_above_zero():
     schedule = grid(6, 14.0, 0.03, zero=False)
-    scheduler = schedule.to_diffusers(diffusers.EulerDiscreteScheduler(**SD))
+    scheduler = to_diffusers(schedule, diffusers.EulerDiscreteScheduler(**SD))
     np.testing.assert_allclose(scheduler.sigmas, schedule.sigmas, rtol=1e-7)
     table = np.log(training_sigmas(scheduler))
     network = Network("epsilon", lambda t: np.exp(np.interp(t, np.arange(1000), table)))
@@ -141,7 +150,7 @@ def test_diffusers_euler_with_the_settings_of_stable_video_diffusion():
     }
     scheduler = diffusers.EulerDiscreteScheduler(**SD, prediction_type="v_prediction", **settings)
     schedule = grid(9, 700.0, 0.002)
-    schedule.to_diffusers(scheduler)
+    to_diffusers(schedule, scheduler)
     np.testing.assert_allclose(scheduler.sigmas, schedule.sigmas, rtol=1e-7)
     network = Network("v_prediction", lambda t: np.exp(4 * t))
     x = noise(700.0)
@@ -149,13 +158,13 @@ def test_diffusers_euler_with_the_settings_of_stable_video_diffusion():
     np.testing.assert_allclose(network.asked, schedule.sigmas[:-1], rtol=2e-6)
     assert_same(got, "euler", x, schedule.sigmas)
     with pytest.raises(ValueError, match=r"sigma=800, above EulerDiscreteScheduler's sigma_max=700"):
-        grid(9, 800.0, 0.002).to_diffusers(scheduler)
+        to_diffusers(grid(9, 800.0, 0.002), scheduler)
 
 
 @pytest.mark.parametrize("K", [1, 2, 5, 18])
 def test_diffusers_heun(K):
     schedule = grid(K, 14.0, 0.03)
-    scheduler = schedule.to_diffusers(diffusers.HeunDiscreteScheduler(**SD, timestep_spacing="trailing"))
+    scheduler = to_diffusers(schedule, diffusers.HeunDiscreteScheduler(**SD, timestep_spacing="trailing"))
     visited = np.append(scheduler.sigmas[:1], scheduler.sigmas[1::2])
     np.testing.assert_allclose(visited, schedule.sigmas, rtol=1e-6)
     table = training_sigmas(scheduler)
@@ -172,7 +181,7 @@ def test_diffusers_heun(K):
 def test_diffusers_edm_euler(K, low, high, rho):
     schedule = grid(K, high, 0.002)
     scheduler = diffusers.EDMEulerScheduler(sigma_min=low, sigma_max=high, rho=rho)
-    schedule.to_diffusers(scheduler)
+    to_diffusers(schedule, scheduler)
     np.testing.assert_allclose(scheduler.sigmas, schedule.sigmas, rtol=1e-6)
     network = Network("edm", lambda t: np.exp(4 * t))
     x = noise(high)
@@ -185,7 +194,7 @@ def test_diffusers_edm_euler(K, low, high, rho):
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_diffusers_flow(K, shift):
     schedule = grid(K, 80.0, 0.002)
-    scheduler = schedule.to_diffusers(diffusers.FlowMatchEulerDiscreteScheduler(shift=shift))
+    scheduler = to_diffusers(schedule, diffusers.FlowMatchEulerDiscreteScheduler(shift=shift))
     t = scheduler.sigmas.double().numpy()
     np.testing.assert_allclose(t, schedule.sigmas / (1 + schedule.sigmas), rtol=1e-6)
     network = Network("flow", lambda t: t / (1000 - t))
@@ -200,35 +209,35 @@ def test_diffusers_flow_with_dynamic_shift(kind, shift):
     schedule = grid(5, 80.0, 0.002)
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, time_shift_type=kind)
     with pytest.raises(ValueError, match="pass mu="):
-        schedule.to_diffusers(scheduler)
-    schedule.to_diffusers(scheduler, mu=1.1)
+        to_diffusers(schedule, scheduler)
+    to_diffusers(schedule, scheduler, mu=1.1)
     np.testing.assert_allclose(scheduler.sigmas, schedule.sigmas / (1 + schedule.sigmas), rtol=1e-6)
-    given = schedule.diffusers_kwargs(scheduler, mu=1.1)["sigmas"]
-    np.testing.assert_allclose(given, schedule.to_flow(shift), rtol=1e-12)
+    given = diffusers_kwargs(schedule, scheduler, mu=1.1)["sigmas"]
+    np.testing.assert_allclose(given, to_flow(schedule, shift), rtol=1e-12)
 
 
 def test_flow_times():
     schedule = Schedule([3.0, 1.0, 0.25, 0.0])
-    np.testing.assert_allclose(schedule.to_flow(), [0.75, 0.5, 0.2])
-    moved = schedule.to_flow(3.0)
+    np.testing.assert_allclose(to_flow(schedule), [0.75, 0.5, 0.2])
+    moved = to_flow(schedule, 3.0)
     np.testing.assert_allclose(3 * moved / (1 + 2 * moved), [0.75, 0.5, 0.2])
     for shift in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="shift"):
-            schedule.to_flow(shift)
+            to_flow(schedule, shift)
 
 
 def test_dpm_solver_takes_whole_timesteps_only_if_told_to():
     schedule = grid(8, 14.0, 0.03)
     scheduler = diffusers.DPMSolverMultistepScheduler(**SD)
     with pytest.raises(ValueError, match=r"quantize=True.*EulerDiscreteScheduler"):
-        schedule.to_diffusers(scheduler)
-    schedule.to_diffusers(scheduler, quantize=True)
+        to_diffusers(schedule, scheduler)
+    to_diffusers(schedule, scheduler, quantize=True)
     visited = scheduler.sigmas.double().numpy()
     assert visited[-1] == 0
     np.testing.assert_allclose(visited, schedule.sigmas, rtol=0.2)  # timesteps 0 and 1 differ by 40%
     assert np.abs(visited / np.where(visited > 0, schedule.sigmas, 1) - 1).max() > 1e-4
     with pytest.raises(ValueError, match="round to the same timestep 0"):
-        Schedule([14.0, 0.033, 0.03, 0.0]).to_diffusers(scheduler, quantize=True)
+        to_diffusers(Schedule([14.0, 0.033, 0.03, 0.0]), scheduler, quantize=True)
 
 
 @pytest.mark.parametrize("K", [1, 2, 5, 18])
@@ -237,9 +246,9 @@ def test_dpmpp_2m_is_that_of_diffusers(K, exact):
     """In its variance-preserving coordinates, on its rounded grid or with ``.sigmas`` set by hand."""
     schedule = grid(K, 14.0, 0.03)
     scheduler = diffusers.DPMSolverMultistepScheduler(**SD)
-    schedule.to_diffusers(scheduler, quantize=True)
+    to_diffusers(schedule, scheduler, quantize=True)
     if exact:
-        scheduler.sigmas = schedule.to_k_diffusion()
+        scheduler.sigmas = to_k_diffusion(schedule)
     sigmas = scheduler.sigmas.double()
     levels = dict(zip(scheduler.timesteps.tolist(), sigmas.tolist(), strict=False))
     network = Network("epsilon", lambda t: levels[int(t)])
@@ -255,7 +264,7 @@ def test_ipndm_is_that_of_diffusers():
     schedule = grid(9, 80.0, 0.002)
     scheduler = diffusers.IPNDMScheduler()
     with pytest.raises(ValueError, match="IPNDMScheduler cannot be given a grid"):
-        schedule.to_diffusers(scheduler)
+        to_diffusers(schedule, scheduler)
     scheduler.set_timesteps(9)
     sigmas = torch.tensor(schedule.sigmas)
     scheduler.alphas = 1 / torch.sqrt(1 + sigmas**2)
@@ -287,13 +296,13 @@ def test_ipndm_is_that_of_diffusers():
 )
 def test_schedulers_without_a_grid_are_refused(name):
     with pytest.raises(ValueError, match=f"{name} cannot be given a grid.*EulerDiscreteScheduler, Heun"):
-        grid(5, 14.0, 0.03).to_diffusers(getattr(diffusers, name)())
+        to_diffusers(grid(5, 14.0, 0.03), getattr(diffusers, name)())
 
 
 def test_what_is_not_a_scheduler_is_refused():
     for thing in (diffusers.EulerDiscreteScheduler, "euler", None):
         with pytest.raises(ValueError, match="cannot be given a grid"):
-            grid(5, 14.0, 0.03).to_diffusers(thing)
+            to_diffusers(grid(5, 14.0, 0.03), thing)
 
 
 def test_subclasses_are_their_parent():
@@ -301,7 +310,7 @@ def test_subclasses_are_their_parent():
         pass
 
     schedule = grid(5, 14.0, 0.03)
-    np.testing.assert_allclose(schedule.to_diffusers(Mine(**SD)).sigmas, schedule.sigmas, rtol=1e-7)
+    np.testing.assert_allclose(to_diffusers(schedule, Mine(**SD)).sigmas, schedule.sigmas, rtol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -315,7 +324,7 @@ def test_subclasses_are_their_parent():
 )
 def test_a_schedule_that_ends_above_zero_is_refused_where_zero_is_appended(make):
     with pytest.raises(ValueError, match=r"ends at sigma=0.03, but .* goes on to 0.*terminal='zero'"):
-        grid(5, 14.0, 0.03, zero=False).to_diffusers(make(), quantize=True)
+        to_diffusers(grid(5, 14.0, 0.03, zero=False), make(), quantize=True)
 
 
 @pytest.mark.parametrize(
@@ -343,13 +352,13 @@ def test_a_schedule_that_ends_above_zero_is_refused_where_zero_is_appended(make)
 )
 def test_a_schedule_outside_the_range_of_the_model_is_refused(make, top, bottom, message):
     with pytest.raises(ValueError, match=message):
-        grid(5, top, bottom).to_diffusers(make(), quantize=True)
+        to_diffusers(grid(5, top, bottom), make(), quantize=True)
 
 
 def test_ends_of_the_range_may_be_rounded():
     schedule = edm(6, SD_MIN * 0.9995, SD_MAX * 1.0005)
     for cls in (diffusers.EulerDiscreteScheduler, diffusers.HeunDiscreteScheduler):
-        got = schedule.to_diffusers(cls(**SD)).sigmas
+        got = to_diffusers(schedule, cls(**SD)).sigmas
         assert float(got[0]) == pytest.approx(SD_MAX, rel=1e-3)
 
 
@@ -377,14 +386,14 @@ def test_settings_that_change_the_grid_are_refused_with_the_cure(make, message):
     scheduler = make()
     before = scheduler.timesteps.clone()
     with pytest.raises(ValueError, match=f"from_config\\(scheduler.config, .*{message}"):
-        grid(5, 14.0, 0.03).to_diffusers(scheduler, quantize=True)
+        to_diffusers(grid(5, 14.0, 0.03), scheduler, quantize=True)
     assert torch.equal(scheduler.timesteps, before)
 
 
 def test_euler_ignores_its_own_spacing():
     schedule = grid(5, 14.0, 0.03)
     scheduler = diffusers.EulerDiscreteScheduler(**SD, use_karras_sigmas=True, final_sigmas_type="sigma_min")
-    np.testing.assert_allclose(schedule.to_diffusers(scheduler).sigmas, schedule.sigmas, rtol=1e-7)
+    np.testing.assert_allclose(to_diffusers(schedule, scheduler).sigmas, schedule.sigmas, rtol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -400,10 +409,10 @@ def test_pipeline_arguments_do_what_to_diffusers_does(make):
     schedule = grid(5, 14.0, 0.03)
     scheduler = make()
     before = scheduler.sigmas.clone()
-    kwargs = schedule.diffusers_kwargs(scheduler)
+    kwargs = diffusers_kwargs(schedule, scheduler)
     assert torch.equal(scheduler.sigmas, before)
     scheduler.set_timesteps(device="cpu", **kwargs)  # the call of a pipeline
-    want = schedule.to_diffusers(make())
+    want = to_diffusers(schedule, make())
     assert torch.equal(scheduler.sigmas, want.sigmas)
     assert torch.equal(scheduler.timesteps, want.timesteps)
 
@@ -414,7 +423,7 @@ def test_a_scheduler_that_does_something_else_is_noticed():
             super().set_timesteps(*args, sigmas=sigmas[:-1], **kwargs)
 
     with pytest.raises(ValueError, match="not supported"):
-        grid(5, 14.0, 0.03).to_diffusers(Other(**SD))
+        to_diffusers(grid(5, 14.0, 0.03), Other(**SD))
 
 
 def k_sampling() -> types.ModuleType:
@@ -442,7 +451,7 @@ def k_sampling() -> types.ModuleType:
 def test_k_diffusion(K, solver, dtype):
     sampler = getattr(k_sampling(), f"sample_{solver}")
     schedule = grid(K, 80.0, 0.002)
-    sigmas = schedule.to_k_diffusion(dtype)
+    sigmas = to_k_diffusion(schedule, dtype)
     assert sigmas.dtype == dtype
     asked = []
 
@@ -462,7 +471,7 @@ def test_k_diffusion_on_a_schedule_that_ends_above_zero(solver):
     sampler = getattr(k_sampling(), f"sample_{solver}")
     schedule = grid(7, 80.0, 0.002, zero=False)
     x = noise(80.0)
-    got = sampler(D, x, schedule.to_k_diffusion(torch.float64), disable=True)
+    got = sampler(D, x, to_k_diffusion(schedule, torch.float64), disable=True)
     assert_same(got, solver, x, schedule.sigmas, 1e-12)
 
 
@@ -471,20 +480,20 @@ def test_k_diffusion_refuses_levels_that_become_equal():
     with pytest.raises(
         ValueError, match=r"sigmas\[1\] = 1 equals sigmas\[0\] in torch.float32; use torch.float64"
     ):
-        schedule.to_k_diffusion()
-    assert schedule.to_k_diffusion(torch.float64).tolist() == schedule.sigmas.tolist()
+        to_k_diffusion(schedule)
+    assert to_k_diffusion(schedule, torch.float64).tolist() == schedule.sigmas.tolist()
 
 
 def test_edm():
     schedule = grid(5, 80.0, 0.002)
-    assert schedule.to_edm() == schedule.sigmas.tolist()
+    assert to_edm(schedule) == schedule.sigmas.tolist()
     with pytest.raises(ValueError, match=r"ends at sigma=0.002, but EDM's sampler goes on to 0"):
-        grid(5, 80.0, 0.002, zero=False).to_edm()
+        to_edm(grid(5, 80.0, 0.002, zero=False))
 
 
 def test_comfyui():
     schedule = Schedule([80.0, 1 / 3, 1.2345678901234567e-07, 0.0])
-    text = schedule.to_comfyui()
+    text = to_comfyui(schedule)
     # The node searches for digits and dots, so that 1e-07 would be two numbers.
     assert set(text) <= set("0123456789., ")
     assert [float(s) for s in text.split(",")] == schedule.sigmas.tolist()
@@ -492,12 +501,12 @@ def test_comfyui():
 
 def test_diff_sampler():
     schedule = grid(5, 80.0, 0.002, zero=False)
-    option = schedule.to_diff_sampler()
+    option = to_diff_sampler(schedule)
     assert option.startswith("--t_steps=[")
     assert " " not in option
     assert json.loads(option.removeprefix("--t_steps=")) == schedule.sigmas.tolist()
     with pytest.raises(ValueError, match="terminal='sigma_min'"):
-        grid(5, 80.0, 0.002).to_diff_sampler()
+        to_diff_sampler(grid(5, 80.0, 0.002))
 
 
 @pytest.fixture
@@ -530,7 +539,7 @@ def test_pasted_text_makes_the_grid(files, capsys):
     assert pasted(text("diffusers-euler", *config))["sigmas"] == schedule.sigmas.tolist()
     heun = diffusers.HeunDiscreteScheduler(**SD)
     assert (
-        pasted(text("diffusers-heun", *config))["timesteps"] == schedule.diffusers_kwargs(heun)["timesteps"]
+        pasted(text("diffusers-heun", *config))["timesteps"] == diffusers_kwargs(schedule, heun)["timesteps"]
     )
     edm_text = text("diffusers-edm-euler")
     low = float(schedule.sigmas[-2])
@@ -541,14 +550,14 @@ def test_pasted_text_makes_the_grid(files, capsys):
     scheduler.set_timesteps(sigmas=pasted(edm_text)["sigmas"])
     np.testing.assert_allclose(scheduler.sigmas, schedule.sigmas, rtol=1e-6)
     for options, shift in (((), 1.0), (("--shift", "3.0"), 3.0)):
-        assert pasted(text("diffusers-flow", *options))["sigmas"] == schedule.to_flow(shift).tolist()
-    assert torch.equal(pasted(text("k-diffusion"))["sigmas"], schedule.to_k_diffusion())
+        assert pasted(text("diffusers-flow", *options))["sigmas"] == to_flow(schedule, shift).tolist()
+    assert torch.equal(pasted(text("k-diffusion"))["sigmas"], to_k_diffusion(schedule))
     edm_text = text("edm")
     assert "--steps=5" in edm_text
-    assert pasted(edm_text)["t_steps"].tolist() == schedule.to_edm()
-    assert text("comfyui").splitlines()[1:] == [schedule.to_comfyui()]
+    assert pasted(edm_text)["t_steps"].tolist() == to_edm(schedule)
+    assert text("comfyui").splitlines()[1:] == [to_comfyui(schedule)]
     assert main([str(files["min"]), "--to", "diff-sampler"]) == 0
-    assert capsys.readouterr().out.splitlines()[1:] == [Schedule.load(files["min"]).to_diff_sampler()]
+    assert capsys.readouterr().out.splitlines()[1:] == [to_diff_sampler(Schedule.load(files["min"]))]
 
 
 def test_configs_of_other_models(files, capsys):
@@ -564,9 +573,9 @@ def test_configs_of_other_models(files, capsys):
     scheduler.set_timesteps(sigmas=pasted(out)["sigmas"])
     np.testing.assert_allclose(scheduler.sigmas, schedule.sigmas, rtol=1e-6)
     rc, out, _ = run("diffusers-flow", {"shift": 2.0})
-    assert pasted(out)["sigmas"] == schedule.to_flow(2.0).tolist()
+    assert pasted(out)["sigmas"] == to_flow(schedule, 2.0).tolist()
     rc, out, _ = run("diffusers-flow", {"shift": 2.0}, "--shift", "5.0")
-    assert pasted(out)["sigmas"] == schedule.to_flow(5.0).tolist()
+    assert pasted(out)["sigmas"] == to_flow(schedule, 5.0).tolist()
     rc, _, err = run("diffusers-edm-euler", {"sigma_max": 80.0})
     assert (rc, "start noise" in err) == (2, True)
     rc, _, err = run("diffusers-flow", {"use_dynamic_shifting": True})
@@ -611,11 +620,11 @@ def test_command_line(files, tmp_path):
     code = (
         "import runpy, sys; sys.modules['diffusers'] = None; "
         f"sys.argv = ['export', {str(files['zero'])!r}, '--to', 'comfyui', '--out', {str(out)!r}]; "
-        "runpy.run_module('art_env.schedules.export', run_name='__main__', alter_sys=True)"
+        "runpy.run_module('art_env.export', run_name='__main__', alter_sys=True)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert out.read_text().splitlines()[1] == Schedule.load(files["zero"]).to_comfyui()
+    assert out.read_text().splitlines()[1] == to_comfyui(Schedule.load(files["zero"]))
 
 
 def test_help_names_every_target(capsys):

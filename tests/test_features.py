@@ -9,11 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from art_env.diffusion.data import digit_images, photo_patches
-from art_env.diffusion.train_models import grid_cell
-from art_env.diffusion.weights import load_weights, read_safetensors
-from art_env.features import DIGIT_FEATURES, PHOTO_FEATURES, Classifier, Features
-from art_env.metrics import frechet_distance, inception_score, precision_recall
+from art_env.evaluation.features import Features
+from art_env.evaluation.metrics import frechet_distance, inception_score, precision_recall
+from art_env.networks.classifier import DIGIT_FEATURES, PHOTO_FEATURES, Classifier
+from art_env.networks.data import digit_images, photo_patches
+from art_env.networks.training import grid_cell
+from art_env.networks.weights import load_weights, read_safetensors
 
 
 @pytest.fixture(autouse=True)
@@ -72,9 +73,9 @@ def test_digit_features_errors(tmp_path: Path) -> None:
         features(torch.full((1, 1, 8, 8), torch.nan))
     with pytest.raises(ValueError, match="batch_size"):
         Features(DIGIT_FEATURES, batch_size=0)
-    with pytest.raises(FileNotFoundError, match=r"none\.safetensors.*train_models digits-features"):
+    with pytest.raises(FileNotFoundError, match=r"none\.safetensors.*model_card digits-features"):
         Features(tmp_path / "none.safetensors")
-    from art_env.diffusion.unet import DIGITS_WEIGHTS
+    from art_env.networks.unet import DIGITS_WEIGHTS
 
     with pytest.raises(ValueError, match="does not hold a features"):
         Features(DIGITS_WEIGHTS)

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from art_env.fid import InceptionFID
-from art_env.metrics import frechet_distance
-from art_env.problems import make_problem
-from art_env.scoring import Scorer, baseline
+from art_env.evaluation.evaluator import Scorer
+from art_env.evaluation.fid import InceptionFID
+from art_env.evaluation.metrics import frechet_distance
+from art_env.problems.library import make_problem
+from art_env.schedules.registry import baseline
 
 pytest.importorskip("torchmetrics")
 

@@ -12,12 +12,11 @@ from art_env.diffusion import (
     GaussianDenoiser,
     ReferenceFlow,
     curvature,
-    curvature_secant,
-    load_digits_denoiser,
     velocity,
 )
-from art_env.diffusion.flow import norm
-from art_env.problems import make_problem
+from art_env.diffusion.ode import curvature_secant, norm
+from art_env.networks.unet import load_digits_denoiser
+from art_env.problems.library import make_problem
 
 torch.set_num_threads(1)
 

@@ -13,9 +13,10 @@ from statistics import median
 
 import pytest
 
-from art_env.problems import make_problem
+from art_env.evaluation.evaluator import Scorer
+from art_env.problems.library import make_problem
 from art_env.schedules import Schedule
-from art_env.scoring import Scorer, baseline
+from art_env.schedules.registry import baseline
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]

@@ -12,11 +12,11 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from agents.art_rl import ARTRL
 from agents.baselines import make_ppo, make_sac
+from agents.checkpoint import ALGORITHMS, load_agent, read_settings, save_agent
 from agents.distill import distill
-from agents.loading import ALGORITHMS, load_agent, read_settings, save_agent
-from art_env.envs import ARTVectorEnv
-from art_env.problems import make_problem
-from art_env.sb3 import to_sb3
+from art_env.envs.sb3 import to_sb3
+from art_env.envs.vector_env import ARTVectorEnv
+from art_env.problems.library import make_problem
 from art_env.schedules.optimal import closed_form
 
 SETTINGS: dict[str, Any] = {

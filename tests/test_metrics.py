@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from art_env.metrics import (
+from art_env.evaluation.metrics import (
     frechet_distance,
     inception_score,
     precision_recall,

@@ -11,7 +11,7 @@ from scipy.integrate import quad
 
 from art_env.diffusion import get_solver, sample
 from art_env.diffusion.solvers import Carry, euler_step
-from art_env.problems import make_problem
+from art_env.problems.library import make_problem
 from art_env.schedules import (
     Schedule,
     arctan,

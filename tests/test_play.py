@@ -10,8 +10,9 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from agents.art_rl import ARTRL, art_rl
 from art_env.diffusion import SOLVERS
-from art_env.envs import ARTVectorEnv, make_dynamics
-from art_env.sb3 import to_sb3
+from art_env.envs.config import make_dynamics
+from art_env.envs.sb3 import to_sb3
+from art_env.envs.vector_env import ARTVectorEnv
 
 ODE = [name for name, solver in SOLVERS.items() if not solver.noisy]
 SETTINGS = {"problem": "mixture-1d", "num_noises": 64, "features": ()}

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from art_env.diffusion import GaussianDenoiser, ReferenceFlow
-from art_env.problems import PROBLEMS, check_device, custom_problem, make_problem
+from art_env.problems.custom import custom_problem
+from art_env.problems.library import PROBLEMS, make_problem
+from art_env.problems.problem import check_device
 
 torch.set_num_threads(1)
 

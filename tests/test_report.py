@@ -25,9 +25,10 @@ import polish  # noqa: E402
 import report  # noqa: E402
 import running  # noqa: E402
 
-from art_env.problems import make_problem  # noqa: E402
+from art_env.evaluation.evaluator import Scorer  # noqa: E402
+from art_env.problems.library import make_problem  # noqa: E402
 from art_env.schedules import Schedule  # noqa: E402
-from art_env.scoring import Scorer, baseline  # noqa: E402
+from art_env.schedules.registry import baseline  # noqa: E402
 
 
 def _record(method: str, gap: float, seed: int = 0, cell: str = "mixture-1d:heun:5", **more: object) -> dict:

@@ -10,10 +10,10 @@ import torch
 from scipy.integrate import quad
 
 from art_env.diffusion import CheckedDenoiser, GaussianDenoiser, ReferenceFlow, get_solver, sample
-from art_env.problems import make_problem
+from art_env.problems.library import make_problem
 from art_env.schedules import arctan, closed_form, dmn, dynamic_programming, edm, gits, log_snr, sdm
-from art_env.schedules.rivals import error_bound
-from art_env.scoring import baseline, check_spec
+from art_env.schedules.published import error_bound
+from art_env.schedules.registry import baseline, check_spec
 
 torch.set_num_threads(1)
 

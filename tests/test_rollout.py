@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from agents.baselines import SchedulePolicy
 from agents.rollout import sample_with_policy
+from agents.schedule_policy import SchedulePolicy
 from art_env.diffusion import sample
-from art_env.envs import make_dynamics
-from art_env.problems import make_problem
+from art_env.envs.config import make_dynamics
+from art_env.evaluation.evaluator import Scorer
+from art_env.problems.library import make_problem
 from art_env.schedules import edm
-from art_env.scoring import Scorer
 
 
 class BySize:

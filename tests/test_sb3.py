@@ -13,8 +13,9 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
-from art_env.envs import ARTEnv, ARTVectorEnv
-from art_env.sb3 import VectorEnvToSB3, to_sb3
+from art_env.envs.env import ARTEnv
+from art_env.envs.sb3 import VectorEnvToSB3, to_sb3
+from art_env.envs.vector_env import ARTVectorEnv
 
 torch.set_num_threads(1)
 

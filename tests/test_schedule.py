@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import art_env.schedules.schedule as schedule_module
+from art_env._util.files import atomic_path
 from art_env.diffusion import GaussianDenoiser, sample
-from art_env.files import atomic_path
 from art_env.schedules import Schedule, arctan, edm, log_snr
 from art_env.schedules.schedule import check_num_steps, from_sigmas
 

@@ -10,18 +10,13 @@ import pytest
 import torch
 
 from art_env.diffusion import GaussianDenoiser
-from art_env.problems import Problem, custom_problem, make_problem
+from art_env.evaluation.evaluator import Scorer, score
+from art_env.evaluation.results import COLUMNS, Row, format_table, write_csv
+from art_env.problems.custom import custom_problem
+from art_env.problems.library import make_problem
+from art_env.problems.problem import Problem
 from art_env.schedules import Schedule, arctan, edm, uniform
-from art_env.scoring import (
-    COLUMNS,
-    Row,
-    Scorer,
-    baseline,
-    check_spec,
-    format_table,
-    score,
-    write_csv,
-)
+from art_env.schedules.registry import baseline, check_spec
 
 STEPS = (2, 5, 10, 20, 50, 100)
 # Table 1 of the paper, unsquared and without sampling error.

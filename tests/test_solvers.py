@@ -10,7 +10,7 @@ import torch
 
 from art_env.diffusion import SOLVERS, CheckedDenoiser, GaussianDenoiser, get_solver, sample
 from art_env.diffusion.solvers import Carry, euler_step, to_d
-from art_env.problems import make_problem
+from art_env.problems.library import make_problem
 from art_env.schedules import arctan, edm
 
 torch.set_num_threads(1)

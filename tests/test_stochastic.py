@@ -18,14 +18,17 @@ from agents.distill import distill
 from art_env.diffusion import SOLVERS, CheckedDenoiser, Churn, GaussianDenoiser, edm_churn, sample
 from art_env.diffusion.noise import BLOCK, StepNoise
 from art_env.diffusion.solvers import Carry, heun_step, to_d
-from art_env.dynamics import Dynamics
-from art_env.envs import ARTEnv, ARTVectorEnv
-from art_env.matching import GroupDistance, sliced_distance
-from art_env.metrics import sliced_w2, wasserstein_1d
-from art_env.problems import custom_problem, make_problem
-from art_env.sb3 import to_sb3
+from art_env.envs.dynamics import Dynamics
+from art_env.envs.env import ARTEnv
+from art_env.envs.sb3 import to_sb3
+from art_env.envs.vector_env import ARTVectorEnv
+from art_env.envs.wasserstein import GroupDistance, sliced_distance
+from art_env.evaluation.evaluator import Scorer
+from art_env.evaluation.metrics import sliced_w2, wasserstein_1d
+from art_env.problems.custom import custom_problem
+from art_env.problems.library import make_problem
 from art_env.schedules import edm
-from art_env.scoring import Scorer, baseline, check_spec
+from art_env.schedules.registry import baseline, check_spec
 
 torch.set_num_threads(1)
 

@@ -11,12 +11,12 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from agents.art_rl import ARTRL, art_rl
-from agents.art_rl.exploration import AdaptedGaussian, AnnealedGaussian
-from agents.art_rl.start_noises import EVEN, MOST, StartNoises, cap_of
-from agents.art_rl.table_search import SHARES, SearchSettings, TableSearch
 from agents.distill import distill
-from art_env.envs import ARTVectorEnv
-from art_env.sb3 import to_sb3
+from agents.schedule_search.noise_sampling import EVEN, MOST, StartNoises, cap_of
+from agents.schedule_search.search import SHARES, SearchSettings, TableSearch
+from agents.schedule_search.strategies import AdaptedGaussian, AnnealedGaussian
+from art_env.envs.sb3 import to_sb3
+from art_env.envs.vector_env import ARTVectorEnv
 
 SETTINGS = SearchSettings(0.03, (0.9, 0.95), 0.18, 0.012, 0.03, 12, 140, 0.2)
 GROUPS, MEMBERS = 16, 8

@@ -20,8 +20,8 @@ from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 import train
-from agents.loading import load_agent
-from art_env import problems
+from agents.checkpoint import load_agent
+from art_env.problems import problem as problems
 from art_env.schedules import Schedule
 
 ROOT = Path(__file__).parents[1]

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from art_env.diffusion.bundled import SCORE_MODELS, load_bundled
-from art_env.diffusion.data import digit_images
 from art_env.diffusion.denoiser import CheckedDenoiser, Denoiser
-from art_env.diffusion.train_models import heun_edm
-from art_env.diffusion.unet import UNetConfig, UNetDenoiser, load_digits_denoiser
-from art_env.diffusion.weights import read_safetensors
+from art_env.networks.bundled import SCORE_MODELS, load_bundled
+from art_env.networks.data import digit_images
+from art_env.networks.unet import UNetConfig, UNetDenoiser, load_digits_denoiser
+from art_env.networks.weights import read_safetensors
+from benchmarks.model_card import heun_edm
 
 
 @pytest.fixture(autouse=True)
@@ -216,7 +216,7 @@ def test_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_missing_weights_name_the_path_and_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"gone\.safetensors.*train_models digits-base"):
+    with pytest.raises(FileNotFoundError, match=r"gone\.safetensors.*model_card digits-base"):
         load_digits_denoiser(tmp_path / "gone.safetensors")
 
 
@@ -225,7 +225,7 @@ def test_truncated_weights(keep: int, tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     _random().save(path)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ValueError, match=r"net\.safetensors.*truncated.*train_models digits-base"):
+    with pytest.raises(ValueError, match=r"net\.safetensors.*truncated.*model_card digits-base"):
         load_digits_denoiser(path)
 
 
@@ -261,7 +261,7 @@ def test_wrong_keys_shapes_and_values(tmp_path: Path) -> None:
     for bad in (float("nan"), float("inf")):
         _rewrite(path, good | {"net.stem.bias": torch.full_like(good["net.stem.bias"], bad)})
         with pytest.raises(
-            ValueError, match=r"net\.safetensors.*not finite in net\.stem\.bias.*train_models digits-base"
+            ValueError, match=r"net\.safetensors.*not finite in net\.stem\.bias.*model_card digits-base"
         ):
             load_digits_denoiser(path)
 
@@ -391,7 +391,7 @@ def test_bundled_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown model 'photos-autoencoder'"):
         load_bundled("photos-autoencoder")
     for name in SCORE_MODELS:
-        with pytest.raises(FileNotFoundError, match=f"train_models {name} --seed 0"):
+        with pytest.raises(FileNotFoundError, match=f"model_card {name} --seed 0"):
             load_bundled(name, tmp_path)
 
 

@@ -1,6 +1,6 @@
 """ART-RL, as a stable-baselines3 algorithm."""
 
 from agents.art_rl.art_rl import ARTRL
-from agents.art_rl.policies import ARTPolicy
+from agents.art_rl.policy import ARTPolicy
 
 __all__ = ["ARTRL", "ARTPolicy"]

@@ -17,10 +17,10 @@ from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from torch import Tensor
 
-from agents.art_rl.policies import ARTPolicy
-from agents.art_rl.table_search import SearchSettings, TableSearch
-from art_env.envs import ARTVectorEnv
-from art_env.sb3 import VectorEnvToSB3
+from agents.art_rl.policy import ARTPolicy
+from agents.schedule_search.search import SearchSettings, TableSearch
+from art_env.envs.sb3 import VectorEnvToSB3
+from art_env.envs.vector_env import ARTVectorEnv
 
 SelfARTRL = TypeVar("SelfARTRL", bound="ARTRL")
 

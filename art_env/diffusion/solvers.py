@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from art_env._util.names import look_up
 from art_env.diffusion.denoiser import CheckedDenoiser, Denoiser, per_row
 from art_env.diffusion.noise import StepNoise
-from art_env.names import look_up
 
 
 class Carry(NamedTuple):

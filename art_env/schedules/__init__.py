@@ -1,9 +1,10 @@
 """The product: schedules by hand, by optimal control, and learned ones as files."""
 
-from art_env.schedules.evolution import evolve
+from art_env.schedules.cma_es import evolve
+from art_env.schedules.gradient import direct
 from art_env.schedules.handcrafted import HANDCRAFTED, arctan, cosine, edm, log_snr, uniform
-from art_env.schedules.optimal import closed_form, direct, dynamic_programming, final_rmse
-from art_env.schedules.rivals import dmn, gits, sdm
+from art_env.schedules.optimal import closed_form, dynamic_programming, final_rmse
+from art_env.schedules.published import dmn, gits, sdm
 from art_env.schedules.schedule import Schedule
 
 __all__ = [

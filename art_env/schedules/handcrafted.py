@@ -13,10 +13,9 @@ from typing import Protocol
 
 import numpy as np
 
-from art_env.names import check_name
+from art_env._util.names import check_name
+from art_env.diffusion.levels import TERMINALS, check_sigma_range
 from art_env.schedules.schedule import Array, Schedule, check_num_steps
-
-TERMINALS = ("zero", "sigma_min")
 
 
 class Handcrafted(Protocol):
@@ -25,19 +24,6 @@ class Handcrafted(Protocol):
     def __call__(
         self, num_steps: int, sigma_min: float, sigma_max: float, *, terminal: str = "zero"
     ) -> Schedule: ...
-
-
-def check_sigma_range(sigma_min: float, sigma_max: float) -> None:
-    """Raise a ValueError unless ``0 <= sigma_min < sigma_max`` are finite."""
-    for field, value in (("sigma_min", sigma_min), ("sigma_max", sigma_max)):
-        if not math.isfinite(value):
-            raise ValueError(f"{field} = {value} is not finite")
-    if sigma_max <= 0:
-        raise ValueError(f"sigma_max = {sigma_max:g} must be above 0")
-    if sigma_min < 0:
-        raise ValueError(f"sigma_min = {sigma_min:g} must not be negative")
-    if sigma_min >= sigma_max:
-        raise ValueError(f"sigma_min = {sigma_min:g} must be below sigma_max = {sigma_max:g}; swap them?")
 
 
 def _ramp(

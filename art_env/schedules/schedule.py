@@ -7,16 +7,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import PchipInterpolator
 
-from art_env.files import write_text
-
-if TYPE_CHECKING:
-    import torch
+from art_env._util.files import write_text
 
 FORMAT = "art-schedule"
 VERSION = 1
@@ -174,125 +171,6 @@ class Schedule:
                 f"schedule {self.name!r} ends at sigma={self.sigma_end:g}, the problem at "
                 f"sigma={sigma_end:g}; use a schedule made for this end (terminal='zero' or 'sigma_min')"
             )
-
-    def to_diffusers(
-        self,
-        scheduler: Any,
-        *,
-        device: torch.device | str | None = None,
-        quantize: bool = False,
-        mu: float | None = None,
-    ) -> Any:
-        """Set this grid on a diffusers scheduler, in place, for a sampling loop of your own.
-
-        A pipeline sets its scheduler again: give it ``diffusers_kwargs`` instead.
-
-        Args:
-            scheduler: an ``EulerDiscreteScheduler``, ``HeunDiscreteScheduler``, ``EDMEulerScheduler``,
-                ``FlowMatchEulerDiscreteScheduler`` or, with ``quantize``, ``DPMSolverMultistepScheduler``. All
-                but the first append 0 themselves, so the schedule must end there.
-            device: where the timesteps go.
-            quantize: allow a scheduler that rounds the grid to its training timesteps; see its ``.sigmas``.
-            mu: dynamic shift of a flow model, if the scheduler has one.
-
-        Returns:
-            The scheduler.
-
-        Raises:
-            ValueError: another scheduler, settings that would change the grid, a schedule that does not end at
-                0, or one outside the model's range of noise levels. The scheduler is left as it was.
-        """
-        from art_env.schedules import export
-
-        return export.to_diffusers(self, scheduler, device=device, quantize=quantize, mu=mu)
-
-    def diffusers_kwargs(
-        self, scheduler: Any, *, quantize: bool = False, mu: float | None = None
-    ) -> dict[str, Any]:
-        """What to call a diffusers pipeline with: ``pipe(..., **schedule.diffusers_kwargs(pipe.scheduler))``.
-
-        A pipeline starts from noise of the scheduler's ``init_noise_sigma``, or of 1 for a flow model; that is
-        within 1 / (2 sigmas[0]^2), or 1 / sigmas[0], of this grid's own start.
-
-        Args:
-            scheduler: as for ``to_diffusers``; it is left as it is.
-            quantize: as for ``to_diffusers``.
-            mu: as for ``to_diffusers``; the value that the pipeline itself will compute.
-
-        Returns:
-            ``{"sigmas": ...}`` or ``{"timesteps": ...}``, whichever the scheduler takes.
-
-        Raises:
-            ValueError: as ``to_diffusers``.
-        """
-        from art_env.schedules import export
-
-        return export.diffusers_kwargs(self, scheduler, quantize=quantize, mu=mu)
-
-    def to_k_diffusion(
-        self, dtype: torch.dtype | None = None, device: torch.device | str | None = None
-    ) -> torch.Tensor:
-        """``sigmas`` of k-diffusion's samplers, ``[num_steps + 1]``, float32 unless ``dtype`` says otherwise.
-
-        Start them at ``torch.randn(...) * sigmas[0]``. On a schedule that does not end at 0, k-diffusion's Heun
-        also evaluates at the last level, which ``art_env``'s does not.
-
-        Raises:
-            ValueError: two levels are the same number in this dtype.
-        """
-        from art_env.schedules import export
-
-        return export.k_diffusion(self, dtype, device)
-
-    def to_edm(self) -> list[float]:
-        """``t_steps`` of EDM's ``edm_sampler``: K noise levels, then 0.
-
-        The sampler has no argument for them: put ``torch.tensor(..., dtype=torch.float64, device=...)`` in the
-        place of the lines that compute ``t_steps``, and run it with ``--steps`` K.
-
-        Raises:
-            ValueError: the schedule does not end at 0.
-        """
-        from art_env.schedules import export
-
-        return export.edm(self)
-
-    def to_comfyui(self) -> str:
-        """Text for ComfyUI's node ManualSigmas: all noise levels, in full precision."""
-        from art_env.schedules import export
-
-        return export.comfyui(self)
-
-    def to_diff_sampler(self) -> str:
-        """The option ``--t_steps=[...]`` of diff-sampler's ``gits-main/sample.py``.
-
-        Its Heun also evaluates at the last level, which ``art_env``'s does not.
-
-        Raises:
-            ValueError: the schedule ends at 0, which diff-sampler never reaches.
-        """
-        from art_env.schedules import export
-
-        return export.diff_sampler(self)
-
-    def to_flow(self, shift: float = 1.0) -> Array:
-        """Times of a flow model, ``x_t = (1 - t) x0 + t noise``: ``t = sigma / (1 + sigma)``, without the final 0.
-
-        Euler's steps in t are exactly those in sigma: both keep the denoised sample of the step.
-
-        Args:
-            shift: of the scheduler that will get the list, which moves each t to ``shift t / (1 + (shift - 1)
-                t)``; the list is moved back by as much.
-
-        Returns:
-            ``[num_steps]``, descending, in (0, 1).
-
-        Raises:
-            ValueError: the schedule does not end at 0, or the shift is not positive.
-        """
-        from art_env.schedules import export
-
-        return export.flow(self, shift)
 
     def to_json(self) -> str:
         """A JSON text that ``from_json`` reads back exactly."""

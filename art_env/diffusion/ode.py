@@ -1,0 +1,234 @@
+"""The probability-flow ODE itself: velocity, curvature, and exact reference trajectories."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import warnings
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from art_env._util.files import atomic_path
+from art_env.diffusion.denoiser import Denoiser, per_row
+
+
+def velocity(denoiser: Denoiser, x: Tensor, sigma: Tensor | float) -> Tensor:
+    """``F = (D(x; sigma) - x) / sigma = -dx/dsigma``: the drift in the sampler's own direction of time.
+
+    ``x: [B, *shape]``, ``sigma``: scalar or ``[B]``, above 0. (Huang et al. 2026, f = 0 and g = sqrt(2t).)
+    """
+    return (denoiser(x, sigma) - x) / per_row(sigma, x)
+
+
+def curvature(denoiser: Denoiser, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
+    """``(F, Q)`` with ``Q = d^2 x / dtau^2`` along the exact trajectory, by one Jacobian-vector product.
+
+    Q is the derivative of ``(x, sigma) -> F`` along the tangent ``(F, -1)``; one Euler step of length h has
+    the error ``h^2 / 2 * Q``. Both are ``[B, *shape]``. Costs one plain and one forward-mode evaluation.
+    """
+    _load_forward_mode()
+    levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape[0]).contiguous()
+    F = velocity(denoiser, x, levels)
+    # Dual numbers by hand: torch.func.jvp does the same with twice the overhead on a single row.
+    with forward_ad.dual_level():
+        dual_x = forward_ad.make_dual(x, F.detach())
+        dual_sigma = forward_ad.make_dual(levels, -torch.ones_like(levels))
+        Q = forward_ad.unpack_dual(velocity(denoiser, dual_x, dual_sigma)).tangent
+    return F, torch.zeros_like(F) if Q is None else Q
+
+
+@lru_cache(maxsize=1)
+def _load_forward_mode() -> None:
+    """torch loads its forward-mode rules at first use, with a deprecation warning of its own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        with forward_ad.dual_level():
+            forward_ad.make_dual(torch.zeros(1), torch.ones(1))
+
+
+def curvature_secant(
+    denoiser: Denoiser, x: Tensor, sigma: Tensor | float, h: float = 1e-3
+) -> tuple[Tensor, Tensor]:
+    """``(F, Q)`` as ``curvature``, without autodiff: ``[F(x + hF, sigma - h) - F(x, sigma)] / h``.
+
+    ``h`` is relative to sigma. A Heun step already makes the second evaluation.
+    """
+    levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape[0])
+    step = h * levels
+    F = velocity(denoiser, x, levels)
+    ahead = velocity(denoiser, x + per_row(step, x) * F, levels - step)
+    return F, (ahead - F) / per_row(step, x)
+
+
+def norm(x: Tensor) -> Tensor:
+    """Euclidean norm of each row: ``[B, *shape] -> [B]``."""
+    return x.flatten(1).norm(dim=1)
+
+
+class ReferenceFlow:
+    """Exact trajectories of a set of start noises, kept so that no network is needed to read them.
+
+    Integrated once with RK4 in log sigma on even ticks of log sigma; ``x`` and ``dx/dlog sigma`` are kept at
+    the knots, cubic Hermite in between. If the flow ends at 0, the last knot above it is ``sigma_floor`` and
+    a single Euler step goes on to 0 (EDM's convention; the network is not trained below).
+
+    Args:
+        sigmas: ``[M]``, descending, all above 0.
+        x: ``[M, N, *shape]``, states at the knots.
+        slope: ``[M, N, *shape]``, ``dx/dlog sigma = x - D(x; sigma)`` at the knots.
+        sigma_end: last noise level: ``sigmas[-1]``, or 0.
+        meta: what it was made from; ``load`` compares it.
+    """
+
+    def __init__(
+        self, sigmas: Tensor, x: Tensor, slope: Tensor, sigma_end: float, meta: dict[str, Any] | None = None
+    ) -> None:
+        self.sigmas, self.x, self.slope = sigmas, x, slope
+        self.sigma_end = float(sigma_end)
+        self.meta = dict(meta or {})
+        self._log = torch.log(sigmas)
+        self._ascending = -self._log
+        self.x_end = x[-1] - slope[-1] if self.sigma_end == 0 else x[-1]
+
+    @property
+    def num_noises(self) -> int:
+        """How many trajectories there are."""
+        return self.x.shape[1]
+
+    @property
+    def start(self) -> Tensor:
+        """``[N, *shape]``, the start noises."""
+        return self.x[0]
+
+    def first(self, n: int) -> ReferenceFlow:
+        """The first ``n`` trajectories (all, if there are fewer), without copying."""
+        if n >= self.num_noises:
+            return self
+        return ReferenceFlow(self.sigmas, self.x[:, :n], self.slope[:, :n], self.sigma_end, self.meta)
+
+    @classmethod
+    @torch.no_grad()
+    def integrate(
+        cls,
+        denoiser: Denoiser,
+        x: Tensor,
+        sigma_max: float,
+        sigma_floor: float,
+        sigma_end: float,
+        num_knots: int = 257,
+        meta: dict[str, Any] | None = None,
+        batch_size: int = 4096,
+    ) -> ReferenceFlow:
+        """Integrate ``x: [N, *shape]`` from ``sigma_max``; ``4 (num_knots - 1) + 1`` evaluations a row.
+
+        Raises:
+            ValueError: fewer than two knots, or a range that does not descend.
+        """
+        if num_knots < 2:
+            raise ValueError(f"num_knots = {num_knots} must be at least 2")
+        if not 0 < sigma_floor < sigma_max:
+            raise ValueError(
+                f"sigma_floor = {sigma_floor:g} must lie between 0 and sigma_max = {sigma_max:g}"
+            )
+        logs = torch.linspace(
+            math.log(sigma_max), math.log(sigma_floor), num_knots, dtype=x.dtype, device=x.device
+        )
+        sigmas = torch.exp(logs)
+        sigmas[0], sigmas[-1] = sigma_max, sigma_floor
+        h = float(logs[1] - logs[0])
+        states, slopes = [], []
+        for chunk in x.split(batch_size):
+            xs, ds = [], []
+            for i in range(num_knots):
+                k1 = chunk - denoiser(chunk, sigmas[i])
+                xs.append(chunk)
+                ds.append(k1)
+                if i == num_knots - 1:
+                    break
+                mid = torch.exp((logs[i] + logs[i + 1]) / 2)
+                y = chunk + h / 2 * k1
+                k2 = y - denoiser(y, mid)
+                y = chunk + h / 2 * k2
+                k3 = y - denoiser(y, mid)
+                y = chunk + h * k3
+                k4 = y - denoiser(y, sigmas[i + 1])
+                chunk = chunk + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+            states.append(torch.stack(xs))
+            slopes.append(torch.stack(ds))
+        return cls(sigmas, torch.cat(states, 1), torch.cat(slopes, 1), sigma_end, meta)
+
+    def at(self, sigma: Tensor | float, index: Tensor | None = None) -> Tensor:
+        """Exact states at any noise level, ``[B, *shape]``.
+
+        Args:
+            sigma: scalar or ``[B]``, between ``sigma_end`` and ``sigma_max``.
+            index: ``[B]``, which trajectories; all of them if None.
+        """
+        rows = torch.arange(self.num_noises, device=self.x.device) if index is None else index
+        s = torch.as_tensor(sigma, dtype=self.x.dtype, device=self.x.device).expand(len(rows))
+        floor = self.sigmas[-1]
+        log_s = torch.log(torch.maximum(s, floor))
+        right = torch.searchsorted(self._ascending, -log_s.contiguous()).clamp(1, len(self.sigmas) - 1)
+        left = right - 1
+        width = self._log[right] - self._log[left]
+        u = per_row((log_s - self._log[left]) / width, self.x[0])
+        w = per_row(width, self.x[0])
+        x0, x1 = self.x[left, rows], self.x[right, rows]
+        m0, m1 = self.slope[left, rows] * w, self.slope[right, rows] * w
+        v = 1 - u
+        out = x0 * (1 + 2 * u) * v * v + m0 * u * v * v + x1 * u * u * (3 - 2 * u) - m1 * u * u * v
+        below = s < floor
+        if bool(below.any()):
+            # Straight line from the last knot to 0: the Euler step that ends the reference too.
+            line = self.x[-1, rows] + self.slope[-1, rows] * per_row(s / floor - 1, self.x[0])
+            out = torch.where(per_row(below, out).bool(), line, out)
+        return out
+
+    def curvature_norms(self) -> Tensor:
+        """``|Q|`` at the knots, ``[M, N]``, by central differences of the stored slopes (no evaluations).
+
+        With ``g = dx/dlog sigma = x - D``: ``sigma^2 Q = dg/dlog sigma - g = -dD/dlog sigma``. D is what is
+        differenced: at large sigma the two terms in g are equal but for the last few digits.
+        """
+        dD = torch.gradient(self.x - self.slope, spacing=(self._log,), dim=0, edge_order=2)[0]
+        Q = -dD / self.sigmas.reshape(-1, *([1] * (self.x.ndim - 1))) ** 2
+        return Q.flatten(2).norm(dim=2)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to a safetensors file, in one piece."""
+        tensors = {"sigmas": self.sigmas, "x": self.x, "slope": self.slope}
+        header = {"reference_flow": json.dumps({"sigma_end": self.sigma_end, "meta": self.meta})}
+        with atomic_path(path) as temporary:
+            save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, temporary, metadata=header)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], expect: dict[str, Any] | None = None) -> ReferenceFlow:
+        """Read what ``save`` wrote.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not such a file, or made from something else than ``expect``.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no reference file at {str(path)!r}")
+        try:
+            with safe_open(path, "pt") as file:
+                header = json.loads((file.metadata() or {})["reference_flow"])
+                tensors = {k: file.get_tensor(k) for k in ("sigmas", "x", "slope")}
+        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"{path}: not a reference file ({error}); delete it and make it again"
+            ) from error
+        if expect is not None and header["meta"] != expect:
+            raise ValueError(
+                f"{path}: made for {header['meta']}, wanted {expect}; delete it or use another path"
+            )
+        return cls(tensors["sigmas"], tensors["x"], tensors["slope"], header["sigma_end"], header["meta"])

@@ -1,0 +1,322 @@
+"""``ARTVectorEnv``: many copies of the environment that step together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from art_env._util.names import check_name
+from art_env.diffusion.denoiser import Denoiser
+from art_env.diffusion.ode import ReferenceFlow
+from art_env.diffusion.solvers import Solver
+from art_env.envs.dynamics import State
+from art_env.envs.env import METADATA, _Common
+from art_env.envs.observation import DEFAULT_FEATURES
+from art_env.envs.render import draw
+from art_env.problems.problem import Problem
+from art_env.schedules.schedule import Schedule
+
+VECTOR_ONLY = ("self", "__class__", "num_envs", "autoreset_mode", "noise_groups", "render_mode")
+# Beside the seeds of the rows.
+PLAY_STREAM = 0x91A7
+
+
+class ARTVectorEnv(_Common, VectorEnv):
+    """``num_envs`` copies of ``ARTEnv`` that step together, in one denoiser call a stage.
+
+    Row ``i`` with ``reset(seed=s)`` is ``ARTEnv`` with ``reset(seed=s + i)``.
+
+    Args:
+        num_envs: rows.
+        autoreset_mode: ``NEXT_STEP`` (default), ``SAME_STEP`` or ``DISABLED`` (then reset with
+            ``options={"reset_mask": bool[num_envs]}``), as a member or its name.
+        noise_groups: the rows are that many groups that meet the same start noises: row ``i`` is seeded with
+            ``s + i % (num_envs / noise_groups)``, so groups differ by their actions only. The ``"global"`` reward
+            of a stochastic solver is that of a group.
+        others: as ``ARTEnv``.
+    """
+
+    metadata: dict[str, Any] = {**METADATA, "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        problem: str | Problem = "digits",
+        *,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        noise_groups: int = 1,
+        denoiser: Denoiser | None = None,
+        solver: str | Solver = "heun",
+        num_steps: int | Sequence[int] = 5,
+        reward: str = "global",
+        control: str = "log_speed",
+        features: Sequence[str] = DEFAULT_FEATURES,
+        clock: float | str | Schedule = 7.0,
+        action_range: float = 5.0,
+        terminal: str | None = None,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+        num_noises: int | None = None,
+        noise_seed: int = 0,
+        reference: ReferenceFlow | None = None,
+        device: str = "cpu",
+        render_mode: str | None = None,
+    ) -> None:
+        settings = {k: v for k, v in locals().items() if k not in VECTOR_ONLY}
+        if not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
+            raise ValueError(f"num_envs = {num_envs!r} must be a whole number of at least 1")
+        if noise_groups < 1 or num_envs % noise_groups:
+            raise ValueError(f"noise_groups = {noise_groups} must divide num_envs = {num_envs}")
+        self.num_envs = int(num_envs)
+        self.noise_groups = int(noise_groups)
+        self.autoreset_mode = _autoreset_mode(autoreset_mode)
+        self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
+        members = self.num_envs // self.noise_groups
+        self.single_observation_space, self.single_action_space = self._set_up(
+            render_mode, settings, group_size=members
+        )
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._generators: list[np.random.Generator] = []
+        self._play_rng: np.random.Generator | None = None
+        self._episodes = np.zeros(self.num_envs, dtype=np.int64)
+        self._state: State | None = None
+        self._done = np.zeros(self.num_envs, dtype=np.bool_)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode in every row, or in those of ``options["reset_mask"]: bool[num_envs]``.
+
+        Raises:
+            ValueError, TypeError: seeds, mask or options that are not understood.
+        """
+        options = dict(options or {})
+        mask = self._reset_mask(options.pop("reset_mask", None))
+        self._seed(seed, mask)
+        rows = np.flatnonzero(mask)
+        if self.dynamics.compares_groups:
+            by_group = mask.reshape(self.noise_groups, -1)
+            if (by_group != by_group[:, :1]).any():
+                name = self.dynamics.solver.name
+                raise ValueError(
+                    f"options['reset_mask'] takes a part of a group; with solver = {name!r} and reward = 'global' "
+                    f"the {by_group.shape[1]} rows of a group must be reset together"
+                )
+        if self._state is None and len(rows) < self.num_envs:
+            raise ValueError("reset_mask before the first reset: reset every row once first")
+        fresh = self._begin(rows, options)
+        self._state = fresh if len(rows) == self.num_envs else self._merge(fresh, rows)
+        self._done[rows] = False
+        if mask[0]:
+            self._remember(self._state, 0.0, first=True)
+        return self._get_obs(), self._masked(self._infos(self._state, None), mask)
+
+    def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Take one solver step in every row; ``actions: [num_envs, 1]``.
+
+        Raises:
+            ValueError: actions of the wrong shape, or not finite.
+            RuntimeError: ``reset`` has not been called, or (``DISABLED``) a row has ended and was not reset.
+            DenoiserError: the model returned something that is not finite; names problem, sigma and step.
+        """
+        if self._state is None:
+            raise RuntimeError("step without an episode: call reset() first")
+        tensor = self._actions(actions, self.num_envs)
+        ended = self._done.copy()
+        if ended.any() and self.autoreset_mode == AutoresetMode.DISABLED:
+            raise RuntimeError(
+                f"step after the end of row {int(np.flatnonzero(ended)[0])}: "
+                'reset it first, reset(options={"reset_mask": terminated})'
+            )
+        live = np.flatnonzero(~ended)
+        rewards = np.zeros(self.num_envs)
+        terminated = np.zeros(self.num_envs, dtype=np.bool_)
+        truncated = np.zeros(self.num_envs, dtype=np.bool_)
+        infos: dict[str, Any] = {}
+        if len(live):
+            whole = len(live) == self.num_envs
+            pick = torch.from_numpy(live).to(self.dynamics.device)
+            before = self._state if whole else State(*(v[pick] for v in self._state))
+            acted = tensor if whole else tensor[pick]
+            after = self.dynamics.transition(before, acted)
+            outcome = self.dynamics.reward(before, acted, after)
+            self._state = after if whole else self._merge(after, live)
+            rewards[live] = outcome.reward.cpu().numpy()
+            terminated[live] = self.dynamics.terminated(after).cpu().numpy()
+            if not ended[0]:
+                self._remember(self._state, float(rewards[0]), first=False)
+            local = None
+            if outcome.local_error is not None:
+                local = torch.zeros(self.num_envs, dtype=torch.float64, device=self.dynamics.device)
+                local[pick] = outcome.local_error
+            infos = self._masked(self._infos(self._state, local), ~ended)
+            if terminated.any():
+                infos.update(self._masked(self._results(self._state), terminated))
+        if ended.any():  # NEXT_STEP: the step after the end starts the next episode
+            rows = np.flatnonzero(ended)
+            self._state = self._merge(self._begin(rows, {}), rows)
+            if ended[0]:
+                self._remember(self._state, 0.0, first=True)
+            for key, value in self._masked(self._infos(self._state, None), ended).items():
+                if key in infos:
+                    infos[key] = np.where(ended, value, infos[key])
+                else:
+                    infos[key] = value
+        self._done = terminated.copy()
+        obs = self._get_obs()
+        if terminated.any() and self.autoreset_mode == AutoresetMode.SAME_STEP:
+            final = np.full(self.num_envs, None, dtype=object)
+            for i in np.flatnonzero(terminated):
+                final[i] = obs[i].copy()
+            last = {k: v for k, v in infos.items() if not k.startswith("_")}
+            rows = np.flatnonzero(terminated)
+            self._state = self._merge(self._begin(rows, {}), rows)
+            self._done[:] = False
+            if terminated[0]:
+                self._remember(self._state, 0.0, first=True)
+            started = self._infos(self._state, None)
+            infos = {
+                **self._masked(
+                    {k: np.where(terminated, started[k], v) for k, v in last.items() if k in started},
+                    np.ones(self.num_envs, dtype=np.bool_),
+                ),
+                "final_obs": final,
+                "_final_obs": terminated.copy(),
+                "final_info": self._masked(last, terminated),
+                "_final_info": terminated.copy(),
+            }
+            if "local_error" in last and not terminated.all():
+                infos.update(self._masked({"local_error": last["local_error"]}, ~terminated))
+            obs = self._get_obs()
+        return obs, rewards, terminated, truncated, infos
+
+    def play(self, actions: np.ndarray, index: np.ndarray | None = None) -> np.ndarray:
+        """Returns of whole episodes whose actions are known beforehand: one of each K in every row.
+
+        The episodes under way are left alone. Start noises come from a stream of their own, seeded by ``reset``;
+        groups meet the same ones.
+
+        Args:
+            actions: ``[num_envs, T]`` with T the sum of ``budgets``: the actions of the shortest episode first.
+            index: ``[num_envs, len(budgets)]``, the row of the pool that each episode starts from, instead.
+
+        Returns:
+            ``[num_envs, len(budgets)]`` float64.
+
+        Raises:
+            ValueError: actions of the wrong shape, or not finite; an index of the wrong shape or outside the pool;
+                or an environment without exact trajectories (``reward="euler"``), whose rows have no pool to
+                start from.
+            RuntimeError: ``reset`` has not been called.
+            DenoiserError: as ``step``.
+        """
+        if self._play_rng is None:
+            raise RuntimeError("play without a start: call reset() first")
+        reference = self.dynamics.reference
+        if reference is None:
+            raise ValueError(
+                f"play needs exact trajectories, which reward={self.reward_name!r} has not; use step"
+            )
+        want = (self.num_envs, sum(self.budgets))
+        array = np.asarray(actions, dtype=np.float64)
+        if array.shape != want or not np.isfinite(array).all():
+            raise ValueError(f"actions have shape {array.shape}; expected {want}, all finite")
+        tensor = torch.from_numpy(array).to(self.dynamics.device)
+        pool, shape = reference.num_noises, (self.num_envs, len(self.budgets))
+        if index is None:
+            members = self.num_envs // self.noise_groups
+            drawn = [self._play_rng.integers(pool, size=members) for _ in self.budgets]
+            index = np.stack([np.tile(row, self.noise_groups) for row in drawn], 1)
+        elif np.shape(index) != shape or np.min(index) < 0 or np.max(index) >= pool:
+            raise ValueError(
+                f"index has shape {np.shape(index)} and values {np.min(index)} to {np.max(index)}; expected {shape} "
+                f"and 0 to {pool - 1}, rows of the pool"
+            )
+        rows = torch.from_numpy(np.asarray(index, dtype=np.int64)).to(self.dynamics.device)
+        parts = tensor.split(self.budgets, dim=1)
+        out = [self.dynamics.returns(rows[:, i], part) for i, part in enumerate(parts)]
+        return torch.stack(out, 1).cpu().numpy()
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """One frame, of row 0, with ``render_mode="rgb_array"``."""
+        return (draw(self.dynamics, self._frames),) if self.render_mode == "rgb_array" else None
+
+    def _begin(self, rows: np.ndarray, options: dict[str, Any]) -> State:
+        x, index = self._starts([self._generators[i] for i in rows], options)
+        state = self.dynamics.initial(x, index, self._budgets(self._episodes[rows], options))
+        self._episodes[rows] += 1
+        return state
+
+    def _merge(self, part: State, rows: np.ndarray) -> State:
+        """The state with ``rows`` replaced by those of ``part``."""
+        if len(rows) == self.num_envs:
+            return part
+        assert self._state is not None
+        pick = torch.from_numpy(rows).to(self.dynamics.device)
+        return State(*(old.index_copy(0, pick, new) for old, new in zip(self._state, part, strict=True)))
+
+    def _get_obs(self) -> np.ndarray:
+        assert self._state is not None
+        return self.dynamics.observation(self._state).cpu().numpy()
+
+    def _seed(self, seed: int | Sequence[int | None] | None, mask: np.ndarray) -> None:
+        members = self.num_envs // self.noise_groups
+        if self._play_rng is None or seed is not None:
+            known = [s for s in (seed if isinstance(seed, Sequence) else [seed]) if s is not None]
+            self._play_rng = np.random.default_rng([*known, PLAY_STREAM] if known else None)
+        if isinstance(seed, (int, np.integer)):
+            seeds: list[int | None] = [int(seed) + i % members for i in range(self.num_envs)]
+        elif seed is None:
+            if self._generators:
+                return
+            first = seeding.np_random(None)[1] % 2**31
+            seeds = [first + i % members for i in range(self.num_envs)]
+        else:
+            seeds = list(seed)
+            if len(seeds) != self.num_envs:
+                raise ValueError(
+                    f"seed has {len(seeds)} entries; give one int, or num_envs = {self.num_envs}"
+                )
+        if not self._generators:
+            self._generators = [seeding.np_random(s)[0] for s in seeds]
+            return
+        for i in np.flatnonzero(mask):
+            if seeds[i] is not None:
+                self._generators[i] = seeding.np_random(seeds[i])[0]
+                self._episodes[i] = 0
+
+    def _reset_mask(self, mask: Any) -> np.ndarray:
+        if mask is None:
+            return np.ones(self.num_envs, dtype=np.bool_)
+        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+            raise TypeError(f"options['reset_mask'] must be a numpy array of bool, not {type(mask).__name__}")
+        if mask.shape != (self.num_envs,) or not mask.any():
+            raise ValueError(
+                f"options['reset_mask'] must have shape ({self.num_envs},) and a True in it; "
+                f"got {mask.shape}, {int(mask.sum())} True"
+            )
+        return mask
+
+    @staticmethod
+    def _masked(info: dict[str, np.ndarray], mask: np.ndarray) -> dict[str, Any]:
+        """Gymnasium's batched info: each key with its mask, zeros where it is not set."""
+        out: dict[str, Any] = {}
+        for key, value in info.items():
+            out[key] = np.where(mask, value, np.zeros_like(value))
+            out[f"_{key}"] = mask.copy()
+        return out
+
+
+def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
+    if isinstance(mode, AutoresetMode):
+        return mode
+    names = {m.name: m for m in AutoresetMode} | {m.value: m for m in AutoresetMode}
+    check_name("autoreset_mode", mode, names)
+    return names[mode]

@@ -1,0 +1,100 @@
+"""Rows of a results table, as CSV and as text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, fields
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from art_env._util.files import write_text
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of a results table.
+
+    Attributes:
+        problem, solver: names.
+        terminal: the schedule's own end, ``"zero"`` or ``"sigma_min"``.
+        schedule: its name.
+        num_steps: K.
+        nfe: network evaluations a sample.
+        metric: ``rmse``, ``gap``, or one of ``art_env.problems.METRICS``.
+        mean, sd: over the seed sets; sd (ddof 1) is NaN for a single one, and 0 for an exact figure.
+        n: number of seed sets.
+    """
+
+    problem: str
+    solver: str
+    terminal: str
+    schedule: str
+    num_steps: int
+    nfe: int
+    metric: str
+    mean: float
+    sd: float
+    n: int
+
+
+COLUMNS = tuple(f.name for f in fields(Row))
+
+
+def write_csv(rows: Iterable[Any], path: str | os.PathLike[str], kind: type = Row) -> None:
+    """Write the rows, all of the dataclass ``kind``, in one piece; columns are its fields."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([f.name for f in fields(kind)])
+    writer.writerows(astuple(row) for row in rows)
+    write_text(path, text.getvalue())
+
+
+# Tables
+
+
+def format_table(rows: Sequence[Row]) -> str:
+    """Aligned text: a line for each K and schedule, a column for each metric (mean +- sd over seed sets)."""
+    # rmse first, gap last, whatever comes first in the list.
+    metrics = sorted(dict.fromkeys(r.metric for r in rows), key=lambda m: (m == "gap", m != "rmse"))
+    cells: dict[tuple[int, str, str], dict[str, Row]] = {}
+    for row in rows:
+        cells.setdefault((row.num_steps, row.schedule, row.terminal), {})[row.metric] = row
+    table = Table(box=box.SIMPLE_HEAD)
+    for title, side in (("schedule", "left"), ("K", "right"), ("NFE", "right"), ("terminal", "left")):
+        table.add_column(title, justify=side, no_wrap=True)  # type: ignore[arg-type]
+    for metric in metrics:
+        table.add_column(metric, justify="right", no_wrap=True)
+    last = None
+    for key in sorted(cells, key=lambda k: k[0]):  # stable: schedules stay in the order given
+        K, name, terminal = key
+        if last not in (None, K):
+            table.add_section()
+        last = K
+        some = next(iter(cells[key].values()))
+        texts = [_cell(cells[key].get(m)) for m in metrics]
+        nfe = (str(K), str(some.nfe)) if K else ("-", "-")
+        table.add_row(name, *nfe, terminal, *texts)
+    out = io.StringIO()
+    Console(file=out, width=400, color_system=None, highlight=False, markup=False).print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n") + "\n"
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return ""
+    digits = 2 if row.metric == "gap" else 4
+    text = _number(row.mean, digits)
+    # No spread: a single seed set, or an exact figure.
+    return f"{text} +- {_number(row.sd, digits)}" if row.sd > 0 else text
+
+
+def _number(value: float, digits: int) -> str:
+    if value and abs(value) < 10.0**-digits:
+        return f"{value:.1e}"
+    return f"{value:.{digits}f}" if abs(value) < 100 else f"{value:.1f}"

@@ -1,0 +1,234 @@
+"""The problems that have a name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from art_env._util.names import check_name, look_up
+from art_env.adapters.conditional import InpaintingDenoiser, LabelledDenoiser
+from art_env.diffusion.analytic import GaussianDenoiser, GaussianMixtureDenoiser
+from art_env.diffusion.levels import TERMINALS
+from art_env.networks.bundled import load_autoencoder, load_bundled
+from art_env.networks.classifier import DIGIT_FEATURES, PHOTO_FEATURES
+from art_env.networks.data import digit_images, photo_patches
+from art_env.problems.problem import Problem, check_device
+
+# Noises of the mixtures: a few that pass between two modes make most of the final error, and a schedule fitted to
+# 4,096 of them can be off by half on others.
+HEAVY_TAILED = 16384
+
+
+def _gaussian_1d(terminal: str) -> Problem:
+    """Table 1 of the paper: N(0, 1), T = 3, started from the exact marginal N(0, 10)."""
+    denoiser = GaussianDenoiser(1.0)
+    return Problem(
+        name="gaussian-1d",
+        denoiser=denoiser,
+        sigma_max=3.0,
+        sigma_min=0.0 if terminal == "zero" else 1e-4,
+        terminal=terminal,
+        prior_std=float(np.sqrt(10.0)),
+        data=denoiser.sample,
+        metrics=("w2",),
+        linear=True,
+        num_noises=1024,
+    )
+
+
+def _mixture(name: str, denoiser: GaussianMixtureDenoiser, metric: str, terminal: str) -> Problem:
+    return Problem(
+        name=name,
+        denoiser=denoiser,
+        sigma_max=80.0,
+        sigma_min=0.002,
+        terminal=terminal,
+        prior_std=80.0,
+        data=denoiser.sample,
+        metrics=(metric,),
+        num_noises=HEAVY_TAILED,
+        heavy_tailed=True,
+    )
+
+
+def _mixture_1d(terminal: str) -> Problem:
+    """Three modes, two of them narrow."""
+    denoiser = GaussianMixtureDenoiser([0.3, 0.4, 0.3], [-2.0, 0.5, 2.5], np.square([0.3, 0.2, 0.4]))
+    return _mixture("mixture-1d", denoiser, "w2", terminal)
+
+
+def _mixture_2d(terminal: str) -> Problem:
+    """Eight modes on two rings, each stretched and turned differently, of different weights."""
+    angles = np.arange(8) * np.pi / 4
+    radii = np.where(np.arange(8) % 2 == 0, 2.5, 1.5)
+    means = radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
+    covs = []
+    for i in range(8):
+        turn = angles[i] + i * np.pi / 7
+        axes = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+        widths = np.array([0.12 + 0.04 * i, 0.40 - 0.03 * i])
+        covs.append(axes @ np.diag(widths**2) @ axes.T)
+    denoiser = GaussianMixtureDenoiser(np.arange(8) + 4.0, means, np.array(covs))
+    return _mixture("mixture-2d", denoiser, "sliced_w2", terminal)
+
+
+IMAGE_METRICS = ("frechet", "sliced_w2", "inception_score", "precision", "recall")
+METRICS = ("w2", *IMAGE_METRICS, "frechet_held_out")
+
+
+def _digits(terminal: str, model: str = "digits-base") -> Problem:
+    """scikit-learn's 8x8 handwritten digits through one of the bundled U-Nets."""
+    return Problem(
+        name="digits" if model == "digits-base" else model,
+        denoiser=load_bundled(model),
+        sigma_max=80.0,
+        sigma_min=0.002,
+        terminal=terminal,
+        prior_std=80.0,
+        data=_digit_images,
+        metrics=IMAGE_METRICS,
+        features=DIGIT_FEATURES,
+        num_data=1797,
+        num_knots=65,
+        num_noises=1024,
+    )
+
+
+def _digits_class(terminal: str) -> Problem:
+    """A class of digits for each trajectory, with classifier-free guidance."""
+    model = load_bundled("digits-cond")
+    return replace(
+        _digits(terminal),
+        name="digits-class",
+        denoiser=LabelledDenoiser(model),
+        given=lambda n, seed: _labels(n, seed)[:, None, None, None].expand(n, 1, *model.shape[1:]),
+        given_channels=1,
+    )
+
+
+def _digits_inpaint(terminal: str) -> Problem:
+    """The right half of a digit, given its left half."""
+    whole = _digits(terminal)
+    _, height, width = whole.shape
+    known = torch.zeros(height, width, dtype=torch.bool)
+    known[:, : width // 2] = True
+    return replace(
+        whole,
+        name="digits-inpaint",
+        denoiser=InpaintingDenoiser(whole.denoiser, known),
+        given=lambda n, seed: _digit_images(n, seed) * known,
+        given_channels=1,
+    )
+
+
+def _photos(terminal: str) -> Problem:
+    """16x16 patches of scikit-learn's two photographs.
+
+    The part of them that is held out shows other things than the rest: distances to it have a high floor, and say
+    less about schedules than those to fresh patches of the rest.
+    """
+    return replace(
+        _digits(terminal),
+        name="photos",
+        denoiser=load_bundled("photos-base"),
+        data=partial(_photo_patches, split="train"),
+        held_out=partial(_photo_patches, split="held_out"),
+        metrics=(*IMAGE_METRICS, "frechet_held_out"),
+        features=PHOTO_FEATURES,
+        num_data=None,
+        num_noises=256,
+    )
+
+
+def _photos_latent(terminal: str) -> Problem:
+    """Diffusion in the latent space of an autoencoder of the same patches."""
+    autoencoder = load_autoencoder()
+    return replace(
+        _photos(terminal),
+        name="photos-latent",
+        denoiser=load_bundled("photos-latent"),
+        decode=torch.no_grad()(lambda z: autoencoder.decode(z.float()).double()),
+    )
+
+
+def _labels(n: int, seed: int) -> Tensor:
+    """``n`` digits, evenly drawn; the first rows do not depend on ``n``."""
+    return torch.from_numpy(np.random.default_rng([seed, 0x1ABE1]).integers(10, size=n))
+
+
+def _digit_images(n: int, seed: int) -> Tensor:
+    """``n`` real digits, ``[n, 1, 8, 8]`` in [-1, 1], drawn without replacement while they last (1,797)."""
+    images = digit_images()[0].double()
+    rng = np.random.default_rng(seed)
+    rounds = [rng.permutation(len(images)) for _ in range(-(-n // len(images)))]
+    return images[torch.from_numpy(np.concatenate(rounds)[:n])]
+
+
+def _photo_patches(n: int, seed: int, split: str) -> Tensor:
+    """``n`` patches, ``[n, 3, 16, 16]`` in [-1, 1]."""
+    return photo_patches(n, seed, split).double()
+
+
+# name -> (builder, the terminal it uses unless told)
+_BUILDERS: dict[str, tuple[Callable[[str], Problem], str]] = {
+    "gaussian-1d": (_gaussian_1d, "zero"),
+    "mixture-1d": (_mixture_1d, "sigma_min"),
+    "mixture-2d": (_mixture_2d, "sigma_min"),
+    "digits": (_digits, "zero"),
+    "digits-small": (partial(_digits, model="digits-small"), "zero"),
+    "digits-large": (partial(_digits, model="digits-large"), "zero"),
+    "digits-class": (_digits_class, "zero"),
+    "digits-inpaint": (_digits_inpaint, "zero"),
+    "photos": (_photos, "zero"),
+    "photos-latent": (_photos_latent, "zero"),
+}
+PROBLEMS = tuple(_BUILDERS)
+
+
+def make_problem(
+    name: str,
+    *,
+    terminal: str | None = None,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    device: str = "cpu",
+) -> Problem:
+    """A problem by name.
+
+    Args:
+        name: one of ``PROBLEMS``.
+        terminal: ``"zero"`` or ``"sigma_min"``; None: the problem's own (zero for gaussian-1d and digits).
+        sigma_min, sigma_max: another noise range.
+        device: ``"cpu"``, ``"cuda"``, ...
+
+    Raises:
+        ValueError: unknown name or terminal (suggests the nearest), a range that is inverted, zero or not
+            finite, or a device that is not there.
+    """
+    _, own_terminal = look_up("problem", name, _BUILDERS)
+    problem = _build(name, check_name("terminal", terminal or own_terminal, TERMINALS), check_device(device))
+    changes: dict[str, Any] = {}
+    if sigma_min is not None:
+        changes["sigma_min"] = float(sigma_min)
+    if sigma_max is not None:
+        changes["sigma_max"] = float(sigma_max)
+        if problem.linear:
+            changes["prior_std"] = float(np.hypot(sigma_max, problem.denoiser.sigma_data))
+        else:
+            changes["prior_std"] = float(sigma_max)
+    return replace(problem, **changes) if changes else problem
+
+
+@lru_cache(maxsize=16)
+def _build(name: str, terminal: str, device: str) -> Problem:
+    """One object a problem, so that environments made one by one share its reference trajectories."""
+    problem = _BUILDERS[name][0](terminal)
+    if device == "cpu":
+        return problem
+    return replace(problem, device=device, denoiser=problem.denoiser.to(device))  # type: ignore[attr-defined]

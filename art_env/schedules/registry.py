@@ -1,0 +1,208 @@
+"""Schedules by name: the text ``edm:rho=3`` to a ``Schedule`` for a problem, a solver and K."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from art_env._util.names import unknown_name
+from art_env.diffusion.ode import ReferenceFlow
+from art_env.diffusion.solvers import Solver, require_deterministic
+from art_env.problems.problem import Problem
+from art_env.schedules.cma_es import evolve, require_cma
+from art_env.schedules.gradient import direct
+from art_env.schedules.handcrafted import HANDCRAFTED, edm, log_snr
+from art_env.schedules.optimal import closed_form, dynamic_programming, final_rmse
+from art_env.schedules.published import dmn, gits, sdm
+from art_env.schedules.schedule import Schedule, check_num_steps
+
+# Where log-SNR ends on a problem that runs to 0, which it cannot reach (the paper's table 1).
+LOG_SNR_END = 1e-4
+# Trajectories that the closed form, dynamic programming and others read.
+PILOT_NOISES = 256
+
+
+def check_fit(schedule: Schedule, problem: Problem) -> None:
+    """Refuse a schedule made for another noise range than the problem's (see ``Scorer.check``).
+
+    Raises:
+        ValueError: its first or last noise level is not the problem's.
+    """
+    end = problem.sigma_end
+    if schedule.name == "log_snr" and problem.sigma_min == 0 and schedule.sigma_end > 0:
+        end = LOG_SNR_END
+    schedule.check_range(problem.sigma_max, end)
+
+
+# Baselines by name
+
+COMPUTED = ("edm_tuned", "closed_form", "dp", "gits", "sdm", "dmn", "cma", "limit")
+# Those of COMPUTED that minimise an error to the exact trajectory of the same noise.
+PAIRED = ("edm_tuned", "dp", "cma", "limit")
+BASELINES = (*HANDCRAFTED, *COMPUTED)
+# name -> its one option, a positive number
+_OPTIONS = {
+    "edm": "rho",
+    "arctan": "c",
+    "dp": "coefficient",
+    "gits": "coefficient",
+    "sdm": "q",
+    "cma": "budget",
+}
+
+
+class _Spec(NamedTuple):
+    name: str
+    options: dict[str, float]
+    file: Schedule | None
+
+
+def check_spec(spec: str, problem: Problem, solver: str | Solver | None = None) -> None:
+    """Refuse a text that ``baseline`` would refuse, without computing anything.
+
+    Raises:
+        ValueError: unknown name (suggests the nearest) or option, a file that is not a schedule for this problem, or
+            a schedule that is computed from paired errors, which a noisy solver does not have.
+        FileNotFoundError: no such file.
+        ImportError: ``cma`` without its extra.
+    """
+    name, _, file = _parse(spec, problem)
+    if solver is not None and file is None and name in PAIRED:
+        require_deterministic(solver, f"schedule {name!r}")
+
+
+def is_file_spec(spec: str) -> bool:
+    """Whether ``baseline`` reads this text as a path."""
+    return spec.endswith(".json") or "/" in spec or os.sep in spec or Path(spec).is_file()
+
+
+def _parse(spec: str, problem: Problem) -> _Spec:
+    if is_file_spec(spec):
+        folder = Path(spec).parent
+        if not Path(spec).exists() and (folder / "config.json").is_file():
+            raise FileNotFoundError(
+                f"no schedule file at {spec!r}: the run is unfinished; finish it with train.py --resume {folder}"
+            )
+        schedule = Schedule.load(spec)
+        try:
+            check_fit(schedule, problem)
+        except ValueError as error:
+            raise ValueError(f"{spec}: {error}") from error
+        return _Spec(schedule.name, {}, schedule)
+    name, _, text = spec.partition(":")
+    if name not in BASELINES:
+        raise ValueError(f"{unknown_name('schedule', name, BASELINES)}, or the path of a schedule.json")
+    options: dict[str, float] = {}
+    known = _OPTIONS.get(name)
+    for part in text.split(",") if text else []:
+        key, _, value = part.partition("=")
+        if known is None:
+            raise ValueError(f"schedule {spec!r}: {name} has no options; write {name!r}")
+        if key != known:
+            why = unknown_name("option", key, [known])
+            raise ValueError(f"schedule {spec!r}: {why}, as in {name}:{known}=2")
+        try:
+            options[key] = float(value)
+        except ValueError:
+            raise ValueError(f"schedule {spec!r}: {key} = {value!r} is not a number") from None
+        if not (math.isfinite(options[key]) and options[key] > 0):
+            raise ValueError(f"schedule {spec!r}: {key} = {value} must be a positive number")
+    if name == "cma":
+        require_cma()
+    return _Spec(name, options, None)
+
+
+def baseline(
+    spec: str,
+    problem: Problem,
+    num_steps: int,
+    solver: str | Solver = "heun",
+    reference: ReferenceFlow | None = None,
+    starts: Iterable[Schedule] = (),
+) -> Schedule:
+    """A schedule from a text.
+
+    Args:
+        spec: ``uniform``, ``edm``, ``edm:rho=3``, ``log_snr``, ``cosine``, ``arctan`` (c: the data's
+            standard deviation), ``arctan:c=0.5``, ``edm_tuned`` (the best rho for this solver
+            and K), ``closed_form``, ``dp``,
+            ``dp:coefficient=1.15``, ``gits``, ``gits:coefficient=1.15``, ``sdm``, ``sdm:q=0.1``, ``dmn``, ``cma``,
+            ``cma:budget=2000`` (the final errors it may compute), ``limit`` or the path of a schedule file, which
+            is resampled if its K is another.
+        problem: whose noise range it is for.
+        num_steps: K.
+        solver: what ``edm_tuned``, ``dp``, ``dmn``, ``cma`` and ``limit`` are computed for.
+        reference: exact trajectories for ``limit``: those that it is scored on (``Scorer.reference()``), so
+            that nothing can be better there. Default the problem's own pool, which all others that are
+            computed always read, as a learner does.
+        starts: more grids for ``limit`` to start from, beside the hand-crafted ones; those with another end
+            are left out.
+
+    Raises:
+        ValueError, FileNotFoundError, ImportError: as ``check_spec``, or ``num_steps < 1``.
+    """
+    K = check_num_steps(num_steps)
+    name, options, file = _parse(spec, problem)
+    if file is None and name in PAIRED:
+        require_deterministic(solver, f"schedule {name!r}")
+    if file is not None:
+        return file.resample(K, keep_zero=False)
+    if name == "log_snr" and problem.sigma_min == 0:
+        return log_snr(K, LOG_SNR_END, problem.sigma_max, terminal="sigma_min")
+    if name == "arctan":
+        options = {"c": float(problem.denoiser.sigma_data), **options}
+    if name in HANDCRAFTED:
+        make: Callable[..., Schedule] = HANDCRAFTED[name]
+        return make(K, problem.sigma_min, problem.sigma_max, terminal=problem.terminal, **options)
+    if name == "limit":
+        # The error has several local minima: no named grid may be better just because nobody listed it.
+        named = [baseline(name, problem, K, solver) for name in (*HANDCRAFTED, "edm_tuned")]
+        usable = [s for s in (*starts, *named) if _fits(s, problem)]
+        known = reference or problem.reference()
+        # A network's evaluations are dear, and its error smoother over grids than a narrow mixture's.
+        effort = {"num_searches": 2, "screen_noises": 64} if problem.is_image else {}
+        with_dp = not problem.is_image
+        return direct(problem.denoiser, known, K, solver, starts=usable, with_dp=with_dp, **effort)
+    if name == "dmn":
+        data = float(problem.denoiser.sigma_data)
+        low, high = problem.sigma_floor, problem.sigma_max
+        return dmn(K, low, high, data, solver, terminal=problem.terminal)
+    if name == "cma" and not problem.is_image:
+        return evolve(problem.denoiser, problem.reference(), K, solver, options.get("budget", 1000))
+    pilot = problem.reference(min(problem.num_noises, PILOT_NOISES))
+    if name == "edm_tuned":
+        return edm_tuned(problem, pilot.first(64) if problem.is_image else pilot, K, solver)
+    if name == "closed_form":
+        return closed_form(pilot, K)
+    if name == "sdm":
+        return sdm(pilot, K, **options)
+    if name == "cma":
+        return evolve(problem.denoiser, pilot, K, solver, options.get("budget", 300))
+    candidates, coefficient = max(64, 2 * K), options.get("coefficient", 1.0)
+    if name == "gits":
+        return gits(problem.denoiser, pilot, K, coefficient, candidates)
+    return dynamic_programming(problem.denoiser, pilot, K, solver, candidates, coefficient)
+
+
+def edm_tuned(problem: Problem, pilot: ReferenceFlow, num_steps: int, solver: str | Solver) -> Schedule:
+    """EDM's family with the rho that has the least final error on the pilot noises (20 values, 1 to 100)."""
+    rhos = [float(rho) for rho in np.geomspace(1.0, 100.0, 20)]
+    family = [
+        edm(num_steps, problem.sigma_min, problem.sigma_max, rho, terminal=problem.terminal) for rho in rhos
+    ]
+    errors = [final_rmse(problem.denoiser, pilot, s.sigmas, solver) for s in family]
+    best = int(np.argmin(errors))
+    return Schedule(family[best].sigmas, "edm_tuned", {"rho": rhos[best]})
+
+
+def _fits(schedule: Schedule, problem: Problem) -> bool:
+    try:
+        schedule.check_range(problem.sigma_max, problem.sigma_end)
+    except ValueError:
+        return False
+    return True

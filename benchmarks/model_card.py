@@ -1,0 +1,375 @@
+"""Train a bundled model: ``python -m benchmarks.model_card digits-base --seed 0``.
+
+Score models are trained with the loss weighting of Karras et al. (2022), ``lambda(sigma) = 1 / c_out^2``, and
+noise levels whose logarithm is normal, wide enough to cover sigma = 80. A run is deterministic for a seed and a
+number of threads, also when it was killed and went on with ``--resume``. Train ``*-features`` before the score
+models of the same data, and ``photos-autoencoder`` before ``photos-latent``.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from art_env._util.files import write_text
+from art_env.diffusion.solvers import sample
+from art_env.evaluation.features import Features
+from art_env.evaluation.metrics import frechet_distance
+from art_env.networks.autoencoder import Autoencoder
+from art_env.networks.bundled import AUTOENCODER, MODELS, load_autoencoder, weights_path
+from art_env.networks.classifier import Classifier
+from art_env.networks.data import PATCH, digit_images, photo_patches
+from art_env.networks.training import (
+    GRID_CELLS,
+    LABEL_DROP,
+    RECIPES,
+    TRAIN_PATCHES,
+    Config,
+    _generator,
+    _train_patches,
+    autoencoder_job,
+    classifier_job,
+    fit,
+    grid,
+    grid_cell,
+    score_job,
+)
+from art_env.networks.unet import UNetDenoiser
+from art_env.schedules.handcrafted import edm
+
+REAL_PATCHES = 10_000
+LEVELS = (3, 5, 10, 18)
+
+
+def heun_edm(denoiser: Callable[[Tensor, Tensor], Tensor], noise: Tensor, num_steps: int) -> Tensor:
+    """Heun's method on EDM's grid (Karras et al. 2022): ``num_steps`` levels from 80 to 0.002, then 0.
+
+    ``noise`` is standard normal, ``[B, *shape]`` float64.
+    """
+    with torch.no_grad():
+        return sample(denoiser, 80.0 * noise, edm(num_steps, 0.002, 80.0).sigmas, "heun")  # type: ignore[arg-type]
+
+
+# One function per kind of model: train, measure, save.
+
+
+def _notes(cfg: Config, model: nn.Module, loss: float, seconds: float) -> dict[str, Any]:
+    """What the card says of every model."""
+    return {
+        "command": cfg.command,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "steps": cfg.recipe.steps,
+        "batch": cfg.recipe.batch,
+        "lr": cfg.recipe.lr,
+        "loss": loss,
+        "seconds": round(seconds, 1),
+        "machine": f"{platform.machine()}, {cfg.threads} CPU thread{'s' if cfg.threads > 1 else ''}",
+        "torch": torch.__version__.split("+")[0],
+    }
+
+
+def _need(name: str, cfg: Config) -> Path:
+    """The file of a model that this one needs: the one in ``out``, else the bundled one."""
+    own = weights_path(name, cfg.out)
+    return own if own.is_file() else weights_path(name)
+
+
+def train_features(cfg: Config) -> dict[str, Any]:
+    """Train and save a classifier; returns its notes."""
+    gen = _generator(cfg.seed + 1)
+    torch.manual_seed(cfg.seed + 1)
+    if cfg.name == "digits-features":
+        images, labels = digit_images()
+        order = torch.randperm(len(images), generator=gen)
+        held, train = order[: len(order) // 5], order[len(order) // 5 :]
+        model = Classifier()
+        job = classifier_job(model, images[train], labels[train], gen, cfg, shift=True)
+        test, answers, said = images[held], labels[held], "the other fifth of the digits"
+    else:
+        images, where = photo_patches(TRAIN_PATCHES, cfg.seed, return_location=True)
+        test, where_test = photo_patches(5000, cfg.seed + 1, return_location=True)
+        labels, answers = grid_cell(where), grid_cell(where_test)
+        model = Classifier(channels=3, resolution=PATCH, classes=GRID_CELLS, width=24)
+        job = classifier_job(model, images, labels, gen, cfg, shift=False)
+        said = "other patches of the same area (which overlap)"
+    loss, seconds = fit(job, cfg)
+    model.eval().requires_grad_(False)
+    accuracy = float((model(test).argmax(1) == answers).double().mean())
+    real = torch.cat([model.features(x) for x in images.split(5000)])
+    model.scale.copy_(real.double().var(0).mean().rsqrt())
+    notes = _notes(cfg, model, loss, seconds) | {"accuracy": accuracy, "accuracy_on": said, "seed": cfg.seed}
+    model.save(weights_path(cfg.name, cfg.out), notes)
+    return notes
+
+
+def train_autoencoder(cfg: Config) -> dict[str, Any]:
+    """Train and save the autoencoder; returns its notes."""
+    features = Features(_need("photos-features", cfg))
+    images = _train_patches(cfg.seed)
+    job = autoencoder_job(images, cfg)
+    loss, seconds = fit(job, cfg)
+    model = job.result
+    assert isinstance(model, Autoencoder)
+    model.eval().standardise(images)
+    held = photo_patches(REAL_PATCHES, cfg.seed + 2, "held_out")
+    with torch.no_grad():
+        again = torch.cat([model.decode(model.encode(x)) for x in held.split(1000)])
+    notes = _notes(cfg, model, loss, seconds) | {
+        "held_out_rmse": float((again - held).square().mean().sqrt()),
+        "held_out_frechet": frechet_distance(features(again), features(held)),
+    }
+    model.save(weights_path(cfg.name, cfg.out), notes)
+    return notes
+
+
+def train_score(cfg: Config) -> dict[str, Any]:
+    """Train, measure and save a score model; returns its notes."""
+    labels = None
+
+    def decode(z: Tensor) -> Tensor:
+        return z
+
+    if cfg.name.startswith("digits"):
+        features = Features(_need("digits-features", cfg))
+        images, targets = digit_images()
+        labels = targets if cfg.name == "digits-cond" else None
+    else:
+        features = Features(_need("photos-features", cfg))
+        images = _train_patches(cfg.seed)
+        if cfg.name == "photos-latent":
+            autoencoder = load_autoencoder(_need(AUTOENCODER, cfg).parent)
+            images = torch.cat([autoencoder.encode(x) for x in images.split(5000)])
+            decode = autoencoder.decode
+    job = score_job(images, labels, cfg, lambda d, noise: grid(decode(heun_edm(d, noise, 10))))
+    loss, seconds = fit(job, cfg)
+    model = job.result.eval()
+    assert isinstance(model, UNetDenoiser)
+    dtype = torch.float16 if cfg.recipe.half else torch.float32
+    model.to(dtype).float()  # measured as it will be read
+    notes = _notes(cfg, model, loss, seconds)
+    notes |= {"sigma_data": model.sigma_data, "p_mean": cfg.recipe.p_mean, "p_std": cfg.recipe.p_std}
+    notes |= measure(model, features, cfg, decode)
+    model.save(weights_path(cfg.name, cfg.out), notes, dtype)
+    return notes
+
+
+def measure(
+    model: UNetDenoiser, features: Features, cfg: Config, decode: Callable[[Tensor], Tensor]
+) -> dict[str, Any]:
+    """Frechet distances of samples by K to each set of real images, and of real images to them (floors)."""
+    n = cfg.eval_images
+    given: Tensor | None = None
+    if cfg.name.startswith("digits"):
+        real = {"real digits": features(digit_images()[0])}
+        rng = np.random.default_rng(cfg.seed)
+        every = real["real digits"]
+        draws = [every[rng.integers(0, len(every), n)] for _ in range(10)]
+        floors = {"real digits": float(np.mean([frechet_distance(d, every) for d in draws]))}
+        floor_of = f"{n} draws with replacement from the real digits"
+    else:
+        # Fresh seeds: none of these sets is the training set, though patches of one area overlap.
+        real = {
+            "held-out patches": features(photo_patches(REAL_PATCHES, cfg.seed + 2, "held_out")),
+            "training area": features(photo_patches(REAL_PATCHES, cfg.seed + 2)),
+        }
+        fresh = features(photo_patches(n, cfg.seed + 3))
+        floors = {k: frechet_distance(fresh, v) for k, v in real.items()}
+        floor_of = f"{n} fresh patches of the training area"
+    if model.config.classes:
+        given = torch.arange(n) % model.config.classes
+    noise = torch.randn(n, *model.shape, generator=_generator(cfg.seed + 2), dtype=torch.float64)
+    frechet: dict[str, dict[str, float]] = {name: {} for name in real}
+    notes: dict[str, Any] = {}
+    for k in tqdm(LEVELS, desc="samples"):
+        parts = []
+        for i in range(0, n, 500):
+            rows = None if given is None else given[i : i + 500]
+            parts.append(
+                decode(heun_edm(lambda x, s, rows=rows: model(x, s, rows), noise[i : i + 500], k))  # type: ignore[misc]
+            )
+        samples = torch.cat(parts)
+        for name, known in real.items():
+            frechet[name][str(k)] = frechet_distance(features(samples), known)
+    if given is not None:
+        agree = features.probabilities(samples).argmax(1) == given.numpy()
+        notes["label_agreement"] = float(agree.mean())
+    return notes | {"frechet": frechet, "floors": floors, "floor_of": floor_of, "eval_images": n}
+
+
+# The model card, made from the headers of the weight files.
+
+_DATA = {
+    "digits": "the 1797 grey 8x8 images of `sklearn.datasets.load_digits`, scaled to [-1, 1]; all of them",
+    "photos": "16x16 colour patches of the left four fifths of the two photographs of "
+    "`sklearn.datasets.load_sample_images`, halved in size, scaled to [-1, 1], half of them mirrored",
+}
+_TITLES = {
+    "digits-small": "score model of digits, small",
+    "digits-base": "score model of digits",
+    "digits-large": "score model of digits, large",
+    "digits-cond": "score model of digits, conditional on the class",
+    "photos-base": "score model of photo patches",
+    "photos-latent": "score model in the latent space of photo patches",
+    "photos-autoencoder": "autoencoder of photo patches",
+    "digits-features": "feature extractor of digits",
+    "photos-features": "feature extractor of photo patches",
+}
+_ABOUT = {
+    "digits-cond": f"Ten classes and a null class: labels are dropped with probability {LABEL_DROP} in training. "
+    "Samples below: conditional, no guidance, the ten classes in turn.",
+    "photos-latent": "Works in the latent space of `photos_autoencoder.safetensors`; train it again after that "
+    "one. Samples below are decoded.",
+    "photos-autoencoder": "Images [3, 16, 16] to latents [8, 4, 4] of mean 0 and deviation 1 and back. Trained on "
+    "the squared error, with noise of deviation 0.05 on the latents.",
+    "digits-features": "A CNN classifier, trained on four fifths of the digits.",
+    "photos-features": f"A CNN that tells from which of {GRID_CELLS} cells (2 photographs, 4 columns, 3 rows) a "
+    "patch comes.",
+}
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """The metadata of a weight file; empty if it cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as f:
+            return {k: json.loads(v) for k, v in (f.metadata() or {}).items()}
+    except (SafetensorError, OSError, json.JSONDecodeError):
+        return {}
+
+
+def _section(name: str, path: Path) -> str:
+    """The card of one model, in Markdown."""
+    head = _header(path)
+    notes: dict[str, Any] = dict(head.get("meta") or {})
+    lines = [f"## `{path.name}`: {_TITLES[name]}", ""]
+    if name in _ABOUT:
+        lines += [_ABOUT[name], ""]
+    lines.append(f"- Data: {_DATA[name.split('-')[0]]}.")
+    if "command" in notes:
+        # A file may have been made when the program had another name.
+        options = notes["command"].split(" ", 3)[3]
+        lines.append(f"- Command: `python -m benchmarks.model_card {options}`.")
+    if "parameters" in notes:
+        size = json.dumps(head.get("config", {}))
+        stored = "float16" if RECIPES[name].half else "float32"
+        lines.append(f"- Model: {notes['parameters']:,} parameters, stored in {stored}; `{size}`.")
+        averaged = "" if name.endswith("features") else ", averaged weights (decay 0.999)"
+        lines.append(
+            f"- Training: {notes['steps']} steps of {notes['batch']} images, peak learning rate "
+            f"{notes['lr']:g}{averaged}; {notes['seconds']:.0f} seconds ({notes['machine']}, "
+            f"PyTorch {notes['torch']})."
+        )
+    if "sigma_data" in notes:
+        lines.append(
+            f"- Deviation over all entries: sigma_data = {notes['sigma_data']:.6f}. log(sigma) in training: mean "
+            f"{notes['p_mean']:g}, deviation {notes['p_std']:g}. Use: sigma from 80 down to 0.002."
+        )
+    if "loss" in notes:
+        lines.append(f"- Loss, mean over the last tenth of training: {notes['loss']:.4f}.")
+    if "accuracy" in notes:
+        where = notes.get("accuracy_on", "other images")
+        lines.append(f"- Accuracy on {where}: {notes['accuracy']:.4f}.")
+    if "held_out_rmse" in notes:
+        lines.append(
+            f"- On held-out patches: root mean squared error {notes['held_out_rmse']:.4f}, Frechet distance of "
+            f"reconstructions to originals {notes['held_out_frechet']:.4f}."
+        )
+    if "label_agreement" in notes:
+        lines.append(
+            f"- Share of samples (K = {LEVELS[-1]}) that the classifier of `digits_features.safetensors` puts "
+            f"into their class: {notes['label_agreement']:.4f}."
+        )
+    if "frechet" in notes:
+        frechet = notes["frechet"]
+        lines += [
+            "",
+            f"Frechet distance of {notes['eval_images']} samples (Heun, EDM grid with rho = 7, K levels from 80 to "
+            f"0.002, then 0); floor: that of {notes['floor_of']}.",
+            "",
+            f"| K | evaluations | {' | '.join(f'to {k}' for k in frechet)} |",
+            "|---|---|" + "---|" * len(frechet),
+        ]
+        for k in LEVELS:
+            cells = " | ".join(f"{v[str(k)]:.4f}" for v in frechet.values())
+            lines.append(f"| {k} | {2 * k - 1} | {cells} |")
+        cells = " | ".join(f"{notes['floors'][k]:.4f}" for k in frechet)
+        lines.append(f"| floor | | {cells} |")
+    return "\n".join(lines)
+
+
+_CARD_HEAD = """# Models
+
+Trained on images that ship with scikit-learn, by `python -m benchmarks.model_card NAME`; this page is
+written from the headers of the weight files.
+
+- Digits: Optical Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak, UCI Machine Learning Repository,
+  CC BY 4.0.
+- Photographs: `china.jpg` and `flower.jpg`; the licences are in scikit-learn's `sklearn/datasets/images/README.txt`.
+  The right-hand fifth of each is in no training patch.
+
+Score models are U-Nets with EDM preconditioning. Frechet distances are between features of the CNNs below (their
+last layer but one, 32 values, scaled to mean variance 1 on real images) and do not compare with Inception-based
+FID. Digits are compared with the images the models were trained on: a distance near the floor says nothing about
+new digits. The held-out part of the photographs shows other things than the rest, hence its high floor.
+"""
+
+
+def write_card(folder: str | Path) -> Path:
+    """Write README.md from the weight files in ``folder``; returns its path."""
+    files = [(name, weights_path(name, folder)) for name in MODELS]
+    sections = [_section(name, path) for name, path in files if path.is_file()]
+    path = Path(folder) / "README.md"
+    write_text(path, "\n\n".join([_CARD_HEAD.rstrip(), *sections]) + "\n")
+    return path
+
+
+def _check_writable(field_name: str, folder: Path) -> None:
+    """Fail before the training, not after it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as e:
+        raise type(e)(
+            e.errno,
+            f"{field_name} = {str(folder)!r} cannot be written ({e.strerror}); give another --{field_name}",
+        ) from e
+
+
+def main(cfg: Config) -> dict[str, Any]:
+    """Train the model, write it and the model card to ``cfg.out``; returns the measured numbers."""
+    torch.set_num_threads(cfg.threads)
+    _check_writable("out", cfg.out)
+    _check_writable("log-dir", cfg.folder)
+    if cfg.name.endswith("features"):
+        notes = train_features(cfg)
+    elif cfg.name == AUTOENCODER:
+        notes = train_autoencoder(cfg)
+    else:
+        notes = train_score(cfg)
+    write_card(cfg.out)
+    return notes
+
+
+def cli() -> None:
+    """The command line."""
+    try:
+        notes = main(tyro.cli(Config, description=__doc__))
+    except (ValueError, OSError, RuntimeError) as e:
+        raise SystemExit(f"error: {e}") from e
+    for key, value in notes.items():
+        print(f"{key:16} {json.dumps(value)}")
+
+
+if __name__ == "__main__":
+    cli()
