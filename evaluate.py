@@ -17,7 +17,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from art_env._util.cli import ModelOptions, run_command
+from art_env._util.cli import ModelOptions, parse, run_command
 from art_env._util.files import atomic_path
 from art_env.evaluation.evaluator import Scorer
 from art_env.evaluation.fid import InceptionFID
@@ -40,7 +40,7 @@ TOLERANCE = 0.01  # the reference's own error, relative to the smallest error th
 Family = list[Schedule]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Args(ModelOptions):
     """Score noise schedules: paired error to the exact solution, distance to the data, gap to the limit."""
 
@@ -325,8 +325,9 @@ LABELS = {
 
 def main() -> int:
     """The command line; a bad setting is one line on stderr and exit code 2."""
-    args = tyro.cli(Args, description=__doc__)
-    return run_command("evaluate.py", lambda: evaluate(args), "interrupted; nothing was written")
+    return run_command(
+        "evaluate.py", lambda: evaluate(parse(Args, None, __doc__)), "interrupted; nothing was written"
+    )
 
 
 if __name__ == "__main__":

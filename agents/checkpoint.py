@@ -13,7 +13,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from agents.art_rl import ARTRL
 from art_env._util.files import atomic_path
 from art_env._util.names import unknown_name
-from art_env.envs.config import ABOUT_PROBLEM, make_dynamics
+from art_env.envs.config import EnvConfig
 from art_env.envs.dynamics import Dynamics
 from art_env.problems.problem import Problem
 
@@ -82,10 +82,14 @@ def load_agent(
         raise ValueError(f"{path}: {unknown_name('algorithm', name, ALGORITHMS)}")
     if algorithm is not None and name != algorithm:
         raise ValueError(f"{path}: holds a model of {name!r}, not of {algorithm!r}; use `train.py {name}`")
-    dynamics = make_dynamics(**_env_settings(settings["env"], problem), trust_pickle=trust_pickle)
+    try:
+        config = EnvConfig.make(**settings["env"], trust_pickle=trust_pickle)
+    except TypeError as error:
+        raise ValueError(f"{path}: written by another version ({error}); train it again") from error
+    dynamics = Dynamics(_for_problem(config, problem))
     model = ALGORITHMS[name].load(path, device="cpu")
     assert model.observation_space is not None
-    have, want = model.observation_space.shape, dynamics.observation_bounds()[0].shape
+    have, want = model.observation_space.shape, dynamics.observer.low.shape
     if have != want:
         raise ValueError(f"{path}: the model observes {have}, its environment offers {want}; train it again")
     known = getattr(model.policy, "budgets", dynamics.budgets)
@@ -96,10 +100,9 @@ def load_agent(
     return model, dynamics
 
 
-def _env_settings(trained: dict[str, Any], problem: Problem | None) -> dict[str, Any]:
-    model = trained.get("model")
-    home = Path(model["path"]).stem if model else trained["problem"]
+def _for_problem(config: EnvConfig, problem: Problem | None) -> EnvConfig:
+    """The settings that an agent was trained with, on another problem if that is not its own."""
+    home = Path(config.model["path"]).stem if config.model else config.problem
     if problem is None or problem.name == home:
-        return trained
-    kept = {name: value for name, value in trained.items() if name not in ABOUT_PROBLEM}
-    return {**kept, "problem": problem, "num_noises": min(problem.num_noises, FEW_NOISES)}
+        return config
+    return config.of_problem(problem, num_noises=min(problem.num_noises, FEW_NOISES))

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from art_env.envs.dynamics import Dynamics, State
+from art_env.envs.dynamics import Dynamics
+from art_env.envs.state import State
 
 
 class Policy(Protocol):

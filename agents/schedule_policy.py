@@ -79,8 +79,8 @@ def _invert(clock: Clock, sigmas: np.ndarray) -> np.ndarray:
 
 
 def _log_speed_actions(schedule: Schedule, dynamics: Dynamics) -> np.ndarray:
-    K, c = schedule.num_steps, dynamics.action_range
-    targets = _invert(dynamics.clock, schedule.sigmas)
+    K, c = schedule.num_steps, dynamics.config.action_range
+    targets = _invert(dynamics.clock(), schedule.sigmas)
     _check_reach(schedule, targets, c)
     actions = np.zeros(K, dtype=np.float32)
     t = 0.0

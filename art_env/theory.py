@@ -249,14 +249,19 @@ def _interp(y: Array, x: Array, values: Array) -> Array:
 def paper_cost(problem: Problem, schedule: Schedule, num_noises: int, seed: int = 0) -> float:
     """Minus the mean return of ``reward="euler"`` on a grid: |Q| at the sampler's own iterates."""
     physics = Dynamics(
-        problem, solver="euler", num_steps=schedule.num_steps, reward="euler", control="speed", features=()
+        problem=problem,
+        solver="euler",
+        num_steps=schedule.num_steps,
+        reward="euler",
+        control="speed",
+        features=(),
     )
     state = physics.initial(problem.sample_noise(num_noises, seed))
     total = 0.0
     for theta in -np.diff(schedule.sigmas) * schedule.num_steps / physics.horizon:
         action = torch.full_like(state.sigma, float(theta))
         after = physics.transition(state, action)
-        total -= float(physics.reward(state, action, after).reward.mean())
+        total -= float(physics.reward(state, action, after).mean())
         state = after
     return total
 

@@ -9,7 +9,7 @@ import torch
 
 import art_env  # noqa: F401
 from agents.schedule_policy import SchedulePolicy
-from art_env.envs.config import make_dynamics
+from art_env.envs.dynamics import Dynamics
 from art_env.envs.env import ARTEnv
 from art_env.envs.vector_env import ARTVectorEnv
 from art_env.schedules import Schedule, arctan, edm, log_snr, uniform
@@ -56,7 +56,7 @@ def test_any_clock(clock) -> None:
 
 
 def test_its_own_clock_needs_no_action() -> None:
-    dynamics = make_dynamics("mixture-1d", num_steps=K, num_noises=4)
+    dynamics = Dynamics(problem="mixture-1d", num_steps=K, num_noises=4)
     policy = SchedulePolicy(edm(K, 0.002, 80.0, terminal="sigma_min"), dynamics)
     assert np.abs(policy.actions).max() < 1e-6
 
@@ -82,19 +82,19 @@ def test_scalar_environment_and_gym_make() -> None:
 
 
 def test_out_of_reach_names_the_step_and_the_range() -> None:
-    dynamics = make_dynamics("mixture-1d", num_steps=K, num_noises=4, action_range=0.5)
+    dynamics = Dynamics(problem="mixture-1d", num_steps=K, num_noises=4, action_range=0.5)
     schedule = uniform(K, 0.002, 80.0, terminal="sigma_min")
     with pytest.raises(
         ValueError, match=r"'uniform', step [0-9] .*outside \[-1, 1\]; .*action_range="
     ) as caught:
         SchedulePolicy(schedule, dynamics)
     needed = float(str(caught.value).split("action_range=")[1].split()[0])
-    wide = make_dynamics("mixture-1d", num_steps=K, num_noises=4, action_range=needed)
+    wide = Dynamics(problem="mixture-1d", num_steps=K, num_noises=4, action_range=needed)
     assert np.abs(SchedulePolicy(schedule, wide).actions).max() <= 1
 
 
 def test_wrong_environment() -> None:
-    env = ARTEnv("mixture-1d", num_steps=K, num_noises=4)
+    env = ARTEnv(problem="mixture-1d", num_steps=K, num_noises=4)
     with pytest.raises(ValueError, match="has 4 steps, the environment num_steps=6"):
         SchedulePolicy(edm(4, 0.002, 80.0, terminal="sigma_min"), env)
     with pytest.raises(ValueError, match="ends at sigma=0"):
@@ -105,7 +105,7 @@ def test_wrong_environment() -> None:
 
 def test_reads_only_time() -> None:
     policy = SchedulePolicy(
-        edm(K, 0.002, 80.0, 5.0), make_dynamics("mixture-1d", num_steps=K, terminal="zero")
+        edm(K, 0.002, 80.0, 5.0), Dynamics(problem="mixture-1d", num_steps=K, terminal="zero")
     )
     obs = torch.rand(K, 5).numpy()
     obs[:, 0] = np.arange(K, dtype=np.float32) / K

@@ -14,7 +14,6 @@ from agents.checkpoint import load_agent, save_agent
 from agents.distill import distill
 from agents.schedule_policy import SchedulePolicy
 from agents.schedule_search.table import StepTable
-from art_env.envs.config import make_dynamics
 from art_env.envs.dynamics import Dynamics
 from art_env.envs.env import ARTEnv
 from art_env.envs.sb3 import to_sb3
@@ -110,19 +109,19 @@ def test_rows_are_the_scalar_environment(mode: str) -> None:
 
 
 def test_several_budgets_at_once_in_the_pure_functions() -> None:
-    dynamics = make_dynamics("mixture-1d", num_steps=BUDGETS, num_noises=16, clock=7.0, terminal="zero")
+    dynamics = Dynamics(problem="mixture-1d", num_steps=BUDGETS, num_noises=16, clock=7.0, terminal="zero")
     index, steps = torch.arange(6), torch.tensor([2, 3, 5, 5, 3, 2])
     together = dynamics.initial(index=index, num_steps=steps)
     for _ in range(5):
-        live = ~dynamics.terminated(together)
+        live = ~dynamics.terminal(together)
         part = type(together)(*(v[live] for v in together))
         after = dynamics.transition(part, torch.full((int(live.sum()),), 0.1, dtype=torch.float64))
         together = type(together)(
             *(v.index_copy(0, torch.nonzero(live)[:, 0], n) for v, n in zip(together, after, strict=True))
         )
-    assert dynamics.terminated(together).all()
+    assert dynamics.terminal(together).all()
     for i, K in zip(index.tolist(), steps.tolist(), strict=True):
-        alone = make_dynamics("mixture-1d", num_steps=K, num_noises=16, clock=7.0, terminal="zero")
+        alone = Dynamics(problem="mixture-1d", num_steps=K, num_noises=16, clock=7.0, terminal="zero")
         state = alone.initial(index=torch.tensor([i]))
         for _ in range(K):
             state = alone.transition(state, torch.full((1,), 0.1, dtype=torch.float64))
@@ -153,7 +152,7 @@ def test_bad_choice_of_a_budget(value) -> None:
 
 
 def test_a_schedule_is_no_policy_for_several() -> None:
-    dynamics = make_dynamics("mixture-1d", num_steps=BUDGETS, num_noises=16)
+    dynamics = Dynamics(problem="mixture-1d", num_steps=BUDGETS, num_noises=16)
     schedule = edm(5, 0.002, 80.0, terminal="sigma_min")
     with pytest.raises(ValueError, match="make the environment with num_steps=5"):
         SchedulePolicy(schedule, dynamics)
@@ -266,7 +265,7 @@ def test_with_features_and_for_ppo() -> None:
 def test_the_literal_algorithm_wants_one() -> None:
     env = ARTVectorEnv(
         1,
-        "gaussian-1d",
+        problem="gaussian-1d",
         solver="euler",
         reward="euler",
         control="speed",
@@ -280,6 +279,6 @@ def test_the_literal_algorithm_wants_one() -> None:
 
 def test_the_problem_has_no_say() -> None:
     """Any K may be asked of the pure functions."""
-    dynamics = Dynamics(make_problem("mixture-1d"), num_steps=3, num_noises=8, features=())
+    dynamics = Dynamics(problem=make_problem("mixture-1d"), num_steps=3, num_noises=8, features=())
     state = dynamics.initial(index=torch.arange(2), num_steps=1)
-    assert bool(dynamics.terminated(dynamics.transition(state, torch.zeros(2))).all())
+    assert bool(dynamics.terminal(dynamics.transition(state, torch.zeros(2))).all())

@@ -116,7 +116,7 @@ def test_scores_leave_the_condition_out():
 
 def test_the_environment_carries_conditions():
     problem = make_problem("digits-class")
-    dynamics = Dynamics(problem, solver="euler", num_steps=2, num_noises=4)
+    dynamics = Dynamics(problem=problem, solver="euler", num_steps=2, num_noises=4)
     state = dynamics.initial(index=torch.arange(4))
     for _ in range(2):
         state = dynamics.transition(state, torch.zeros(4, dtype=torch.float64))

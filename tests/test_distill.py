@@ -7,7 +7,6 @@ import pytest
 
 from agents.distill import distill
 from agents.schedule_policy import SchedulePolicy
-from art_env.envs.config import make_dynamics
 from art_env.envs.dynamics import Dynamics
 from art_env.schedules import Schedule, edm, uniform
 
@@ -27,7 +26,7 @@ class Fixed:
 
 def _dynamics(**settings) -> Dynamics:
     settings = {"problem": "mixture-1d", "num_steps": K, "num_noises": 16, "action_range": 6.0, **settings}
-    return make_dynamics(**settings)
+    return Dynamics(**settings)
 
 
 @pytest.mark.parametrize("terminal", ["zero", "sigma_min"])
@@ -92,7 +91,7 @@ def test_raw_speeds_may_be_negative() -> None:
 
 
 def test_without_a_reference_the_noises_are_fresh() -> None:
-    dynamics = make_dynamics("gaussian-1d", solver="euler", num_steps=20, reward="euler")
+    dynamics = Dynamics(problem="gaussian-1d", solver="euler", num_steps=20, reward="euler")
     seen = []
 
     def act(obs: np.ndarray) -> np.ndarray:

@@ -124,7 +124,7 @@ def test_make_in_a_fresh_process():
 @pytest.mark.parametrize("K", [1, 2, 5, 18])
 def test_action_zero_is_edm_and_clock_1_is_uniform(problem, terminal, K):
     for clock, build in ((7.0, edm), (3, lambda *a, **k: edm(*a, 3.0, **k)), (1, uniform)):
-        env = ARTEnv(problem, num_steps=K, clock=clock, terminal=terminal, num_noises=4)
+        env = ARTEnv(problem=problem, num_steps=K, clock=clock, terminal=terminal, num_noises=4)
         p = env.dynamics.problem
         *_, sigmas = _run(env, [0.0] * K, seed=0)
         grid = build(K, p.sigma_min, p.sigma_max, terminal=terminal)
@@ -168,7 +168,9 @@ def test_the_end_is_exact_and_sigma_descends_whatever_the_actions(solver, termin
 
 def test_log_speed_by_hand():
     """With n steps left the step takes m / (m + n - 1) of what remains."""
-    env = ARTEnv("gaussian-1d", num_steps=3, clock=1, action_range=2.0, solver="euler", reward="euler")
+    env = ARTEnv(
+        problem="gaussian-1d", num_steps=3, clock=1, action_range=2.0, solver="euler", reward="euler"
+    )
     *_, sigmas = _run(env, [0.5, -1.0, 0.3])
     first = 2.0 / (2.0 + 2.0)
     second = 0.25 / (0.25 + 1.0)
@@ -181,7 +183,7 @@ def test_log_speed_by_hand():
 
 def test_speed_may_miss_the_end_and_is_held_in_the_range():
     settings = {"solver": "euler", "reward": "euler", "control": "speed", "num_steps": 4}
-    env = ARTEnv("gaussian-1d", **settings)
+    env = ARTEnv(problem="gaussian-1d", **settings)
     assert env.action_space.high == 1e4  # SB3 refuses an infinite bound
     *_, infos, sigmas = _run(env, [1.0, 1.0, 0.5, 0.5])
     np.testing.assert_allclose(sigmas, [3.0, 2.25, 1.5, 1.125, 0.75], rtol=1e-6)
@@ -257,7 +259,7 @@ def test_euler_reward_in_closed_form():
         ("log_speed", [0.2, -0.7, 1.0, -1.0, 0.4, 0.0]),
         ("speed", [2.0, 1.0, 0.5, 1.5, 0.2, 0.1]),
     ):
-        env = ARTEnv("gaussian-1d", num_steps=K, solver="euler", reward="euler", control=control)
+        env = ARTEnv(problem="gaussian-1d", num_steps=K, solver="euler", reward="euler", control=control)
         _, rewards, _, sigmas = _run(env, actions, options={"x": [2.0]})
         x, dt = 2.0, 3.0 / K
         for k in range(K):
@@ -267,7 +269,7 @@ def test_euler_reward_in_closed_form():
 
 
 def test_euler_reward_on_a_mixture_is_the_jvp():
-    env = ARTEnv("mixture-2d", num_steps=5, solver="heun", reward="euler")
+    env = ARTEnv(problem="mixture-2d", num_steps=5, solver="heun", reward="euler")
     actions = [0.2, -0.7, 1.0, -1.0, 0.4]
     start = np.array([60.0, -90.0])
     _, rewards, infos, sigmas = _run(env, actions, options={"x": start})
@@ -302,7 +304,7 @@ def test_global_return_is_minus_the_final_weighted_error(solver, settings):
 
 
 def test_local_reward_is_the_true_error_of_one_step():
-    env = ARTEnv("gaussian-1d", num_steps=5, solver="euler", reward="local", num_noises=8)
+    env = ARTEnv(problem="gaussian-1d", num_steps=5, solver="euler", reward="local", num_noises=8)
     _, rewards, infos, sigmas = _run(env, [0.5, -0.5, 0.1, 0.9, 0.0], options={"noise_index": 2})
     x0 = float(env.dynamics.reference.start[2])
     exact = x0 * np.sqrt((1 + sigmas**2) / 10)
@@ -314,9 +316,9 @@ def test_local_reward_is_the_true_error_of_one_step():
 def test_local_is_half_dt_times_euler_for_small_steps():
     K = 200
     settings = {"num_steps": K, "solver": "euler", "clock": 1.0}
-    local = ARTEnv("gaussian-1d", reward="local", num_noises=4, **settings)
+    local = ARTEnv(problem="gaussian-1d", reward="local", num_noises=4, **settings)
     _, local_rewards, _, _ = _run(local, [0.0] * K, options={"noise_index": 1})
-    euler = ARTEnv("gaussian-1d", reward="euler", **settings)
+    euler = ARTEnv(problem="gaussian-1d", reward="euler", **settings)
     start = local.dynamics.reference.start[1].numpy()
     _, euler_rewards, _, _ = _run(euler, [0.0] * K, options={"x": start})
     ratio = np.array(local_rewards) / (np.array(euler_rewards) * (3.0 / K) / 2)
@@ -354,7 +356,7 @@ def test_local_reward_names_its_own_step():
             return torch.where((x - exact).abs() < 1e-9, float("nan"), out)
 
     env = ARTEnv(
-        "custom", denoiser=Hole(), reward="local", reference=clean, num_steps=4, terminal="sigma_min"
+        problem="custom", denoiser=Hole(), reward="local", reference=clean, num_steps=4, terminal="sigma_min"
     )
     env.reset(options={"noise_index": 3})
     env.step([0.0])
@@ -535,7 +537,7 @@ def test_reset_options():
     for bad in (128, -1, 1.5, float("nan"), "3"):
         with pytest.raises(ValueError, match=r"noise_index = .*whole numbers from 0 to 127"):
             pool.reset(options={"noise_index": bad})
-    own = ARTEnv("mixture-2d", reward="euler", num_steps=2)
+    own = ARTEnv(problem="mixture-2d", reward="euler", num_steps=2)
     own.reset(options={"x": [3.0, -4.0]})
     assert own._state.x.tolist() == [[3.0, -4.0]]
     for bad in ([1.0], [[1.0, 2.0], [3.0, 4.0]], [np.nan, 0.0]):
@@ -553,7 +555,7 @@ def test_reset_options():
     with pytest.raises(ValueError, match="Did you mean 'noise_index'"):
         vector.reset(options={"noise_indices": 3})
     with pytest.raises(ValueError, match="x has shape"):
-        ARTVectorEnv(3, "gaussian-1d", reward="euler").reset(options={"x": np.zeros((2, 1))})
+        ARTVectorEnv(3, problem="gaussian-1d", reward="euler").reset(options={"x": np.zeros((2, 1))})
 
 
 def test_reset_mask():
@@ -681,12 +683,12 @@ def test_a_reference_for_another_range_is_refused():
     for high, floor, end in ((3.0, 0.002, 0.002), (80.0, 0.002, 0.0), (80.0, 0.5, 0.5)):
         flow = ReferenceFlow.integrate(denoiser, x, high, floor, end, 9)
         with pytest.raises(ValueError, match="reference"):
-            ARTEnv("mixture-1d", reference=flow)
+            ARTEnv(problem="mixture-1d", reference=flow)
     wrong_shape = ReferenceFlow.integrate(denoiser, x, 80.0, 0.002, 0.002, 9)
     with pytest.raises(ValueError, match=r"reference.*shape"):
-        ARTEnv("mixture-2d", reference=wrong_shape)
+        ARTEnv(problem="mixture-2d", reference=wrong_shape)
     good = ReferenceFlow.integrate(denoiser, x, 80.0, 0.002, 0.002, 9)
-    assert ARTEnv("mixture-1d", reference=good).dynamics.reference is good
+    assert ARTEnv(problem="mixture-1d", reference=good).dynamics.reference is good
 
 
 class Spoilt:
@@ -719,7 +721,9 @@ def test_a_bad_denoiser_is_named_with_sigma_and_step(spoil, message):
     clean = custom_problem(GaussianDenoiser(shape=(2,))).reference(4)
     for reward in ("euler", "global", "local"):
         for solver in ("euler", "heun"):
-            env = ARTEnv("custom", denoiser=model, reward=reward, solver=solver, num_steps=6, reference=clean)
+            env = ARTEnv(
+                problem="custom", denoiser=model, reward=reward, solver=solver, num_steps=6, reference=clean
+            )
             env.reset(seed=0)
             for _ in range(step - 1):
                 env.step([0.0])
@@ -732,13 +736,13 @@ def test_a_bad_denoiser_is_named_with_sigma_and_step(spoil, message):
 
 def test_a_model_that_is_broken_from_the_start():
     model = Spoilt(lambda out: out * float("nan"), below=1e9)
-    env = ARTEnv("custom", denoiser=model, reward="euler")
+    env = ARTEnv(problem="custom", denoiser=model, reward="euler")
     with pytest.raises(
         DenoiserError, match="'custom' at sigma=80, step 0 returned a value that is not finite"
     ):
         env.reset(seed=0)
     with pytest.raises(ValueError, match="not finite"):
-        ARTEnv("custom", denoiser=model, reward="global").reset(seed=0)
+        ARTEnv(problem="custom", denoiser=model, reward="global").reset(seed=0)
 
 
 class Negative:
@@ -752,7 +756,7 @@ class Negative:
 
 
 def test_an_overflowing_step_is_named():
-    env = ARTEnv("custom", denoiser=Negative(), reward="euler", solver="euler", num_steps=2)
+    env = ARTEnv(problem="custom", denoiser=Negative(), reward="euler", solver="euler", num_steps=2)
     env.reset(options={"x": [1.7e308]})
     with pytest.raises(ValueError, match="'custom' is not finite after step 0"):
         env.step([0.0])
@@ -786,7 +790,7 @@ def test_render():
 
 
 def test_dynamics_is_pure():
-    dynamics = Dynamics(make_problem("mixture-1d"), num_noises=128, num_steps=4)
+    dynamics = Dynamics(problem=make_problem("mixture-1d"), num_noises=128, num_steps=4)
     state = dynamics.initial(index=torch.arange(5))
     copies = [v.clone() for v in state]
     action = torch.linspace(-1, 1, 5, dtype=torch.float64)
@@ -803,7 +807,7 @@ def test_dynamics_is_pure():
     with pytest.raises(ValueError, match="pass x or index"):
         dynamics.initial()
     with pytest.raises(ValueError, match="index needs a reference"):
-        Dynamics(make_problem("gaussian-1d"), reward="euler").initial(index=torch.arange(2))
+        Dynamics(problem=make_problem("gaussian-1d"), reward="euler").initial(index=torch.arange(2))
 
 
 def test_a_schedule_object_as_clock_survives_gym_make():

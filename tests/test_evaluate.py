@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from art_env.envs.config import make_dynamics
+from art_env.envs.dynamics import Dynamics
 from art_env.schedules import edm
 
 ROOT = Path(__file__).parents[1]
@@ -121,7 +121,7 @@ def test_agents_are_distilled(run, tmp_path, monkeypatch) -> None:
     loading = types.ModuleType("agents.checkpoint")
     loading.load_agent = lambda path, trust_pickle=False, problem=None: (
         Even(),
-        make_dynamics("gaussian-1d", num_steps=4, reward="euler", clock=3.0),
+        Dynamics(problem="gaussian-1d", num_steps=4, reward="euler", clock=3.0),
     )
     monkeypatch.setitem(sys.modules, "agents.checkpoint", loading)
     path = tmp_path / "my_run" / "model.zip"

@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from agents.art_rl import ARTRL, art_rl
 from art_env.diffusion import SOLVERS
-from art_env.envs.config import make_dynamics
+from art_env.envs.dynamics import Dynamics
 from art_env.envs.sb3 import to_sb3
 from art_env.envs.vector_env import ARTVectorEnv
 
@@ -22,7 +22,7 @@ SETTINGS = {"problem": "mixture-1d", "num_noises": 64, "features": ()}
 @pytest.mark.parametrize("K", [1, 2, 5])
 @pytest.mark.parametrize("solver", ODE)
 def test_returns_are_the_sums_of_rewards(solver: str, K: int, terminal: str) -> None:
-    dynamics = make_dynamics("mixture-2d", solver=solver, num_steps=K, num_noises=16, terminal=terminal)
+    dynamics = Dynamics(problem="mixture-2d", solver=solver, num_steps=K, num_noises=16, terminal=terminal)
     index = torch.arange(12)
     actions = torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, (12, K)))
     before = dynamics.denoiser.evals
@@ -31,7 +31,7 @@ def test_returns_are_the_sums_of_rewards(solver: str, K: int, terminal: str) -> 
     state, total = dynamics.initial(index=index), torch.zeros(12, dtype=torch.float64)
     for k in range(K):
         after = dynamics.transition(state, actions[:, k])
-        total += dynamics.reward(state, actions[:, k], after).reward
+        total += dynamics.reward(state, actions[:, k], after)
         state = after
     torch.testing.assert_close(fast, total, rtol=1e-9, atol=1e-12)
     assert spent == int(state.nfe.sum())
@@ -47,14 +47,14 @@ def test_returns_are_the_sums_of_rewards(solver: str, K: int, terminal: str) -> 
     ],
 )
 def test_returns_of_every_kind(settings: dict) -> None:
-    dynamics = make_dynamics("mixture-1d", num_steps=3, num_noises=32, **settings)
+    dynamics = Dynamics(problem="mixture-1d", num_steps=3, num_noises=32, **settings)
     actions = torch.from_numpy(np.random.default_rng(0).uniform(0.1, 0.9, (16, 3)))
     actions = actions * 30 if dynamics.control == "speed" else actions
     index = torch.arange(16)
     state, total = dynamics.initial(index=index), torch.zeros(16, dtype=torch.float64)
     for k in range(3):
         after = dynamics.transition(state, actions[:, k])
-        total += dynamics.reward(state, actions[:, k], after).reward
+        total += dynamics.reward(state, actions[:, k], after)
         state = after
     torch.testing.assert_close(dynamics.returns(index, actions), total, rtol=1e-9, atol=1e-12)
 
@@ -100,7 +100,7 @@ def test_bad_plays(actions: np.ndarray, match: str) -> None:
 
 
 def test_play_needs_a_pool() -> None:
-    env = ARTVectorEnv(4, "gaussian-1d", solver="euler", reward="euler", num_steps=3)
+    env = ARTVectorEnv(4, problem="gaussian-1d", solver="euler", reward="euler", num_steps=3)
     env.reset(seed=0)
     with pytest.raises(ValueError, match="reward='euler' has not; use step"):
         env.play(np.zeros((4, 3)))

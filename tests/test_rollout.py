@@ -9,7 +9,7 @@ import torch
 from agents.rollout import sample_with_policy
 from agents.schedule_policy import SchedulePolicy
 from art_env.diffusion import sample
-from art_env.envs.config import make_dynamics
+from art_env.envs.dynamics import Dynamics
 from art_env.evaluation.evaluator import Scorer
 from art_env.problems.library import make_problem
 from art_env.schedules import edm
@@ -25,7 +25,7 @@ class BySize:
 @pytest.mark.parametrize("solver", ["euler", "heun", "rk4", "dpmpp_2m", "ipndm"])
 @pytest.mark.parametrize("terminal", ["zero", "sigma_min"])
 def test_a_schedule_as_a_policy_samples_as_the_schedule(solver: str, terminal: str) -> None:
-    dynamics = make_dynamics("mixture-2d", solver=solver, num_steps=6, num_noises=8, terminal=terminal)
+    dynamics = Dynamics(problem="mixture-2d", solver=solver, num_steps=6, num_noises=8, terminal=terminal)
     problem = dynamics.problem
     schedule = edm(6, 0.002, 80.0, 5.0, terminal=terminal)
     x = problem.sample_noise(20, 3)
@@ -38,8 +38,8 @@ def test_a_schedule_as_a_policy_samples_as_the_schedule(solver: str, terminal: s
 
 
 def test_it_costs_no_evaluation_more() -> None:
-    dynamics = make_dynamics(
-        "mixture-1d", solver="heun", num_steps=4, num_noises=8, features=("size", "log_q")
+    dynamics = Dynamics(
+        problem="mixture-1d", solver="heun", num_steps=4, num_noises=8, features=("size", "log_q")
     )
     x = dynamics.problem.sample_noise(5, 0)
     before = dynamics.denoiser.evals
@@ -50,14 +50,14 @@ def test_it_costs_no_evaluation_more() -> None:
 
 
 def test_rows_do_not_depend_on_one_another() -> None:
-    dynamics = make_dynamics("mixture-1d", num_steps=4, num_noises=8, features=("size",))
+    dynamics = Dynamics(problem="mixture-1d", num_steps=4, num_noises=8, features=("size",))
     x = dynamics.problem.sample_noise(9, 0)
     together, alone = (sample_with_policy(BySize(), dynamics, part).x for part in (x, x[4:5]))
     torch.testing.assert_close(together[4:5], alone)
 
 
 def test_without_rewards() -> None:
-    dynamics = make_dynamics("mixture-1d", num_steps=4, num_noises=8)
+    dynamics = Dynamics(problem="mixture-1d", num_steps=4, num_noises=8)
     bare = dynamics.without_rewards()
     state = bare.initial(dynamics.problem.sample_noise(2, 0))
     action = torch.zeros(2, dtype=torch.float64)
@@ -70,7 +70,7 @@ def test_without_rewards() -> None:
 
 def test_a_policy_in_the_table() -> None:
     problem = make_problem("mixture-1d")
-    dynamics = make_dynamics("mixture-1d", num_steps=4, num_noises=8)
+    dynamics = Dynamics(problem="mixture-1d", num_steps=4, num_noises=8)
     schedule, limit = (
         edm(4, 0.002, 80.0, terminal="sigma_min"),
         edm(4, 0.002, 80.0, 3.0, terminal="sigma_min"),

@@ -134,7 +134,7 @@ def test_churn_stays_in_the_range_of_the_denoiser():
     solver = edm_churn(40.0, 0.0, math.inf)
     sample(HardRange(), 3 * _randn(4, 1), edm(5, 0.002, 3.0).sigmas, solver, seed=0)
     settings = {"sigma_min": 0.002, "sigma_max": 3.0, "num_noises": 16, "solver": solver, "num_steps": 5}
-    env = ARTVectorEnv(16, "custom", denoiser=HardRange(), **settings)
+    env = ARTVectorEnv(16, problem="custom", denoiser=HardRange(), **settings)
     env.reset(seed=0)
     for _ in range(5):
         *_, terminated, _, _ = env.step(np.zeros((16, 1), np.float32))
@@ -244,7 +244,7 @@ def _episode(env, actions, **reset):
 @pytest.mark.parametrize(("problem", "terminal"), [("mixture-1d", "sigma_min"), ("mixture-2d", "zero")])
 def test_the_environment_is_the_plain_sampler(name, problem, terminal):
     p = make_problem(problem, terminal=terminal)
-    dynamics = Dynamics(p, solver=name, num_steps=4, num_noises=64, noise_seed=5, group_size=32)
+    dynamics = Dynamics(problem=p, solver=name, num_steps=4, num_noises=64, noise_seed=5, group_size=32)
     state = dynamics.initial(index=torch.arange(64))
     sigmas = [80.0]
     for _ in range(4):
@@ -259,7 +259,9 @@ def test_the_environment_is_the_plain_sampler(name, problem, terminal):
 
 @pytest.mark.parametrize("name", NOISY)
 def test_transitions_are_pure_and_depend_on_the_row_of_the_pool_alone(name):
-    dynamics = Dynamics(make_problem("mixture-1d"), solver=name, num_noises=64, num_steps=3, group_size=16)
+    dynamics = Dynamics(
+        problem=make_problem("mixture-1d"), solver=name, num_noises=64, num_steps=3, group_size=16
+    )
 
     def ends(index):
         state = dynamics.initial(index=index)
@@ -331,8 +333,8 @@ def test_sliced_parts_sum_to_sliced_w2():
 
 
 def test_images_are_compared_by_their_features():
-    env = ARTVectorEnv(16, "digits", num_steps=2, solver="euler_maruyama", num_noises=16)
-    assert env.dynamics.distance.lines.shape == (32, 128)
+    env = ARTVectorEnv(16, problem="digits", num_steps=2, solver="euler_maruyama", num_noises=16)
+    assert env.dynamics.reward_rule.distance.lines.shape == (32, 128)
     env.reset(seed=0)
     env.step(np.zeros((16, 1), np.float32))
     *_, rewards, _, _, _ = env.step(np.zeros((16, 1), np.float32))
@@ -342,16 +344,16 @@ def test_images_are_compared_by_their_features():
 @pytest.mark.parametrize("name", NOISY)
 def test_the_euler_reward_needs_no_group(name):
     for env in (
-        ARTEnv("mixture-2d", solver=name, reward="euler", num_steps=4),
-        ARTEnv("mixture-1d", solver=name, reward="euler", num_steps=4, terminal="zero"),
-        ARTEnv("gaussian-1d", solver=name, reward="euler", control="speed", num_steps=3),
+        ARTEnv(problem="mixture-2d", solver=name, reward="euler", num_steps=4),
+        ARTEnv(problem="mixture-1d", solver=name, reward="euler", num_steps=4, terminal="zero"),
+        ARTEnv(problem="gaussian-1d", solver=name, reward="euler", control="speed", num_steps=3),
     ):
         with warnings.catch_warnings():
             warnings.simplefilter("error", DeprecationWarning)
             warnings.filterwarnings("ignore", message=".*Box action space.*")
             check_env(env, skip_render_check=True)
     actions = [np.array([a], np.float32) for a in (0.5, -1.0, 0.1, 0.0)]
-    env = ARTEnv("mixture-1d", solver=name, reward="euler", num_steps=4)
+    env = ARTEnv(problem="mixture-1d", solver=name, reward="euler", num_steps=4)
     runs = [_episode(env, actions, seed=s)[1] for s in (1, 2, 1)]
     assert np.array_equal(runs[0], runs[2])
     assert not np.array_equal(runs[0], runs[1])
@@ -380,7 +382,7 @@ def test_nothing_is_evaluated_twice(name, per_episode):
 def test_raw_speed_may_stand_still_run_back_or_end_early():
     settings = {"reward": "euler", "control": "speed", "num_steps": 4, "features": ()}
     for name in NOISY:
-        env = ARTEnv("gaussian-1d", solver=name, **settings)
+        env = ARTEnv(problem="gaussian-1d", solver=name, **settings)
         for speeds in ([0.0, 1.0, -0.5, 2.0], [4.0, 0.0, 0.0, 0.0], [-1.0, 0.0, 3.0, 9.0]):
             observations, rewards = _episode(env, [np.array([s], np.float32) for s in speeds], seed=0)
             assert np.isfinite(rewards).all()
@@ -390,7 +392,7 @@ def test_raw_speed_may_stand_still_run_back_or_end_early():
 def test_learning_lowers_the_distance():
     problem = make_problem("gaussian-1d")
     env = ARTVectorEnv(
-        512, problem, noise_groups=4, solver="euler_maruyama", num_steps=4, features=(), clock=7.0,
+        512, problem=problem, noise_groups=4, solver="euler_maruyama", num_steps=4, features=(), clock=7.0,
         autoreset_mode="SAME_STEP",
     )  # fmt: skip
     wrapped = to_sb3(env)
@@ -520,14 +522,14 @@ def test_groups_are_reset_and_stepped_as_a_whole():
     assert ((rewards < 0) == ~half).all()
     with pytest.raises(ValueError, match="the 16 rows of a group must be reset together"):
         env.reset(options={"reset_mask": np.arange(32) < 20})
-    dynamics = Dynamics(make_problem("mixture-1d"), solver="edm_churn", num_noises=64, num_steps=1)
+    dynamics = Dynamics(problem=make_problem("mixture-1d"), solver="edm_churn", num_noises=64, num_steps=1)
     state = dynamics.initial(index=torch.arange(20))
     action = torch.zeros(20, dtype=torch.float64)
     after = dynamics.transition(state, action)
     with pytest.raises(ValueError, match="group_size = None"):
         dynamics.reward(state, action, after)
     sized = Dynamics(
-        make_problem("mixture-1d"), solver="edm_churn", num_noises=64, num_steps=1, group_size=16
+        problem=make_problem("mixture-1d"), solver="edm_churn", num_noises=64, num_steps=1, group_size=16
     )
     with pytest.raises(ValueError, match="whole groups of 16 rows"):
         sized.reward(state, action, after)

@@ -235,7 +235,7 @@ def test_what_was_never_surveyed_counts_as_average() -> None:
 
 def _model(rows: int = 64, **settings) -> ARTRL:
     vector = ARTVectorEnv(
-        rows, "mixture-1d", num_noises=256, features=(), clock="closed_form", noise_groups=8,
+        rows, problem="mixture-1d", num_noises=256, features=(), clock="closed_form", noise_groups=8,
         autoreset_mode="SAME_STEP", **{"num_steps": 3, **settings},
     )  # fmt: skip
     return ARTRL("ARTPolicy", to_sb3(vector), seed=0, updates=10)
@@ -296,7 +296,7 @@ def test_an_environment_without_a_pool_takes_over(rollouts: int) -> None:
 
 
 def test_an_index_must_be_of_the_pool() -> None:
-    vector = ARTVectorEnv(4, "mixture-1d", num_noises=16, features=(), num_steps=2)
+    vector = ARTVectorEnv(4, problem="mixture-1d", num_noises=16, features=(), num_steps=2)
     vector.reset(seed=0)
     index = np.array([[0], [5], [15], [5]])
     returns = vector.play(np.zeros((4, 2)), index)

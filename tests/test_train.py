@@ -21,7 +21,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 import train
 from agents.checkpoint import load_agent
+from agents.training import Training, report
 from art_env.problems import problem as problems
+from art_env.problems.library import make_problem
 from art_env.schedules import Schedule
 
 ROOT = Path(__file__).parents[1]
@@ -415,9 +417,9 @@ def test_bad_input_of_the_others(args, match: str, run, tmp_path) -> None:
 
 
 def _new_model(*options: object) -> BaseAlgorithm:
-    args = train.parse([*map(str, options), "--problem", "gaussian-1d", "--num-steps", "3"])
-    settings, dynamics, total = train.check(args)
-    return train.new_model(args, train.make_env(args, settings, dynamics, 0), total)
+    settings = train.parse([*map(str, options), "--problem", "gaussian-1d", "--num-steps", "3"])
+    training = Training(settings)
+    return settings.make_model(training.make_env(0), training.total_timesteps)
 
 
 def test_settings_reach_ppo_and_sac() -> None:
@@ -433,8 +435,8 @@ def test_settings_reach_ppo_and_sac() -> None:
 
 @pytest.mark.parametrize(("K", "episodes"), [(5, 1130), (10, 1130), (20, 2260)])
 def test_many_steps_take_longer_training(K: int, episodes: int) -> None:
-    args = train.parse(["--problem", "mixture-1d", "--num-steps", str(K)])
-    assert train.check(args)[2] == episodes * 2048 * K
+    settings = train.parse(["--problem", "mixture-1d", "--num-steps", str(K)])
+    assert settings.size(make_problem("mixture-1d"), False) == (2048, episodes * 2048 * K)
 
 
 @pytest.mark.parametrize(
@@ -451,8 +453,8 @@ def test_many_steps_take_longer_training(K: int, episodes: int) -> None:
 )
 def test_default_rows_and_episodes(options: str, rows: int, episodes: int) -> None:
     """As many env steps whatever the rows are."""
-    args = train.parse([*options.split(), "--num-steps", "3", "--num-noises", "256"])
-    assert (train.check(args)[2], args.num_envs) == (episodes * rows * 3, rows)
+    training = Training(train.parse([*options.split(), "--num-steps", "3", "--num-noises", "256"]))
+    assert (training.total_timesteps, training.num_envs) == (episodes * rows * 3, rows)
 
 
 @pytest.mark.parametrize(("option", "value"), [("total_timesteps", 100), ("noise_groups", 7)])
@@ -542,7 +544,7 @@ def test_killed_while_writing_is_never_half(run, tmp_path, monkeypatch) -> None:
     def broken(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr(train, "samples_figure", broken)
+    monkeypatch.setattr(report, "samples_figure", broken)
     args = [*TINY, "--total-timesteps", 640, "--no-limit", "--run-dir", tmp_path / "run"]
     code, _, err = run(*args)
     assert code == 2

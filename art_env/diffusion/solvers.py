@@ -342,17 +342,20 @@ def sample(
     *,
     seed: int | None = None,
     noise: Tensor | None = None,
+    slope: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Walk a batch of start noises down a list of noise levels.
 
     Args:
         denoiser: the model.
         x: ``[B, *shape]``, noise of standard deviation ``sigmas[0]``.
-        sigmas: ``[K + 1]``, descending; may require grad, and then so does the result.
+        sigmas: ``[K + 1]``, descending, or ``[K + 1, B]``, a list for each row; may require grad, and then so does
+            the result.
         solver: a name or a ``Solver``.
         callback: called as ``callback(k, x)`` after step ``k``.
         seed: of a noisy solver's noise; row i meets the same noise in batches of any size.
         noise: ``[K, B, *shape]``, that noise itself.
+        slope: ``(x, sigma) -> dx/dsigma``, makes the first evaluation of each step in place of ``to_d``.
 
     Returns:
         ``[B, *shape]``, the samples.
@@ -382,6 +385,8 @@ def sample(
             drawn = noise[k] if noise is not None else pool.first(k, len(x)) if pool is not None else None
             assert drawn is not None
             carry = carry._replace(noise=drawn.to(x), num_steps=K, sigma_max=levels[0].detach())
+        if slope is not None:
+            carry = carry._replace(d=slope(x, levels[k]))
         step = rule.last_step if k == K - 1 else rule.step
         x, carry = step(denoiser, x, levels[k], levels[k + 1], carry)
         if callback is not None:

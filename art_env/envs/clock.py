@@ -1,62 +1,186 @@
-"""The base schedule as a clock: a monotone map from the spent budget to a noise level."""
+"""From an action to a noise level: the base schedule, and the two controls that move along it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from art_env._util.names import check_name
+from art_env.envs.state import State
 from art_env.problems.problem import Problem
 from art_env.schedules.optimal import closed_form
 from art_env.schedules.schedule import Schedule
 
-# Least part of the clock's coordinate that a step takes: far below any useful one, far above rounding.
+# Least part of the budget that a step takes: far below any useful one, far above rounding.
 MIN_SHARE = 1e-9
+# Bound of the raw control: thirty standard deviations of the paper's widest policy, sqrt(0.1 / 1e-6).
+MAX_SPEED = 1e4
+# Trajectories that the closed form reads, and the steps of the schedule that is made of it.
+CLOSED_FORM_NOISES, CLOSED_FORM_STEPS = 256, 256
 
 Clock = Callable[[np.ndarray], np.ndarray]
 
 
-def _resolve_clock(clock: float | str | Schedule, problem: Problem) -> float | Schedule:
-    if not isinstance(clock, str):
-        return clock
-    check_name("clock", clock, ("closed_form",))
-    return closed_form(problem.reference(min(problem.num_noises, 256)), 256)
-
-
-def make_clock(clock: float | str | Schedule, problem: Problem, num_steps: int) -> Clock:
-    """The coordinate in which even spending means ``action = 0``: a monotone map ``t in [0, 1] -> sigma``.
+class BaseSchedule:
+    """The schedule that action 0 reproduces, as a map from the spent budget to a noise level, for any K.
 
     Args:
-        clock: a number rho: even steps of ``sigma^(1/rho)`` as in ``edm(num_steps, rho=rho)`` (7: EDM's grid,
+        base: a number rho: even steps of ``sigma^(1/rho)`` as in ``edm(num_steps, rho=rho)`` (7: EDM's grid,
             1: the uniform one); ``"closed_form"``: the optimum of the paper's objective; or any ``Schedule``.
-        problem: its range and terminal.
-        num_steps: K.
+        problem: its noise range and end.
 
     Raises:
-        ValueError: a name or number that is not a clock, or a schedule for another noise range.
+        ValueError: a name or number that is not a base schedule, or a schedule for another noise range.
     """
-    clock = _resolve_clock(clock, problem)
-    if isinstance(clock, Schedule):
-        clock.check_range(problem.sigma_max, problem.sigma_end)
-        return clock.interpolator()
+
+    def __init__(self, base: float | str | Schedule, problem: Problem) -> None:
+        if isinstance(base, str):
+            check_name("clock", base, ("closed_form",))
+            reference = problem.reference(min(problem.num_noises, CLOSED_FORM_NOISES))
+            base = closed_form(reference, CLOSED_FORM_STEPS)
+        if isinstance(base, Schedule):
+            base.check_range(problem.sigma_max, problem.sigma_end)
+        self.base, self.problem = base, problem
+        self._clocks: dict[int, Clock] = {}
+        self.clock(1)  # refuses a bad number now
+
+    def clock(self, num_steps: int) -> Clock:
+        """The monotone map ``t in [0, 1] -> sigma`` for episodes of K steps."""
+        if num_steps not in self._clocks:
+            if isinstance(self.base, Schedule):
+                self._clocks[num_steps] = self.base.interpolator()
+            else:
+                self._clocks[num_steps] = _ramp(self.base, self.problem, num_steps)
+        return self._clocks[num_steps]
+
+    def level(self, t: Tensor, num_steps: Tensor) -> Tensor:
+        """Noise levels ``[B]`` at ``t: [B]``, with a K for each row."""
+        steps, at = num_steps.cpu().numpy(), t.cpu().numpy()
+        first = int(steps[0])
+        if bool((steps == first).all()):
+            return torch.from_numpy(self.clock(first)(at)).to(t)
+        levels = np.empty_like(at)
+        for K in np.unique(steps):
+            levels[steps == K] = self.clock(int(K))(at[steps == K])
+        return torch.from_numpy(levels).to(t)
+
+
+def _ramp(rho: float, problem: Problem, num_steps: int) -> Clock:
+    """Even steps of ``sigma^(1/rho)``; if the problem ends at 0, the last tick goes from ``sigma_min`` to 0."""
     try:
-        rho = float(clock)
+        value = float(rho)
     except (TypeError, ValueError):
-        rho = math.nan
-    if not (math.isfinite(rho) and rho > 0):
-        raise ValueError(f"clock = {clock!r} must be a positive number rho, 'closed_form' or a Schedule")
-    high, low = problem.sigma_max ** (1 / rho), problem.sigma_min ** (1 / rho)
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"clock = {rho!r} must be a positive number rho, 'closed_form' or a Schedule")
+    high, low = problem.sigma_max ** (1 / value), problem.sigma_min ** (1 / value)
     # K noise levels and then 0: the ramp takes all the ticks but the last.
     split = (num_steps - 1) / num_steps if problem.terminal == "zero" and problem.sigma_min > 0 else 1.0
 
     def sigma_of(t: np.ndarray) -> np.ndarray:
         if split == 0.0:
             return np.asarray(problem.sigma_max * (1 - t))
-        ramp = (high + np.minimum(t / split, 1.0) * (low - high)) ** rho
+        ramp = (high + np.minimum(t / split, 1.0) * (low - high)) ** value
         if split == 1.0:
             return np.asarray(ramp)
         return np.where(t > split, problem.sigma_min * (1 - t) / (1 - split), ramp)
 
     return sigma_of
+
+
+class Control(Protocol):
+    """What an action means.
+
+    Attributes:
+        name: as in the settings.
+        bound: actions lie in ``[-bound, bound]``.
+        may_end_early: whether the end can be reached before the last step.
+    """
+
+    name: str
+    bound: float
+    may_end_early: bool
+
+    def next(self, state: State, action: Tensor) -> tuple[Tensor, Tensor]:
+        """``(t, sigma)`` after the step, ``[B]`` each, for ``action: [B]``."""
+
+    def speed(self, state: State, action: Tensor, after: State) -> Tensor:
+        """Clock speed theta of the step on the uniform clock, ``[B]``."""
+
+
+class LogSpeed:
+    """``control="log_speed"``: the action is log2 of the step's speed, relative to even spending of what is left.
+
+    With n steps left the step takes the share ``m / (m + n - 1)`` of the remaining budget, ``m = 2^(c a)``: its
+    speed is ``m`` times the mean speed of the steps after it. Action 0 everywhere reproduces the base schedule,
+    and the last step spends what is left, whatever the action.
+
+    Args:
+        base: the schedule in whose coordinate the budget is measured.
+        action_range: octaves of speed, ``c``.
+    """
+
+    name, bound, may_end_early = "log_speed", 1.0, False
+
+    def __init__(self, base: BaseSchedule, action_range: float) -> None:
+        self.base, self.problem, self.action_range = base, base.problem, action_range
+        self._horizon = base.problem.sigma_max - base.problem.sigma_end
+
+    def next(self, state: State, action: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``Control``."""
+        last = state.k >= state.num_steps - 1
+        t = self._spend(state.t, (state.num_steps - state.k).to(state.t), action)
+        t = torch.where(last, torch.ones_like(t), t)
+        sigma = self.base.level(t, state.num_steps)
+        return t, torch.where(last, torch.full_like(sigma, self.problem.sigma_end), sigma)
+
+    def speed(self, state: State, action: Tensor, after: State) -> Tensor:
+        """See ``Control``."""
+        return (state.sigma - after.sigma) / (self._horizon / state.num_steps.to(state.x.dtype))
+
+    def levels(self, actions: Tensor) -> Tensor:
+        """Noise levels ``[K + 1, B]`` of whole episodes, for ``actions: [B, K]``."""
+        B, K = actions.shape
+        t = torch.zeros_like(actions[:, 0])
+        steps = torch.full((B,), K, dtype=torch.int64, device=t.device)
+        levels = torch.full((K + 1, B), self.problem.sigma_max, dtype=t.dtype, device=t.device)
+        for k in range(K - 1):
+            t = self._spend(t, torch.full_like(t, K - k), actions[:, k])
+            levels[k + 1] = self.base.level(t, steps)
+        levels[K] = self.problem.sigma_end
+        return levels
+
+    def _spend(self, t: Tensor, left: Tensor, action: Tensor) -> Tensor:
+        """``t`` after a step with ``left`` steps left, all ``[B]``."""
+        m = torch.exp2(self.action_range * action.clamp(-1, 1))
+        t_next = t + (1.0 - t) * m / (m + left - 1.0)
+        # Extreme actions must not round to a step of no length, nor to the end before the last step.
+        return torch.clamp(t_next, t + MIN_SHARE, 1.0 - MIN_SHARE * (left - 1.0))
+
+
+class Speed:
+    """``control="speed"``: the action is the paper's raw theta.
+
+    Sigma falls by ``theta T / K`` and is held within the range; it may miss the end, or reach it early.
+    """
+
+    name, bound, may_end_early = "speed", MAX_SPEED, True
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self._horizon = problem.sigma_max - problem.sigma_end
+
+    def next(self, state: State, action: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``Control``."""
+        dt = self._horizon / state.num_steps.to(state.x.dtype)
+        sigma = (state.sigma - action * dt).clamp(self.problem.sigma_end, self.problem.sigma_max)
+        return (self.problem.sigma_max - sigma) / self._horizon, sigma
+
+    def speed(self, state: State, action: Tensor, after: State) -> Tensor:
+        """See ``Control``."""
+        return action

@@ -1,81 +1,205 @@
-"""The settings of an environment."""
+"""``EnvConfig``: every setting of the environment, once, with its check."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from art_env._util.names import check_name, unknown_name
 from art_env.diffusion.denoiser import Denoiser
-from art_env.envs.dynamics import Dynamics
+from art_env.diffusion.ode import ReferenceFlow
+from art_env.diffusion.solvers import Solver, get_solver
+from art_env.envs.observation import DEFAULT_FEATURES, FEATURES, LOG_STEPS
+from art_env.envs.rewards import check_reward
 from art_env.problems.custom import custom_problem, model_problem
 from art_env.problems.library import make_problem
 from art_env.problems.problem import Problem
+from art_env.schedules.schedule import Schedule, check_num_steps
 
-# Settings that say what is sampled, beside the problem itself.
-ABOUT_PROBLEM = ("denoiser", "terminal", "sigma_min", "sigma_max", "device", "model", "trust_pickle")
+CONTROLS = ("log_speed", "speed")
 
 
-def choose_problem(
-    problem: str | Problem = "digits",
-    *,
-    denoiser: Denoiser | None = None,
-    terminal: str | None = None,
-    sigma_min: float | None = None,
-    sigma_max: float | None = None,
-    device: str = "cpu",
-    model: Mapping[str, Any] | None = None,
-    trust_pickle: bool = False,
-) -> Problem:
-    """The problem of an environment's settings; nothing is integrated yet.
+@dataclass(frozen=True)
+class EnvConfig:
+    """The settings of ``ARTEnv`` and ``ARTVectorEnv``.
 
-    Args:
-        problem, denoiser, terminal, sigma_min, sigma_max, device: as ``ARTEnv``.
-        model: arguments of ``art_env.problems.model_problem``; with ``problem="custom"``.
-        trust_pickle: allow that model to be a pickle.
+    Attributes:
+        problem: a name (``art_env.problems.PROBLEMS``), a ``Problem``, or ``"custom"`` with ``denoiser`` or
+            ``model``.
+        denoiser: a caller's own model (``ART/Diffusion-v0``).
+        model: arguments of ``art_env.problems.model_problem``: a model in a file.
+        trust_pickle: allow that file to be a pickle, which may run code.
+        terminal: ``"zero"`` or ``"sigma_min"``; None: the problem's own.
+        sigma_min, sigma_max: another noise range.
+        device: where the denoiser runs.
+        solver: ``"euler"``, ``"heun"``, ``"rk4"``, ``"dpmpp_2m"``, ``"ipndm"``, ``"euler_maruyama"``,
+            ``"edm_churn"``, or a ``Solver``, such as ``edm_churn(S_churn=10)``.
+        num_steps: K, or several (up to 256, for a solver that follows the ODE).
+        reward: ``"euler"``, ``"local"`` or ``"global"``.
+        control: ``"log_speed"`` or ``"speed"``.
+        features: names from the table of ``ARTEnv``, or ``()``.
+        clock: the base schedule, which action 0 reproduces: rho of ``sigma^(1/rho)``, ``"closed_form"``, or a
+            ``Schedule``.
+        action_range: octaves of speed between action 0 and 1.
+        num_noises, noise_seed: the pool of initial noises, and of the noise of stochastic solvers.
+        reference: exact trajectories to use instead of integrating them; their noises are the pool.
 
     Raises:
-        ValueError, FileNotFoundError, ImportError: a setting that is not understood, or a model that cannot be
-            loaded; names it, its value and the fix.
+        ValueError: a setting that is not understood; names it, its value and the fix. What depends on the problem
+            is checked when the problem is made.
     """
-    if model is not None:
-        if problem != "custom" or denoiser is not None:
-            raise ValueError("model is given: leave out problem and denoiser, or the model")
-        problem = model_problem(
-            **model,
-            trust_pickle=trust_pickle,
-            terminal=terminal or "zero",
-            sigma_min=sigma_min,
-            sigma_max=sigma_max,
-            device=device,
+
+    problem: str | Problem = "digits"
+    denoiser: Denoiser | None = None
+    model: Mapping[str, Any] | None = None
+    trust_pickle: bool = False
+    terminal: str | None = None
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+    device: str = "cpu"
+    solver: str | Solver = "heun"
+    num_steps: int | Sequence[int] = 5
+    reward: str = "global"
+    control: str = "log_speed"
+    features: Sequence[str] = DEFAULT_FEATURES
+    clock: float | str | Schedule = 7.0
+    action_range: float = 5.0
+    num_noises: int | None = None
+    noise_seed: int = 0
+    reference: ReferenceFlow | None = None
+
+    def __post_init__(self) -> None:
+        features = (self.features,) if isinstance(self.features, str) else tuple(self.features)
+        object.__setattr__(self, "features", tuple(check_name("feature", f, FEATURES) for f in features))
+        rule = get_solver(self.solver)
+        budgets = check_budgets(self.num_steps)
+        if rule.noisy and len(budgets) > 1:
+            raise ValueError(
+                f"num_steps = {budgets} with the noisy solver {rule.name!r}: give one number of steps"
+            )
+        check_reward(self.reward, rule)
+        check_name("control", self.control, CONTROLS)
+        if not (math.isfinite(self.action_range) and self.action_range > 0):
+            raise ValueError(f"action_range = {self.action_range} must be a positive number of octaves")
+        object.__setattr__(self, "action_range", float(self.action_range))
+        if self.num_noises is not None and self.num_noises < 1:
+            raise ValueError(f"num_noises = {self.num_noises} must be at least 1")
+
+    @classmethod
+    def make(cls, config: EnvConfig | None = None, **settings: Any) -> EnvConfig:
+        """``config`` (default: all defaults) with ``settings`` in the place of its own.
+
+        Raises:
+            TypeError: ``config`` is something else, or a setting has no such name.
+            ValueError: as the class.
+        """
+        if config is not None and not isinstance(config, EnvConfig):
+            raise TypeError(
+                f"config = {config!r} is no EnvConfig; a setting needs its name: problem={config!r}"
+            )
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in settings:
+            if name not in known:
+                raise TypeError(unknown_name("setting", name, known))
+        return cls(**settings) if config is None else dataclasses.replace(config, **settings)
+
+    def of_problem(self, problem: Problem, **settings: Any) -> EnvConfig:
+        """The same settings for a problem that has been made already."""
+        nothing = dict.fromkeys(("denoiser", "model", "terminal", "sigma_min", "sigma_max"))
+        return EnvConfig.make(self, **nothing, problem=problem, device=problem.device, **settings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as a file keeps them: plain values; whether to trust a pickle is left to who reads it."""
+        kept = (
+            f.name
+            for f in dataclasses.fields(self)
+            if f.name not in ("denoiser", "reference", "trust_pickle")
         )
-    if isinstance(problem, str):
-        if problem == "custom":
-            if denoiser is None:
+        return {name: getattr(self, name) for name in kept}
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """Every K that an episode may have, ascending."""
+        return check_budgets(self.num_steps)
+
+    @property
+    def rule(self) -> Solver:
+        """The solver itself."""
+        return get_solver(self.solver)
+
+    def make_problem(self) -> Problem:
+        """The problem of these settings; nothing is integrated yet.
+
+        Raises:
+            ValueError, FileNotFoundError, ImportError: a setting that is not understood, or a model that cannot
+                be loaded; names it, its value and the fix.
+        """
+        changes: dict[str, Any] = {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
+        changes["device"] = self.device
+        if self.model is not None:
+            if self.problem != "custom" or self.denoiser is not None:
+                raise ValueError("model is given: leave out problem and denoiser, or the model")
+            terminal = self.terminal or "zero"
+            return model_problem(**self.model, trust_pickle=self.trust_pickle, terminal=terminal, **changes)
+        if self.problem == "custom":
+            if self.denoiser is None:
                 raise ValueError("denoiser = None: ART/Diffusion-v0 needs your model, denoiser=...")
-            problem = custom_problem(
-                denoiser,
-                sigma_min=sigma_min,
-                sigma_max=sigma_max,
-                terminal=terminal or "zero",
-                device=device,
+            return custom_problem(self.denoiser, terminal=self.terminal or "zero", **changes)
+        problem = self.problem
+        if isinstance(problem, str):
+            problem = make_problem(problem, terminal=self.terminal, **changes)
+        if self.denoiser is not None:
+            raise ValueError(
+                f"denoiser is given, but problem {problem.name!r} has its own; use the id ART/Diffusion-v0"
             )
-            denoiser = None
-        else:
-            problem = make_problem(
-                problem, terminal=terminal, sigma_min=sigma_min, sigma_max=sigma_max, device=device
-            )
-    if denoiser is not None:
-        raise ValueError(
-            f"denoiser is given, but problem {problem.name!r} has its own; use the id ART/Diffusion-v0"
-        )
-    return problem
+        return problem
+
+    def make_reference(self, problem: Problem) -> ReferenceFlow | None:
+        """Exact trajectories of the pool; None if the reward needs none.
+
+        Raises:
+            ValueError: ``reference`` is for another shape or range of noise.
+        """
+        if self.reference is not None:
+            _check_reference(self.reference, problem)
+            return self.reference
+        return None if self.reward == "euler" else problem.reference(self.num_noises, self.noise_seed)
 
 
-def make_dynamics(problem: str | Problem = "digits", **settings: Any) -> Dynamics:
-    """``Dynamics`` from plain settings: those of ``ARTEnv`` and of ``choose_problem``.
+def check_budgets(num_steps: int | Sequence[int]) -> tuple[int, ...]:
+    """One K or several, as an ascending tuple.
 
     Raises:
-        ValueError, TypeError: a setting that is not understood; names it, its value and the fix.
+        ValueError: none, one twice, one below 1, or with several one above 256.
     """
-    chosen = {name: settings.pop(name) for name in ABOUT_PROBLEM if name in settings}
-    return Dynamics(choose_problem(problem, **chosen), **settings)
+    if isinstance(num_steps, (int, np.integer)) or not isinstance(num_steps, Sequence):
+        return (check_num_steps(num_steps),)
+    budgets = tuple(sorted(check_num_steps(K) for K in num_steps))
+    if not budgets or len(set(budgets)) < len(budgets):
+        raise ValueError(f"num_steps = {tuple(num_steps)}: give one number of steps, or several that differ")
+    if len(budgets) > 1 and budgets[-1] > 2**LOG_STEPS:
+        raise ValueError(
+            f"num_steps = {budgets}: several numbers of steps go up to {2**LOG_STEPS:.0f}; leave out {budgets[-1]}"
+        )
+    return budgets
+
+
+def _check_reference(reference: ReferenceFlow, problem: Problem) -> None:
+    """Raise a ValueError unless the trajectories are of this problem's shape and range of noise."""
+    shape = tuple(reference.x.shape[2:])
+    if shape != problem.shape:
+        raise ValueError(
+            f"reference has samples of shape {shape}, problem {problem.name!r} of {problem.shape}"
+        )
+    have = (float(reference.sigmas[0]), float(reference.sigmas[-1]), reference.sigma_end)
+    want = (problem.sigma_max, problem.sigma_floor, problem.sigma_end)
+    if not np.allclose(have, want, rtol=1e-6, atol=0.0):
+        raise ValueError(
+            f"reference runs over sigma (first, last knot, end) = {have}, problem {problem.name!r} over "
+            f"{want}; integrate it again for this range"
+        )

@@ -1,9 +1,18 @@
-"""What the agent observes: names, scales and bounds of the features."""
+"""What the agent observes: time, remaining budget, and features of the trajectory that cost no evaluation."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
+
+from art_env._util.names import check_name
+from art_env.diffusion.ode import norm
+from art_env.envs.state import State
+from art_env.problems.problem import Problem
 
 FEATURES = ("log_f", "log_q", "size", "cosine", "x")
 DEFAULT_FEATURES = ("log_f", "log_q", "size", "cosine")
@@ -14,6 +23,61 @@ LOG_STEPS = 8.0
 
 # Features hold log10 of a norm between 1e-6 and 1e6, divided by 6.
 LOG_SPAN = 6.0
+
+
+class Observer:
+    """Turns states into observations.
+
+    Args:
+        problem: what is sampled.
+        features: names from ``FEATURES``, observed after time and budget.
+        with_steps: whether episodes differ in K, so that K is observed too.
+
+    Attributes:
+        names: what each entry of the observation is.
+        low, high: ``[n]`` float32, bounds of each entry.
+
+    Raises:
+        ValueError: an unknown feature, or ``x`` of more than 8 coordinates.
+    """
+
+    def __init__(self, problem: Problem, features: Sequence[str], with_steps: bool = False) -> None:
+        self.features = tuple(check_name("feature", f, FEATURES) for f in features)
+        self.with_steps = with_steps
+        size = math.prod(problem.shape)
+        if "x" in self.features and size > MAX_X_FEATURES:
+            raise ValueError(
+                f"feature 'x' needs at most {MAX_X_FEATURES} coordinates; {problem.name!r} has {size}"
+            )
+        self._root_n = math.sqrt(size)
+        self._sigma_data = float(problem.denoiser.sigma_data)
+        first = ["time", "budget", *(["steps"] if with_steps else [])]
+        rest = [[f"x{i}" for i in range(size)] if f == "x" else [f] for f in self.features]
+        self.names = (*first, *(name for part in rest for name in part))
+        self.high = np.ones(len(self.names), dtype=np.float32)
+        self.low = np.where(np.arange(len(self.names)) < len(first), 0.0, -1.0).astype(np.float32)
+
+    @torch.no_grad()
+    def __call__(self, state: State) -> Tensor:
+        """``[B, n]`` float32, each entry within its bounds."""
+        spread = torch.sqrt(state.sigma**2 + self._sigma_data**2)
+        columns = [(state.k / state.num_steps).to(state.x), 1.0 - state.t]
+        if self.with_steps:
+            columns.append(torch.log2(state.num_steps.to(state.x)).clamp_max(LOG_STEPS) / LOG_STEPS)
+        for name in self.features:
+            if name == "log_f":
+                columns.append(_log_feature(norm(state.d) / self._root_n))
+            elif name == "log_q":
+                columns.append(torch.nan_to_num(_log_feature(state.q), nan=0.0))
+            elif name == "size":
+                size = norm(state.x) / self._root_n / spread
+                columns.append((torch.log2(size.clamp_min(1e-9)) / 4).clamp(-1, 1))
+            elif name == "cosine":
+                columns.append(state.cosine.clamp(-1, 1))
+            else:
+                scaled = state.x.flatten(1) / spread[:, None] / 4
+                columns.extend(scaled.clamp(-1, 1).unbind(1))
+        return torch.stack(columns, dim=1).to(torch.float32)
 
 
 def _log_feature(value: Tensor) -> Tensor:

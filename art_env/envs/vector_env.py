@@ -12,22 +12,16 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from art_env._util.names import check_name
-from art_env.diffusion.denoiser import Denoiser
-from art_env.diffusion.ode import ReferenceFlow
-from art_env.diffusion.solvers import Solver
-from art_env.envs.dynamics import State
-from art_env.envs.env import METADATA, _Common
-from art_env.envs.observation import DEFAULT_FEATURES
+from art_env.envs.base import METADATA, BaseEnv
+from art_env.envs.config import EnvConfig
 from art_env.envs.render import draw
-from art_env.problems.problem import Problem
-from art_env.schedules.schedule import Schedule
+from art_env.envs.state import State
 
-VECTOR_ONLY = ("self", "__class__", "num_envs", "autoreset_mode", "noise_groups", "render_mode")
 # Beside the seeds of the rows.
 PLAY_STREAM = 0x91A7
 
 
-class ARTVectorEnv(_Common, VectorEnv):
+class ARTVectorEnv(BaseEnv, VectorEnv):
     """``num_envs`` copies of ``ARTEnv`` that step together, in one denoiser call a stage.
 
     Row ``i`` with ``reset(seed=s)`` is ``ARTEnv`` with ``reset(seed=s + i)``.
@@ -39,7 +33,10 @@ class ARTVectorEnv(_Common, VectorEnv):
         noise_groups: the rows are that many groups that meet the same start noises: row ``i`` is seeded with
             ``s + i % (num_envs / noise_groups)``, so groups differ by their actions only. The ``"global"`` reward
             of a stochastic solver is that of a group.
-        others: as ``ARTEnv``.
+        config, render_mode, settings: as ``ARTEnv``.
+
+    Raises:
+        ValueError, TypeError: a setting that is not understood; names it, its value and the fix.
     """
 
     metadata: dict[str, Any] = {**METADATA, "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
@@ -47,28 +44,13 @@ class ARTVectorEnv(_Common, VectorEnv):
     def __init__(
         self,
         num_envs: int = 1,
-        problem: str | Problem = "digits",
+        config: EnvConfig | None = None,
         *,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         noise_groups: int = 1,
-        denoiser: Denoiser | None = None,
-        solver: str | Solver = "heun",
-        num_steps: int | Sequence[int] = 5,
-        reward: str = "global",
-        control: str = "log_speed",
-        features: Sequence[str] = DEFAULT_FEATURES,
-        clock: float | str | Schedule = 7.0,
-        action_range: float = 5.0,
-        terminal: str | None = None,
-        sigma_min: float | None = None,
-        sigma_max: float | None = None,
-        num_noises: int | None = None,
-        noise_seed: int = 0,
-        reference: ReferenceFlow | None = None,
-        device: str = "cpu",
         render_mode: str | None = None,
+        **settings: Any,
     ) -> None:
-        settings = {k: v for k, v in locals().items() if k not in VECTOR_ONLY}
         if not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
             raise ValueError(f"num_envs = {num_envs!r} must be a whole number of at least 1")
         if noise_groups < 1 or num_envs % noise_groups:
@@ -79,7 +61,7 @@ class ARTVectorEnv(_Common, VectorEnv):
         self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
         members = self.num_envs // self.noise_groups
         self.single_observation_space, self.single_action_space = self._set_up(
-            render_mode, settings, group_size=members
+            config, render_mode, settings, group_size=members
         )
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
@@ -116,7 +98,7 @@ class ARTVectorEnv(_Common, VectorEnv):
         self._done[rows] = False
         if mask[0]:
             self._remember(self._state, 0.0, first=True)
-        return self._get_obs(), self._masked(self._infos(self._state, None), mask)
+        return self._get_obs(), self._masked(self._arrays(self.dynamics.state_info(self._state)), mask)
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Take one solver step in every row; ``actions: [num_envs, 1]``.
@@ -146,25 +128,27 @@ class ARTVectorEnv(_Common, VectorEnv):
             before = self._state if whole else State(*(v[pick] for v in self._state))
             acted = tensor if whole else tensor[pick]
             after = self.dynamics.transition(before, acted)
-            outcome = self.dynamics.reward(before, acted, after)
+            earned = self.dynamics.reward(before, acted, after)
             self._state = after if whole else self._merge(after, live)
-            rewards[live] = outcome.reward.cpu().numpy()
-            terminated[live] = self.dynamics.terminated(after).cpu().numpy()
+            rewards[live] = earned.cpu().numpy()
+            terminated[live] = self.dynamics.terminal(after).cpu().numpy()
             if not ended[0]:
                 self._remember(self._state, float(rewards[0]), first=False)
-            local = None
-            if outcome.local_error is not None:
-                local = torch.zeros(self.num_envs, dtype=torch.float64, device=self.dynamics.device)
-                local[pick] = outcome.local_error
-            infos = self._masked(self._infos(self._state, local), ~ended)
+            info = self._arrays(self.dynamics.state_info(self._state))
+            for name, value in self._arrays(self.dynamics.transition_info(before, earned)).items():
+                info[name] = np.zeros(self.num_envs)
+                info[name][live] = value
+            infos = self._masked(info, ~ended)
             if terminated.any():
-                infos.update(self._masked(self._results(self._state), terminated))
+                infos.update(self._masked(self._arrays(self.dynamics.final_info(self._state)), terminated))
         if ended.any():  # NEXT_STEP: the step after the end starts the next episode
             rows = np.flatnonzero(ended)
             self._state = self._merge(self._begin(rows, {}), rows)
             if ended[0]:
                 self._remember(self._state, 0.0, first=True)
-            for key, value in self._masked(self._infos(self._state, None), ended).items():
+            for key, value in self._masked(
+                self._arrays(self.dynamics.state_info(self._state)), ended
+            ).items():
                 if key in infos:
                     infos[key] = np.where(ended, value, infos[key])
                 else:
@@ -181,7 +165,7 @@ class ARTVectorEnv(_Common, VectorEnv):
             self._done[:] = False
             if terminated[0]:
                 self._remember(self._state, 0.0, first=True)
-            started = self._infos(self._state, None)
+            started = self._arrays(self.dynamics.state_info(self._state))
             infos = {
                 **self._masked(
                     {k: np.where(terminated, started[k], v) for k, v in last.items() if k in started},

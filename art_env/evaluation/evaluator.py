@@ -80,7 +80,7 @@ class Scorer:
         if min(self.seeds) < 0 or max(self.seeds) >= SECOND_SEED - NOISE_SEED:
             raise ValueError(f"seeds = {self.seeds} must lie between 0 and {SECOND_SEED - NOISE_SEED - 1}")
         if num_noises is None:
-            num_noises = min(problem.num_noises, FEW_NOISES) if problem.is_image else problem.num_noises
+            num_noises = min(problem.num_noises, problem.effort.score_noises or problem.num_noises)
         self.num_noises = num_noises
         if self.num_noises < 2:
             raise ValueError(f"num_noises = {self.num_noises} must be at least 2")
@@ -249,7 +249,8 @@ class Scorer:
         """
         if self.problem.linear or self.solver.noisy:
             return 0.0
-        n = max(min(self.num_noises // 4, 64), 2) if self.problem.is_image else self.num_noises
+        check = self.problem.effort.check_noises
+        n = self.num_noises if check is None else max(min(self.num_noises // 4, check), 2)
         fine = self.problem.reference(n, NOISE_SEED + self.seeds[0], 2 * self.problem.num_knots - 1)
         return self._error(self.reference().x_end[:n], fine.x_end)
 

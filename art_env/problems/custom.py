@@ -7,7 +7,7 @@ from typing import Any
 
 from art_env.adapters.load import load_model
 from art_env.diffusion.denoiser import Denoiser
-from art_env.problems.problem import Problem, check_device
+from art_env.problems.problem import ANALYTIC, NETWORK, UNKNOWN_NETWORK, Effort, Problem, check_device
 
 
 def custom_problem(
@@ -19,6 +19,7 @@ def custom_problem(
     name: str = "custom",
     num_knots: int = 65,
     num_noises: int = 256,
+    effort: Effort | None = None,
     device: str = "cpu",
 ) -> Problem:
     """A problem around a caller's own denoiser.
@@ -30,6 +31,7 @@ def custom_problem(
         terminal: ``"zero"`` or ``"sigma_min"``.
         name: what tables and errors call it.
         num_knots, num_noises, device: as ``Problem``.
+        effort: as ``Problem``; None: that of a network for samples of three dimensions, else that of a formula.
 
     Raises:
         TypeError: it is not callable, or lacks ``shape`` or ``sigma_data``.
@@ -57,6 +59,7 @@ def custom_problem(
         decode=getattr(denoiser, "decode", None),
         num_knots=num_knots,
         num_noises=num_noises,
+        effort=effort or (NETWORK if len(denoiser.shape) == 3 else ANALYTIC),
         device=check_device(device),
     )
 
@@ -95,5 +98,6 @@ def model_problem(
         name=Path(path).stem,
         num_knots=33,
         num_noises=64,
+        effort=UNKNOWN_NETWORK,
         device=device,
     )

@@ -18,11 +18,11 @@ from art_env.diffusion.levels import TERMINALS
 from art_env.networks.bundled import load_autoencoder, load_bundled
 from art_env.networks.classifier import DIGIT_FEATURES, PHOTO_FEATURES
 from art_env.networks.data import digit_images, photo_patches
-from art_env.problems.problem import Problem, check_device
+from art_env.problems.problem import HEAVY_TAILED, NETWORK, Problem, check_device
 
 # Noises of the mixtures: a few that pass between two modes make most of the final error, and a schedule fitted to
 # 4,096 of them can be off by half on others.
-HEAVY_TAILED = 16384
+MIXTURE_NOISES = 16384
 
 
 def _gaussian_1d(terminal: str) -> Problem:
@@ -39,6 +39,7 @@ def _gaussian_1d(terminal: str) -> Problem:
         metrics=("w2",),
         linear=True,
         num_noises=1024,
+        solver="euler",
     )
 
 
@@ -52,8 +53,8 @@ def _mixture(name: str, denoiser: GaussianMixtureDenoiser, metric: str, terminal
         prior_std=80.0,
         data=denoiser.sample,
         metrics=(metric,),
-        num_noises=HEAVY_TAILED,
-        heavy_tailed=True,
+        num_noises=MIXTURE_NOISES,
+        effort=HEAVY_TAILED,
     )
 
 
@@ -97,6 +98,7 @@ def _digits(terminal: str, model: str = "digits-base") -> Problem:
         num_data=1797,
         num_knots=65,
         num_noises=1024,
+        effort=NETWORK,
     )
 
 

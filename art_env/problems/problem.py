@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,6 +15,72 @@ from art_env._util.names import check_name
 from art_env.diffusion.denoiser import Denoiser
 from art_env.diffusion.levels import TERMINALS, check_sigma_range
 from art_env.diffusion.ode import ReferenceFlow
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much computation a problem is worth, so that nobody else has to ask what kind it is.
+
+    Attributes:
+        rows, episodes: of a training: rows that step together, and episodes of each.
+        group_rows, group_episodes: the same where the reward compares groups of samples.
+        more_from: K from which trainings are longer, in proportion to K; None: never.
+        score_noises: held-out initial noises that scores take by default, at most; None: as many as ``num_noises``.
+        check_noises: trajectories on which the reference's own error is measured; None: all of them.
+        rho_noises: trajectories on which rho of EDM's family is tuned, at most; None: all pilot noises.
+        oracle_searches, oracle_screen_noises: starts that the search for the oracle follows, and the noises that it
+            ranks them on.
+        oracle_with_dp: start that search from dynamic programming too, which takes many evaluations.
+        cma_noises, cma_evaluations: trajectories (None: all) and final errors of CMA-ES.
+        pictures: samples in a picture.
+    """
+
+    rows: int = 256
+    episodes: int = 300
+    group_rows: int = 4096
+    group_episodes: int = 75
+    more_from: int | None = None
+    score_noises: int | None = None
+    check_noises: int | None = None
+    rho_noises: int | None = None
+    oracle_searches: int = 3
+    oracle_screen_noises: int = 512
+    oracle_with_dp: bool = True
+    cma_noises: int | None = None
+    cma_evaluations: int = 1000
+    pictures: int = 4096
+
+    def training(self, in_groups: bool, num_steps: int) -> tuple[int, int]:
+        """Rows, and episodes of each, of a training with episodes of up to ``num_steps``."""
+        if in_groups:
+            return self.group_rows, self.group_episodes
+        longer = 1.0 if self.more_from is None else max(num_steps / self.more_from, 1.0)
+        return self.rows, round(self.episodes * longer)
+
+
+ANALYTIC = Effort()
+# Learning needs large batches where a few noises make most of the error; a covariance over the steps has K squared
+# entries to learn.
+HEAVY_TAILED = Effort(rows=2048, episodes=1130, more_from=10)
+# Where an episode is expensive, many small updates are worth more than few large ones. Groups must stand for a
+# distribution: W2 between small samples favours one that is too narrow.
+NETWORK = Effort(
+    rows=64,
+    episodes=1200,
+    group_rows=1024,
+    group_episodes=300,
+    score_noises=256,
+    check_noises=64,
+    rho_noises=64,
+    oracle_searches=2,
+    oracle_screen_noises=64,
+    oracle_with_dp=False,
+    cma_noises=256,
+    cma_evaluations=300,
+    pictures=12,
+)
+# A network of unknown size gets few.
+UNKNOWN_NETWORK = replace(NETWORK, episodes=100, group_rows=256, group_episodes=100)
 
 
 @dataclass(frozen=True)
@@ -40,7 +106,8 @@ class Problem:
         linear: the denoiser is linear and the data N(0, sigma_data^2): errors are exact, without sampling.
         num_knots: of reference trajectories.
         num_noises: start noises that rewards are measured on.
-        heavy_tailed: a few start noises make most of the final error, so that learning needs large batches.
+        effort: how much computation it is worth.
+        solver: the solver that evaluations take by default.
         device: where tensors live.
     """
 
@@ -61,7 +128,8 @@ class Problem:
     linear: bool = False
     num_knots: int = 257
     num_noises: int = 4096
-    heavy_tailed: bool = False
+    effort: Effort = ANALYTIC
+    solver: str = "heun"
     device: str = "cpu"
 
     def __post_init__(self) -> None:

@@ -164,25 +164,35 @@ def baseline(
         named = [baseline(name, problem, K, solver) for name in (*HANDCRAFTED, "edm_tuned")]
         usable = [s for s in (*starts, *named) if _fits(s, problem)]
         known = reference or problem.reference()
-        # A network's evaluations are dear, and its error smoother over grids than a narrow mixture's.
-        effort = {"num_searches": 2, "screen_noises": 64} if problem.is_image else {}
-        with_dp = not problem.is_image
-        return direct(problem.denoiser, known, K, solver, starts=usable, with_dp=with_dp, **effort)
+        effort = problem.effort
+        return direct(
+            problem.denoiser,
+            known,
+            K,
+            solver,
+            starts=usable,
+            num_searches=effort.oracle_searches,
+            screen_noises=effort.oracle_screen_noises,
+            with_dp=effort.oracle_with_dp,
+        )
     if name == "dmn":
         data = float(problem.denoiser.sigma_data)
         low, high = problem.sigma_floor, problem.sigma_max
         return dmn(K, low, high, data, solver, terminal=problem.terminal)
-    if name == "cma" and not problem.is_image:
-        return evolve(problem.denoiser, problem.reference(), K, solver, options.get("budget", 1000))
+    if name == "cma":
+        known = problem.reference(
+            problem.effort.cma_noises and min(problem.effort.cma_noises, problem.num_noises)
+        )
+        return evolve(
+            problem.denoiser, known, K, solver, options.get("budget", problem.effort.cma_evaluations)
+        )
     pilot = problem.reference(min(problem.num_noises, PILOT_NOISES))
     if name == "edm_tuned":
-        return edm_tuned(problem, pilot.first(64) if problem.is_image else pilot, K, solver)
+        return edm_tuned(problem, pilot.first(problem.effort.rho_noises or PILOT_NOISES), K, solver)
     if name == "closed_form":
         return closed_form(pilot, K)
     if name == "sdm":
         return sdm(pilot, K, **options)
-    if name == "cma":
-        return evolve(problem.denoiser, pilot, K, solver, options.get("budget", 300))
     candidates, coefficient = max(64, 2 * K), options.get("coefficient", 1.0)
     if name == "gits":
         return gits(problem.denoiser, pilot, K, coefficient, candidates)

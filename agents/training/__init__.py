@@ -1,0 +1,23 @@
+"""One library call from settings to a trained agent and its schedule."""
+
+from agents.training.settings import (
+    COMMANDS,
+    ArtPaperSettings,
+    ArtSettings,
+    PpoSettings,
+    SacSettings,
+    Settings,
+)
+from agents.training.training import Result, Training, train
+
+__all__ = [
+    "COMMANDS",
+    "ArtPaperSettings",
+    "ArtSettings",
+    "PpoSettings",
+    "Result",
+    "SacSettings",
+    "Settings",
+    "Training",
+    "train",
+]

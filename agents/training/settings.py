@@ -1,0 +1,320 @@
+"""The settings of a training: frozen, checked once when they are made."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from agents.art_rl import ARTRL
+from agents.baselines import make_ppo, make_sac
+from art_env._util.cli import ModelOptions
+from art_env._util.names import unknown_name
+from art_env.envs.config import EnvConfig, check_budgets
+from art_env.problems.problem import Problem
+
+
+@dataclass(frozen=True)
+class Settings(ModelOptions):
+    """Settings that every algorithm shares.
+
+    Raises:
+        ValueError: a value out of range, or an unknown name; names the field, the value and the fix.
+    """
+
+    algorithm: ClassVar[str]
+    noise_groups: ClassVar[int] = 1
+    control: ClassVar[str] = "log_speed"
+    counts: ClassVar[tuple[str, ...]] = ("threads", "num_envs", "total_timesteps", "num_images")
+    positive: ClassVar[tuple[str, ...]] = ()
+
+    solver: str = "heun"
+    """euler, heun, rk4, dpmpp_2m or ipndm; stochastic: euler_maruyama or edm_churn."""
+    num_steps: tuple[int, ...] = (5,)
+    """Solver steps K; several train one policy for all of them, with a schedule for each."""
+    reward: str = "global"
+    """global: minus the final error (of a stochastic solver: minus W2^2 from a group to exact samples); local:
+    minus the solver's own errors; euler: the paper's objective."""
+    features: tuple[str, ...] = ()
+    """What the policy observes besides time and budget: log_f, log_q, size, cosine, x. Default: nothing, so that the
+    policy is a schedule. With features, the policy itself is evaluated as well, acting on each sample."""
+    clock: str = "closed_form"
+    """Base schedule, which action 0 reproduces: closed_form, or EDM's with this rho (7: EDM's own)."""
+    action_range: float = 5.0
+    """Octaves of clock speed between action 0 and 1."""
+    terminal: str | None = None
+    """zero or sigma_min: where schedules end; by default the problem's own."""
+    sigma_min: float | None = None
+    """Another lowest noise level."""
+    sigma_max: float | None = None
+    """Another highest noise level."""
+    num_noises: int | None = None
+    """Start noises that rewards are measured on; by default the problem's own number."""
+    total_timesteps: int | None = None
+    """Env steps; by default 300 episodes of every row (on images 1,200, 100 with --model; on the mixtures 1,130, and
+    beyond K = 10 113 K; of a stochastic solver on images 300, on the analytic problems 75), for every algorithm."""
+    num_envs: int | None = None
+    """Rows that step together; by default 256 (64 on images and with --model, 2048 on the mixtures; of a stochastic
+    solver 4096, 1024 on images, 256 with --model)."""
+    seed: int = 0
+    """Seed of the agent, the exploration and the start noises."""
+    eval_seeds: tuple[int, ...] = (0,)
+    """Seed sets of held-out noises for the table."""
+    num_images: int = 2000
+    """Samples for the metrics of images."""
+    run_dir: Path | None = None
+    """Run folder; by default runs/PROBLEM__ALGORITHM__SEED__TIME."""
+    resume: Path | None = None
+    """Run folder of a killed run: go on with it (its own settings are used)."""
+    limit: bool = True
+    """Compute the best schedule there is, for the gap."""
+    model_limit: bool = False
+    """Compute it for --model too: hundreds of gradients through a network that may be large."""
+    progress: bool = True
+    """Show a progress bar."""
+    threads: int = 1
+    """Torch threads."""
+    device: str = "cpu"
+    """Where the denoiser runs: cpu, cuda, cuda:0, ..."""
+
+    def check(self) -> None:
+        """See ``CheckedSettings``."""
+        super().check()
+        check_budgets(self.num_steps)
+        for name in self.counts:
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise ValueError(f"{name} = {count} must be at least 1")
+        for name in self.positive:
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} = {value} must be a positive number")
+        if self.seed < 0:
+            raise ValueError(f"seed = {self.seed} must not be negative")
+        self.env_config()
+
+    def env_config(self) -> EnvConfig:
+        """The environment's settings among these."""
+        model = self.model_arguments()
+        clock: float | str = self.clock
+        if clock != "closed_form":
+            try:
+                clock = float(clock)
+            except ValueError:
+                raise ValueError(
+                    unknown_name("clock", clock, ["closed_form", "7"]) + " (a number is rho)"
+                ) from None
+        return EnvConfig(
+            problem=self.problem if model is None else "custom",
+            model=model,
+            trust_pickle=self.trust_pickle,
+            terminal=self.terminal,
+            sigma_min=self.sigma_min,
+            sigma_max=self.sigma_max,
+            device=self.device,
+            solver=self.solver,
+            num_steps=self.num_steps if len(self.num_steps) > 1 else self.num_steps[0],
+            reward=self.reward,
+            control=self.control,
+            features=self.features,
+            clock=clock,
+            action_range=self.action_range,
+            num_noises=self.num_noises,
+        )
+
+    @property
+    def wants_limit(self) -> bool:
+        """Whether to search for the best schedule; a stochastic solver has none."""
+        return self.limit and (self.model is None or self.model_limit) and not self.env_config().rule.noisy
+
+    def size(self, problem: Problem, in_groups: bool) -> tuple[int, int]:
+        """Rows and env steps: as given, else what suits the problem.
+
+        Args:
+            problem: what is sampled.
+            in_groups: whether rewards compare groups of rows.
+
+        Raises:
+            ValueError: too few env steps for one episode of every row, or groups that do not divide the rows.
+        """
+        budgets = self.env_config().budgets
+        default_rows, episodes = problem.effort.training(in_groups, max(budgets))
+        rows = self.num_envs or default_rows
+        # As many env steps whatever the number of rows.
+        total = self.total_timesteps or self.default_timesteps(episodes * default_rows)
+        least = rows * sum(budgets)
+        if total < least:
+            what = "one episode of every row" + (" and K" if len(budgets) > 1 else "")
+            raise ValueError(
+                f"total_timesteps = {total} is less than {what}, {least}; use more, or fewer --num-envs"
+            )
+        if rows % self.noise_groups:
+            raise ValueError(f"noise_groups = {self.noise_groups} must divide num_envs = {rows}")
+        return rows, total
+
+    def default_timesteps(self, episodes: int) -> int:
+        """Env steps of so many episodes of each K."""
+        return episodes * sum(self.num_steps)
+
+    def wrap(self, env: VecEnv) -> VecEnv:
+        """The environment as the algorithm wants it."""
+        return env
+
+    def make_model(self, env: VecEnv, total_timesteps: int) -> BaseAlgorithm:
+        """A fresh agent."""
+        raise NotImplementedError
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every setting, as JSON has it."""
+        return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self).items()}
+
+    @staticmethod
+    def from_dict(algorithm: str, body: dict[str, Any], **changes: Any) -> Settings:
+        """Settings from what ``to_dict`` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: no such algorithm, or values that do not fit.
+        """
+        kind = COMMANDS[algorithm]
+        names = {f.name for f in dataclasses.fields(kind)}
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in body.items() if k in names}
+        if isinstance(values.get("num_steps"), int):
+            values["num_steps"] = (values["num_steps"],)
+        return kind(**{**values, **changes})
+
+
+@dataclass(frozen=True)
+class ArtSettings(Settings):
+    """ART-RL (default)."""
+
+    algorithm: ClassVar[str] = "art"
+    counts: ClassVar[tuple[str, ...]] = (*Settings.counts, "noise_groups")
+    positive: ClassVar[tuple[str, ...]] = ("learning_rate", "std_start", "std_end")
+
+    learning_rate: float = 0.03
+    """Step of the actor, in units of the action; falls to 0."""
+    gae_lambda: float = 1.0
+    """Trace of the TD errors (1: the whole return), with features."""
+    noise_groups: int = 16  # type: ignore[misc]
+    """Groups of rows that share exploration and meet the same start noises."""
+    std_start: float = 0.18
+    """Width of the exploration at the start, in units of the action."""
+    std_end: float = 0.012
+    """Width of the exploration at its end; then the covariance is learned."""
+
+    def check(self) -> None:
+        """See ``CheckedSettings``."""
+        super().check()
+        if not 0 <= self.gae_lambda <= 1:
+            raise ValueError(f"gae_lambda = {self.gae_lambda} must lie between 0 and 1")
+
+    def make_model(self, env: VecEnv, total_timesteps: int) -> BaseAlgorithm:
+        """See ``Settings``."""
+        return ARTRL(
+            "ARTPolicy",
+            env,
+            learning_rate=self.learning_rate,
+            gae_lambda=self.gae_lambda,
+            noise_groups=self.noise_groups,
+            std_start=self.std_start,
+            std_end=self.std_end,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True)
+class ArtPaperSettings(Settings):
+    """The literal Algorithm 1 of the paper with its published settings: 5,000 iterations of one trajectory."""
+
+    algorithm: ClassVar[str] = "art-paper"
+    control: ClassVar[str] = "speed"
+    counts: ClassVar[tuple[str, ...]] = (*Settings.counts, "iterations")
+
+    problem: str = "gaussian-1d"
+    solver: str = "euler"
+    num_steps: tuple[int, ...] = (100,)
+    reward: str = "euler"
+    features: tuple[str, ...] = ("x", "log_q")
+    num_envs: int | None = 1
+    """One trajectory an iteration."""
+    iterations: int = 5000
+    """Trajectories."""
+
+    def check(self) -> None:
+        """See ``CheckedSettings``."""
+        super().check()
+        if self.num_envs != 1:
+            raise ValueError(
+                f"num_envs = {self.num_envs}: Algorithm 1 plays one trajectory an iteration; use 1"
+            )
+
+    def default_timesteps(self, episodes: int) -> int:
+        """As many episodes as iterations."""
+        return self.iterations * sum(self.num_steps)
+
+    def make_model(self, env: VecEnv, total_timesteps: int) -> BaseAlgorithm:
+        """See ``Settings``."""
+        return ARTRL.paper(env, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class SacSettings(Settings):
+    """SAC from stable-baselines3."""
+
+    algorithm: ClassVar[str] = "sac"
+    positive: ClassVar[tuple[str, ...]] = ("learning_rate",)
+
+    learning_rate: float = 3e-3
+    """At the start; falls to 0."""
+    target_entropy: float = -6.0
+    """Of the policy, in nats; lower explores less."""
+
+    def check(self) -> None:
+        """See ``CheckedSettings``."""
+        super().check()
+        if not math.isfinite(self.target_entropy):
+            raise ValueError(f"target_entropy = {self.target_entropy} must be a finite number")
+
+    def wrap(self, env: VecEnv) -> VecEnv:
+        """Rewards of unit spread."""
+        return normalized(env)
+
+    def make_model(self, env: VecEnv, total_timesteps: int) -> BaseAlgorithm:
+        """See ``Settings``."""
+        return make_sac(env, total_timesteps, self.seed, self.learning_rate, self.target_entropy)
+
+
+@dataclass(frozen=True)
+class PpoSettings(Settings):
+    """PPO from stable-baselines3."""
+
+    algorithm: ClassVar[str] = "ppo"
+    positive: ClassVar[tuple[str, ...]] = ("learning_rate", "std_start")
+
+    learning_rate: float = 3e-3
+    """At the start; falls to 0."""
+    std_start: float = 0.2
+    """Width of the exploration at the start, in units of the action."""
+
+    def wrap(self, env: VecEnv) -> VecEnv:
+        """Rewards of unit spread."""
+        return normalized(env)
+
+    def make_model(self, env: VecEnv, total_timesteps: int) -> BaseAlgorithm:
+        """See ``Settings``."""
+        return make_ppo(env, total_timesteps, self.seed, self.learning_rate, self.std_start)
+
+
+def normalized(env: VecEnv) -> VecNormalize:
+    """The environment with rewards of unit spread."""
+    return VecNormalize(env, norm_obs=False, gamma=1.0, clip_reward=100.0)
+
+
+COMMANDS: dict[str, type[Settings]] = {
+    kind.algorithm: kind for kind in (ArtSettings, ArtPaperSettings, SacSettings, PpoSettings)
+}

@@ -1,0 +1,289 @@
+"""One training: from settings to an agent, its schedules and their scores."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ProgressBarCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from agents.art_rl import ARTRL
+from agents.callbacks import CheckpointCallback, ScheduleCallback
+from agents.checkpoint import ALGORITHMS, read_settings, save_agent
+from agents.distill import distill
+from agents.rollout import sample_with_policy
+from agents.training.run_folder import RunFolder
+from agents.training.settings import Settings
+from art_env import __version__
+from art_env._util.files import atomic_path, write_text
+from art_env._util.names import check_name
+from art_env.envs.dynamics import Dynamics
+from art_env.envs.rewards import compares_groups
+from art_env.envs.sb3 import to_sb3
+from art_env.envs.vector_env import ARTVectorEnv
+from art_env.evaluation.evaluator import Scorer
+from art_env.evaluation.results import Row
+from art_env.schedules.registry import baseline
+from art_env.schedules.schedule import Schedule
+
+RIVALS = ("uniform", "log_snr", "edm", "closed_form")
+
+
+def silent(text: str) -> None:
+    """Say nothing."""
+
+
+class Training:
+    """The parts of one training, made from its settings.
+
+    Args:
+        settings: what to train, on what.
+
+    Attributes:
+        config: the environment's settings, around the problem itself.
+        dynamics: the environment's functions.
+        num_envs, total_timesteps: rows that step together, and env steps.
+
+    Raises:
+        ValueError, FileNotFoundError, ImportError: a setting that does not fit the problem, before anything is
+            integrated.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        plain = settings.env_config()
+        self.plain_config = plain.to_dict()
+        problem = plain.make_problem()
+        in_groups = compares_groups(plain.rule, plain.reward)
+        self.num_envs, self.total_timesteps = settings.size(problem, in_groups)
+        # Last, as it may integrate many exact trajectories.
+        self.dynamics = Dynamics(plain.of_problem(problem))
+        self.config = self.dynamics.config.of_problem(problem, reference=self.dynamics.reference)
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """Every K that is trained, ascending."""
+        return self.dynamics.budgets
+
+    def make_env(self, seed: int) -> VecEnv:
+        """The native vector environment as the algorithm wants it."""
+        settings = self.settings
+        vector = ARTVectorEnv(
+            self.num_envs,
+            self.config,
+            noise_groups=settings.noise_groups,
+            autoreset_mode=AutoresetMode.SAME_STEP,
+        )
+        # ART-RL logs its own returns if it sees nothing but the time.
+        env = settings.wrap(to_sb3(vector, monitor=settings.algorithm != "art" or bool(settings.features)))
+        env.seed(seed)
+        return env
+
+    def fit(self) -> BaseAlgorithm:
+        """An agent, trained without run folder, log and checkpoints."""
+        model = self.settings.make_model(self.make_env(self.settings.seed), self.total_timesteps)
+        return model.learn(self.total_timesteps)
+
+    def schedule(self, model: BaseAlgorithm, num_steps: int) -> Schedule:
+        """The agent as a plain list of noise levels."""
+        settings = self.settings
+        found = distill(model, self.dynamics, name=settings.algorithm, num_steps=num_steps)
+        meta = {**found.meta, "seed": settings.seed, "version": __version__}
+        return Schedule(found.sigmas, settings.algorithm, meta)
+
+    @property
+    def acts_on_samples(self) -> bool:
+        """Whether the policy is worth scoring beside its schedule: it sees the sample, at no evaluation more."""
+        dynamics = self.dynamics
+        return bool(dynamics.features) and dynamics.reward_name != "euler" and not dynamics.solver.noisy
+
+
+@dataclass
+class Result:
+    """What a training found.
+
+    Attributes:
+        training: its parts.
+        run: the run folder.
+        evaluator: scores on held-out noises.
+        model: the agent.
+        schedules, oracles: by K; there may be no oracles.
+        rivals: hand-crafted schedules by K.
+        rows: of the table.
+        seconds: of the training itself, all parts of a resumed run together.
+        denoiser_evals: of the training.
+    """
+
+    training: Training
+    run: RunFolder
+    evaluator: Scorer
+    model: BaseAlgorithm
+    rivals: dict[int, list[Schedule]]
+    oracles: dict[int, Schedule]
+    schedules: dict[int, Schedule] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    seconds: float = 0.0
+    denoiser_evals: int = 0
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule of the first K."""
+        return self.schedules[self.training.budgets[0]]
+
+    def shown(self, num_steps: int) -> list[Schedule]:
+        """The schedules of one K that tables and pictures show, in order."""
+        oracle = [self.oracles[num_steps]] if num_steps in self.oracles else []
+        return [*self.rivals[num_steps], self.schedules[num_steps], *oracle]
+
+
+def train(settings: Settings, say: Callable[[str], None] = silent) -> Result:
+    """Train an agent, distil it into a schedule for each K, and score both; nothing is written but the run folder.
+
+    Args:
+        settings: of the run; with ``resume``, those of the killed run are used instead.
+        say: called with lines of progress.
+
+    Raises:
+        ValueError, FileNotFoundError, ImportError, OSError: a bad setting, before anything is written.
+    """
+    run = None
+    if settings.resume is not None:
+        run, settings = RunFolder.reopen(settings.resume)
+    torch.set_num_threads(settings.threads)
+    training = Training(settings)
+    problem = training.dynamics.problem
+    evaluator = Scorer(
+        problem, settings.solver, settings.eval_seeds, settings.num_images, metrics=problem.metrics[:1]
+    )
+    if run is None:
+        run = RunFolder.create(settings, problem.name, training.num_envs)
+    steps = " ".join(map(str, training.budgets))
+    say(f"{settings.algorithm} on {problem.name}: {settings.solver}, K = {steps}, run folder {run.folder}")
+
+    rivals = {K: [baseline(name, problem, K, settings.solver) for name in RIVALS] for K in training.budgets}
+    oracles: dict[int, Schedule] = {}
+    if settings.wants_limit:
+        oracles = {
+            K: find_oracle(evaluator, run.path("limit", K, ".json"), K, rivals[K], say) for K in rivals
+        }
+    model, seconds, evals = learn(training, run, evaluator, rivals, oracles, say)
+    result = Result(training, run, evaluator, model, rivals, oracles, seconds=seconds, denoiser_evals=evals)
+    for K in training.budgets:
+        result.schedules[K] = training.schedule(model, K)
+        if K in oracles and evaluator.gap(result.schedules[K], oracles[K]) < 1.0:
+            # The search missed a better basin: go on from the agent's own, so that the limit is one.
+            starts = [*rivals[K], result.schedules[K]]
+            oracles[K] = find_oracle(evaluator, run.path("limit", K, ".json"), K, starts, say, again=True)
+    result.rows = score(result)
+    return result
+
+
+def find_oracle(
+    evaluator: Scorer,
+    path: Path,
+    num_steps: int,
+    starts: list[Schedule],
+    say: Callable[[str], None],
+    again: bool = False,
+) -> Schedule:
+    """The best schedule on the very noises of the table; kept in a file."""
+    if again or not path.is_file():
+        say(f"searching for the limit at K = {num_steps} (gradients through the sampler) ...")
+    return evaluator.limit(num_steps, path, starts, again)
+
+
+def learn(
+    training: Training,
+    run: RunFolder,
+    evaluator: Scorer,
+    rivals: dict[int, list[Schedule]],
+    oracles: dict[int, Schedule],
+    say: Callable[[str], None],
+) -> tuple[BaseAlgorithm, float, int]:
+    """Train, or go on training; the model, and the seconds and evaluations of all parts of the run."""
+    settings, total = training.settings, training.total_timesteps
+    algorithm = settings.algorithm
+    spent: dict[str, Any] = {"seconds": 0.0, "denoiser_evals": 0}
+    # The checkpoint counts from when its progress file is there too, the last to be written.
+    old = run.checkpoint if run.checkpoint.is_file() and run.progress.is_file() else None
+    done = 0
+    for stray in run.checkpoint.parent.glob(".*"):  # half-written when the run was killed
+        stray.unlink()
+    if old is not None:
+        spent = json.loads(run.progress.read_text(encoding="utf-8"))
+        done = int(spent.pop("env_steps"))
+    began = time.time()
+    env = training.make_env(settings.seed + done)
+    if old is None:
+        model = settings.make_model(env, total)
+    else:
+        check_name("algorithm of the checkpoint", read_settings(old)["algorithm"], [algorithm])
+        model = ALGORITHMS[algorithm].load(old, env=env, device="cpu")
+        replay = run.checkpoint.with_name("replay.pkl")
+        if replay.is_file() and hasattr(model, "load_replay_buffer"):
+            model.load_replay_buffer(replay)
+        # load() seeds as at the start: without this the exploration of the first part comes again.
+        torch.manual_seed(settings.seed + model.num_timesteps)
+        say(f"going on from {model.num_timesteps:,} of {total:,} env steps")
+    model.set_logger(run.logger())
+
+    def so_far() -> dict[str, Any]:
+        return {
+            "env_steps": model.num_timesteps,
+            "seconds": spent["seconds"] + time.time() - began,
+            "denoiser_evals": spent["denoiser_evals"] + int(env.get_attr("denoiser_evals")[0]),
+        }
+
+    def save(path: Path) -> None:
+        if hasattr(model, "save_replay_buffer"):
+            with atomic_path(path.with_name("replay.pkl")) as temporary:
+                model.save_replay_buffer(temporary)
+        save_agent(model, path, algorithm, training.plain_config)
+        write_text(run.progress, json.dumps(so_far()) + "\n")
+
+    callbacks: list[BaseCallback] = []
+    for K in training.budgets:
+        edm = [s for s in rivals[K] if s.name == "edm"]
+        reference = evaluator.reference()
+        callbacks.append(
+            ScheduleCallback(training.dynamics, reference, oracles.get(K), edm, total, num_steps=K)
+        )
+    callbacks.append(CheckpointCallback(run.checkpoint, save, total))
+    if settings.progress and sys.stderr.isatty():
+        callbacks.append(ProgressBarCallback())
+    remaining = total - model.num_timesteps
+    if remaining > 0:
+        model.learn(remaining, CallbackList(callbacks), log_interval=10, reset_num_timesteps=old is None)
+    elif isinstance(model, ARTRL):  # killed after the last checkpoint, before the end
+        model.use_average()
+    save_agent(model, run.model, algorithm, training.plain_config)
+    final = so_far()
+    return model, final["seconds"], final["denoiser_evals"]
+
+
+def score(result: Result) -> list[Row]:
+    """Rows of the table: every schedule of every K, and the policy itself if it sees the sample."""
+    training, evaluator = result.training, result.evaluator
+    rows: list[Row] = []
+    for K in result.schedules:
+        oracle = result.oracles.get(K)
+        rows += [row for s in result.shown(K) for row in evaluator.rows(s, oracle)]
+        if training.acts_on_samples:
+            sampler = partial(policy_samples, result.model, training.dynamics, K)
+            rows += evaluator.policy_rows(f"{training.settings.algorithm} policy", K, sampler, oracle)
+    return rows
+
+
+def policy_samples(model: BaseAlgorithm, dynamics: Dynamics, num_steps: int, x: torch.Tensor) -> torch.Tensor:
+    """Samples whose noise levels the policy chooses one by one."""
+    return sample_with_policy(model, dynamics, x, num_steps).x

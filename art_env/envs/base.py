@@ -1,0 +1,162 @@
+"""What the scalar and the vectorised environment share: spaces, and checks of what comes in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+from art_env._util.names import check_name, unknown_name
+from art_env.envs.config import EnvConfig
+from art_env.envs.dynamics import Dynamics
+from art_env.envs.render import Frame
+from art_env.envs.state import State
+
+METADATA: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 2}
+
+
+class BaseEnv:
+    """What both environments share: settings, spaces, checks of what comes in."""
+
+    dynamics: Dynamics
+    render_mode: str | None
+    _frames: list[Frame]
+
+    def _set_up(
+        self, config: EnvConfig | None, render_mode: str | None, settings: dict[str, Any], group_size: int = 1
+    ) -> tuple[gym.spaces.Box, gym.spaces.Box]:
+        """Observation and action space of one row."""
+        if render_mode is not None:
+            check_name("render_mode", render_mode, METADATA["render_modes"])
+        self.render_mode = render_mode
+        self.dynamics = Dynamics(config, group_size=group_size, **settings)
+        self._frames = []
+        observer, bound = self.dynamics.observer, self.dynamics.control_rule.bound
+        return (
+            gym.spaces.Box(observer.low, observer.high, dtype=np.float32),
+            gym.spaces.Box(-bound, bound, (1,), np.float32),
+        )
+
+    @property
+    def num_steps(self) -> int:
+        """K, the length of every episode; the largest of several."""
+        return self.dynamics.num_steps
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """Every K that an episode may have, ascending."""
+        return self.dynamics.budgets
+
+    @property
+    def control(self) -> str:
+        """``log_speed`` or ``speed``."""
+        return self.dynamics.control
+
+    @property
+    def reward_name(self) -> str:
+        """``euler``, ``local`` or ``global``."""
+        return self.dynamics.reward_name
+
+    @property
+    def horizon(self) -> float:
+        """The paper's T: ``sigma_max`` minus the last noise level."""
+        return self.dynamics.horizon
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """What each entry of the observation is."""
+        return self.dynamics.observer.names
+
+    @property
+    def denoiser_evals(self) -> int:
+        """Denoiser evaluations so far, rewards included and one a row (reference trajectories not)."""
+        return self.dynamics.denoiser.evals
+
+    def _actions(self, action: Any, num_rows: int) -> Tensor:
+        try:
+            array = np.asarray(action, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"action = {action!r} is not an array of numbers") from error
+        want = (1,) if num_rows == 0 else (num_rows, 1)
+        if array.shape != want:
+            raise ValueError(f"action has shape {array.shape}; expected {want}")
+        if not np.isfinite(array).all():
+            row = int(np.flatnonzero(~np.isfinite(array))[0])
+            raise ValueError(
+                f"action[{row}] = {array.flat[row]} is not finite; "
+                "the policy has diverged, or its input was NaN"
+            )
+        return torch.from_numpy(array.reshape(-1)).to(self.dynamics.device)
+
+    def _starts(
+        self, generators: Sequence[np.random.Generator], options: dict[str, Any] | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """``(x, index)`` for ``Dynamics.initial``, one row per generator; validates the options."""
+        options = dict(options or {})
+        dynamics, problem = self.dynamics, self.dynamics.problem
+        known = ["noise_index" if dynamics.reference is not None else "x", "num_steps"]
+        for key in options:
+            if key not in known:
+                raise ValueError(unknown_name("reset option", key, known))
+        n = len(generators)
+        if dynamics.reference is not None:
+            pool = dynamics.reference.num_noises
+            if "noise_index" in options:
+                value = np.asarray(options["noise_index"])
+                whole = np.issubdtype(value.dtype, np.integer) and value.shape in ((), (n,))
+                if not whole or value.min() < 0 or value.max() >= pool:
+                    raise ValueError(
+                        f"noise_index = {options['noise_index']!r} must be whole numbers from 0 to {pool - 1}"
+                        f", one or {n}"
+                    )
+                index = np.broadcast_to(value, (n,)).astype(np.int64)
+            else:
+                index = np.array([g.integers(pool) for g in generators], dtype=np.int64)
+            return None, torch.from_numpy(index.copy()).to(dynamics.device)
+        if "x" in options:
+            x = np.asarray(options["x"], dtype=np.float64)
+            if x.shape == problem.shape:
+                x = np.broadcast_to(x, (n, *problem.shape))
+            if x.shape != (n, *problem.shape) or not np.isfinite(x).all():
+                raise ValueError(
+                    f"x has shape {x.shape}; expected {problem.shape} or {(n, *problem.shape)}, all finite"
+                )
+        else:
+            x = problem.prior_std * np.stack([g.standard_normal(problem.shape) for g in generators])
+        rows: Tensor | None = None
+        if dynamics.noise is not None:
+            drawn = np.array([g.integers(dynamics.pool_size) for g in generators], dtype=np.int64)
+            rows = torch.from_numpy(drawn).to(dynamics.device)
+        return torch.from_numpy(np.array(x)).to(dynamics.device), rows
+
+    def _budgets(self, episodes: np.ndarray, options: dict[str, Any] | None) -> Tensor:
+        """K of the episodes that begin, one per entry of ``episodes: [B]``, their running numbers."""
+        budgets = np.array(self.budgets)
+        steps = budgets[episodes % len(budgets)]
+        if options and "num_steps" in options:
+            value = np.asarray(options["num_steps"])
+            if value.shape not in ((), steps.shape) or not np.isin(value, budgets).all():
+                raise ValueError(
+                    f"num_steps = {options['num_steps']!r} must be among the environment's {self.budgets}, one or "
+                    f"{len(steps)}"
+                )
+            steps = np.broadcast_to(value, steps.shape)
+        return torch.from_numpy(steps.astype(np.int64)).to(self.dynamics.device)
+
+    @staticmethod
+    def _arrays(info: dict[str, Tensor]) -> dict[str, np.ndarray]:
+        """Batched info as Gymnasium wants it."""
+        return {name: value.cpu().numpy() for name, value in info.items()}
+
+    def _remember(self, state: State, reward: float, first: bool) -> None:
+        """Row 0, for ``render``."""
+        if self.render_mode is None:
+            return
+        if first:
+            self._frames = []
+        error = float(torch.sqrt(state.error[0])) if self.dynamics.paired else None
+        self._frames.append(Frame(float(state.sigma[0]), error, reward, int(state.num_steps[0])))

@@ -1,0 +1,131 @@
+"""Solver steps of a batch whose rows may be at different steps of their episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from art_env.diffusion.denoiser import CheckedDenoiser
+from art_env.diffusion.noise import StepNoise
+from art_env.diffusion.ode import ReferenceFlow, curvature, norm
+from art_env.diffusion.solvers import Carry, Solver, to_d
+from art_env.envs.state import State
+from art_env.problems.problem import Problem
+
+
+class Stepper:
+    """Takes steps of one solver on one problem.
+
+    Args:
+        problem: what is sampled.
+        solver: the rule.
+        with_curvature: compute the exact ``|Q|`` beside each first slope.
+        may_end_early: whether a step before the last one may reach the final noise level.
+        noise: the noise of a stochastic solver's steps.
+        pool_size: rows of that noise.
+        num_steps: K of the episodes, which a stochastic solver spreads its noise over.
+
+    Attributes:
+        denoiser: the problem's, with its evaluations counted and checked.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        solver: Solver,
+        *,
+        with_curvature: bool = False,
+        may_end_early: bool = False,
+        noise: StepNoise | None = None,
+        pool_size: int = 0,
+        num_steps: int = 1,
+    ) -> None:
+        self.problem, self.solver, self.num_steps = problem, solver, num_steps
+        self.with_curvature, self.may_end_early = with_curvature, may_end_early
+        self.noise, self.pool_size = noise, pool_size
+        self.denoiser = CheckedDenoiser(problem.denoiser, f"denoiser of {problem.name!r}")
+
+    def slope(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor | None]:
+        """``dx/dsigma`` and, if it was asked for, the exact ``|Q|``."""
+        # At 0 the slope is the limit: the denoiser is not asked below its range.
+        level = sigma.clamp_min(self.problem.sigma_floor)
+        if self.with_curvature:
+            F, Q = curvature(self.denoiser, x, level)
+            return -F, norm(Q)
+        return to_d(self.denoiser, x, level), None
+
+    def first_slope(self, x: Tensor, sigma: Tensor, k: Tensor, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """``slope`` where the solver makes the first evaluation of step ``k``."""
+        if self.solver.churn is not None:
+            nothing = x.new_zeros(len(x), 0)
+            x, sigma = self.solver.lift(x, sigma, self._carry(None, nothing, nothing, k, index))
+        return self.slope(x, sigma)
+
+    def evaluations(self, sigma_next: Tensor, last: Tensor) -> Tensor:
+        """``[B]``, network evaluations of the step to ``sigma_next``; ``last``: which rows take their last step."""
+        calls = torch.where(self._is_euler(sigma_next, last), 1, self.solver.evals_per_step)
+        return calls * self.denoiser.nfe_per_call
+
+    def advance(self, state: State, sigma_next: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The next ``x``, ``past`` and ``past_sigma``."""
+
+        def take(rows: Tensor | None, step: Callable[..., tuple[Tensor, Carry]]) -> tuple[Tensor, Carry]:
+            pick = (lambda v: v) if rows is None else (lambda v: v[rows])
+            kept = (state.d, state.past, state.past_sigma, state.k, state.index)
+            carry = self._carry(*(pick(v) for v in kept))
+            return step(self.denoiser, pick(state.x), pick(state.sigma), pick(sigma_next), carry)
+
+        euler = self._is_euler(sigma_next, last)
+        if bool(euler.all()):
+            x, carry = take(None, self.solver.last_step)
+        elif not bool(euler.any()):
+            x, carry = take(None, self.solver.step)
+        else:
+            x = torch.empty_like(state.x)
+            x[euler], _ = take(euler, self.solver.last_step)
+            x[~euler], carry = take(~euler, self.solver.step)
+        if not self.solver.memory:
+            return x, state.past, state.past_sigma
+        values, levels = zip(*carry.past, strict=True)
+        return x, torch.stack(values, 1), torch.stack(levels, 1)
+
+    def exact_past(self, reference: ReferenceFlow, state: State) -> Tensor:
+        """``State.past`` as it would be on the exact trajectories."""
+        past = torch.zeros_like(state.past)
+        for j in range(self.solver.memory):
+            level = state.past_sigma[:, j]
+            level = torch.where(level > 0, level, torch.full_like(level, self.problem.sigma_max))
+            x = reference.at(level, state.index)
+            past[:, j] = self.solver.remember(x, level, self.slope(x, level)[0])
+        return past
+
+    def check_finite(self, x: Tensor, sigma: Tensor) -> None:
+        """Refuse samples that have overflowed.
+
+        Raises:
+            ValueError: names the problem, the step and the noise level.
+        """
+        if not torch.isfinite(x).all():
+            raise ValueError(
+                f"sample of {self.problem.name!r} is not finite after step {self.denoiser.step} "
+                f"(sigma={float(sigma.max()):.6g}); the initial noise or the step is out of range"
+            )
+
+    def _carry(self, d: Tensor | None, past: Tensor, past_sigma: Tensor, k: Tensor, index: Tensor) -> Carry:
+        """What a solver's step is given besides ``x`` and its noise levels."""
+        known = tuple(zip(past.unbind(1), past_sigma.unbind(1), strict=True))
+        if self.noise is None:
+            return Carry(d, known)
+        noise = self.noise.rows(k, index % self.pool_size).to(past)
+        return Carry(d, known, noise, self.num_steps, self.problem.sigma_max)
+
+    def _is_euler(self, sigma_next: Tensor, last: Tensor) -> Tensor:
+        """``[B]`` bool: which rows take an Euler step instead of the solver's."""
+        if not self.solver.ends_with_euler:
+            return torch.zeros_like(last)
+        if self.may_end_early:
+            # A stage at the final noise level could not be evaluated.
+            return last | (sigma_next < self.problem.sigma_floor)
+        return last
