@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from closeness import assert_float32_close
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -228,7 +229,7 @@ def test_variance_preserving_step_agrees(unet: Any, name: str, kind: str) -> Non
         want = scheduler.step(out, t, x_t).pred_original_sample
         got = d(x_t / a**0.5, ((1 - a) / a) ** 0.5)
         # t comes from log sigma in the table's float32; at the low end one unit in its last place counts.
-        torch.testing.assert_close(got, want.double(), rtol=2e-4, atol=2e-4 * float(want.abs().max()))
+        assert_float32_close(got, want.double(), 2e-4)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +251,7 @@ def test_variance_exploding_step_agrees(unet: Any, name: str, kind: str) -> None
             want = scheduler.convert_model_output(out, sample=x).double()
         else:
             want = scheduler.step(out, t, x).pred_original_sample.double()
-        torch.testing.assert_close(d(x, sigma), want, rtol=2e-4, atol=2e-4 * float(want.abs().max()))
+        assert_float32_close(d(x, sigma), want, 2e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -263,7 +264,7 @@ def test_dpm_solver_step_agrees(unet: Any, kind: str) -> None:
     x_t, sigma = _noise(2, 1, 8, 8), float(scheduler.sigmas[4])
     out = unet(x_t.float(), t).sample.double()
     want = scheduler.convert_model_output(out, sample=x_t).double()
-    torch.testing.assert_close(d(x_t * (1 + sigma**2) ** 0.5, sigma), want, rtol=1e-3, atol=1e-3)
+    assert_float32_close(d(x_t * (1 + sigma**2) ** 0.5, sigma), want, 2e-4)
 
 
 def test_schedulers_of_one_training_agree(unet: Any) -> None:
@@ -279,7 +280,7 @@ def test_schedulers_of_one_training_agree(unet: Any) -> None:
     x, sigma = _noise(3, 1, 8, 8), torch.tensor([0.3, 2.0, 50.0], dtype=torch.float64)
     outs = [DiffusersDenoiser(unet, getattr(diffusers, f"{n}Scheduler")())(x, sigma) for n in names]
     for out in outs[1:]:
-        torch.testing.assert_close(out, outs[0], rtol=1e-5, atol=1e-5)
+        assert_float32_close(out, outs[0])
 
 
 def test_flow_matching_step_agrees(unet: Any) -> None:
@@ -291,7 +292,7 @@ def test_flow_matching_step_agrees(unet: Any) -> None:
         x_t = _noise(2, 1, 8, 8)
         v = unet(x_t.float(), torch.tensor(1000 * t)).sample.double()
         want = scheduler.step(v, scheduler.timesteps[0], x_t).prev_sample
-        torch.testing.assert_close(d(x_t / (1 - t), t / (1 - t)), want, rtol=2e-4, atol=2e-4)
+        assert_float32_close(d(x_t / (1 - t), t / (1 - t)), want)
 
 
 def test_flow_shift_is_a_factor_of_sigma(unet: Any) -> None:
@@ -331,7 +332,8 @@ def test_each_row_has_its_own_noise_level(unet: Any) -> None:
     d = DiffusersDenoiser(unet, _ddpm())
     x, sigma = _noise(3, 1, 8, 8), torch.tensor([0.1, 3.0, 40.0], dtype=torch.float64)
     each = torch.cat([d(x[i : i + 1], sigma[i]) for i in range(3)])
-    torch.testing.assert_close(d(x, sigma), each, rtol=1e-5, atol=1e-5)
+    for row, alone in zip(d(x, sigma), each, strict=True):
+        assert_float32_close(row, alone)
 
 
 def test_learned_variance_is_ignored() -> None:
@@ -343,7 +345,7 @@ def test_learned_variance_is_ignored() -> None:
     eps = net(x_t.float(), 400).sample[:, :2].double()
     want = (x_t - (1 - a) ** 0.5 * eps) / a**0.5
     got = d(x_t / a**0.5, ((1 - a) / a) ** 0.5)
-    torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3)
+    assert_float32_close(got, want, 2e-4)
 
 
 @pytest.mark.parametrize(
@@ -386,7 +388,7 @@ def test_prompt_is_broadcast_to_the_batch(text_unet: Any) -> None:
     x_t = _noise(3, 4, 8, 8)
     eps = text_unet(x_t.float(), 300, prompt[None].expand(3, -1, -1)).sample.double()
     got = d(x_t / a**0.5, ((1 - a) / a) ** 0.5)
-    torch.testing.assert_close(got, (x_t - (1 - a) ** 0.5 * eps) / a**0.5, rtol=1e-3, atol=1e-3)
+    assert_float32_close(got, (x_t - (1 - a) ** 0.5 * eps) / a**0.5, 2e-4)
     other = DiffusersDenoiser(text_unet, _ddpm(), encoder_hidden_states=_prompt(seed=4))
     assert not torch.allclose(d(x_t, 1.0), other(x_t, 1.0))
 
@@ -471,7 +473,8 @@ def test_guidance_is_one_batch_of_the_same_network(text_unet: Any) -> None:
     want = u(x, sigma) + 3.0 * (c(x, sigma) - u(x, sigma))
     calls.clear()
     guided = GuidedDenoiser(c, u, 3.0)
-    torch.testing.assert_close(guided(x, sigma), want, rtol=1e-4, atol=1e-4)
+    for row, alone in zip(guided(x, sigma), want, strict=True):
+        assert_float32_close(row, alone, 5e-5)  # a multiple of a difference
     assert calls == [6]
     calls.clear()
     longer = DiffusersDenoiser(text_unet, scheduler, encoder_hidden_states=_prompt(7))
@@ -591,7 +594,7 @@ def test_pipeline_folder(saved: Path, unet: Any) -> None:
     sigmas = ((1 - a) / a).sqrt()
     assert (d.sigma_min, d.sigma_max) == pytest.approx((float(sigmas[0]), float(sigmas[-1])))
     x = _noise(2, 1, 8, 8)
-    torch.testing.assert_close(d(x, 2.0), DiffusersDenoiser(unet, _ddpm())(x, 2.0), rtol=1e-5, atol=1e-5)
+    assert_float32_close(d(x, 2.0), DiffusersDenoiser(unet, _ddpm())(x, 2.0))
     assert not any(p.requires_grad for p in d.parameters())
     assert not any(m.training for m in d.modules() if m is not d)
 
@@ -611,7 +614,7 @@ def test_bare_network_folder(tmp_path: Path, unet: Any, where: str) -> None:
     _ddpm().save_pretrained(place)
     x = _noise(2, 1, 8, 8)
     want = DiffusersDenoiser(unet, _ddpm())(x, 2.0)
-    torch.testing.assert_close(load_model(folder)(x, 2.0), want, rtol=1e-5, atol=1e-5)
+    assert_float32_close(load_model(folder)(x, 2.0), want)
 
 
 def test_shape_and_range_can_be_chosen(saved: Path) -> None:
@@ -626,7 +629,7 @@ def test_shards_and_variants_are_found(tmp_path: Path, unet: Any) -> None:
         _ddpm().save_pretrained(tmp_path / name)
         assert not (tmp_path / name / "diffusion_pytorch_model.safetensors").exists()
         got = load_model(tmp_path / name)(_noise(2, 1, 8, 8), 2.0)
-        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+        assert_float32_close(got, want)
 
 
 def test_latent_pipeline_decodes(saved_text: Path) -> None:
@@ -639,7 +642,7 @@ def test_latent_pipeline_decodes(saved_text: Path) -> None:
     vae = diffusers.AutoencoderKL.from_pretrained(saved_text / "vae")
     with torch.no_grad():
         want = vae.decode(z.float() / 0.5).sample.double()
-    torch.testing.assert_close(image, want, rtol=1e-4, atol=1e-4)
+    assert_float32_close(image, want)
     # Given the network's folder alone, what lies beside it is found too.
     assert load_model(saved_text / "unet", prompt_embeds=_prompt()).decode is not None
 
@@ -652,11 +655,11 @@ def test_guided_pipeline(saved_text: Path, tmp_path: Path) -> None:
     assert isinstance(d, GuidedDenoiser)
     assert d.nfe_per_call == 2
     assert d.decode is not None
-    torch.testing.assert_close(d(x, 2.0), u(x, 2.0) + 5.0 * (c(x, 2.0) - u(x, 2.0)), rtol=1e-4, atol=1e-4)
+    assert_float32_close(d(x, 2.0), u(x, 2.0) + 5.0 * (c(x, 2.0) - u(x, 2.0)), 5e-5)
     stored = {"prompt_embeds": _prompt(), "negative_prompt_embeds": _prompt(seed=4)}
     save_file(stored, tmp_path / "prompt.safetensors")
     same = load_model(saved_text, guidance=5.0, prompt_embeds=tmp_path / "prompt.safetensors")
-    torch.testing.assert_close(same(x, 2.0), d(x, 2.0), rtol=1e-4, atol=1e-4)
+    assert_float32_close(same(x, 2.0), d(x, 2.0), 5e-5)
 
 
 def test_guided_classes(tmp_path: Path) -> None:
@@ -665,7 +668,7 @@ def test_guided_classes(tmp_path: Path) -> None:
     x = _noise(2, 1, 8, 8)
     c, u = (load_model(tmp_path, class_label=k)(x, 2.0) for k in (1, 3))
     d = load_model(tmp_path, class_label=1, null_label=3, guidance=2.0)
-    torch.testing.assert_close(d(x, 2.0), u + 2.0 * (c - u), rtol=1e-4, atol=1e-4)
+    assert_float32_close(d(x, 2.0), u + 2.0 * (c - u), 5e-5)
     with pytest.raises(ValueError, match="needs null_label"):
         load_model(tmp_path, class_label=1, guidance=2.0)
     with pytest.raises(ValueError, match="needs a class; give class_label"):
@@ -857,10 +860,8 @@ def test_edm_pickle(edm: Any, tmp_path: Path) -> None:
     assert (d.shape, d.sigma_data, d.sigma_min, d.sigma_max) == ((1, 4, 4), 0.4, 0.002, 80.0)
     x, sigma = _noise(3, 1, 4, 4), torch.tensor([0.1, 1.0, 9.0], dtype=torch.float64)
     with torch.no_grad():
-        torch.testing.assert_close(d(x, sigma), net(x.float(), sigma.float()).double(), rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(
-            d(x, 1.0), net(x.float(), torch.tensor(1.0)).double(), rtol=1e-5, atol=1e-5
-        )
+        assert_float32_close(d(x, sigma), net(x.float(), sigma.float()).double())
+        assert_float32_close(d(x, 1.0), net(x.float(), torch.tensor(1.0)).double())
     wide = load_model(path, trust_pickle=True, sigma_min=0.001, sigma_max=200.0, sigma_data=0.5)
     assert (wide.sigma_data, wide.sigma_min, wide.sigma_max) == (0.5, 0.001, 200.0)
 
@@ -872,7 +873,7 @@ def test_edm_classes_and_guidance(edm: Any, tmp_path: Path) -> None:
     u, c = (load_model(path, trust_pickle=True, class_label=k)(x, 1.0) for k in (None, 2))
     assert not torch.allclose(u, c)
     d = load_model(path, trust_pickle=True, class_label=2, guidance=1.5)
-    torch.testing.assert_close(d(x, 1.0), u + 1.5 * (c - u), rtol=1e-5, atol=1e-5)
+    assert_float32_close(d(x, 1.0), u + 1.5 * (c - u), 5e-5)
     assert d.nfe_per_call == 2
     with pytest.raises(ValueError, match=r"class_label = 3: .* takes 0 to 2"):
         load_model(path, trust_pickle=True, class_label=3)
@@ -930,8 +931,8 @@ def test_own_file(tmp_path: Path) -> None:
     assert (d.shape, d.sigma_data, d.sigma_min, d.sigma_max) == ((1, 8, 8), 0.6, 0.002, 40.0)
     x = _noise(2, 1, 8, 8)
     with torch.no_grad():
-        torch.testing.assert_close(d(x, 2.0), net(x, 2.0), rtol=1e-5, atol=1e-5)
-    assert float(curvature(d, x, 2.0)[1].norm()) == pytest.approx(float(curvature(net, x, 2.0)[1].norm()))
+        assert_float32_close(d(x, 2.0), net(x, 2.0))
+    assert_float32_close(curvature(d, x, 2.0)[1], curvature(net, x, 2.0)[1], 1e-4)
     for arguments, text in (
         ({"guidance": 2.0}, "guidance = 2.0 needs a class .* leave guidance out"),
         ({"class_label": 1}, "has no classes; leave class_label out"),
@@ -953,10 +954,10 @@ def test_own_file_with_classes(tmp_path: Path) -> None:
         u, c = net(x, 2.0), net(x, 2.0, torch.tensor([1, 1]))
     assert not torch.allclose(u, c)
     path = tmp_path / "own.safetensors"
-    torch.testing.assert_close(load_model(path)(x, 2.0), u, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(load_model(path, class_label=1)(x, 2.0), c, rtol=1e-3, atol=1e-3)
+    assert_float32_close(load_model(path)(x, 2.0), u)
+    assert_float32_close(load_model(path, class_label=1)(x, 2.0), c)
     guided = load_model(path, class_label=1, guidance=3.0)
-    torch.testing.assert_close(guided(x, 2.0), u + 3.0 * (c - u), rtol=1e-3, atol=1e-3)
+    assert_float32_close(guided(x, 2.0), u + 3.0 * (c - u), 5e-5)
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

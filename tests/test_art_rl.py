@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from closeness import assert_float32_close
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
@@ -226,7 +227,7 @@ def test_rows_explore_by_themselves_once_the_table_is_found() -> None:
     noise = ((actions[:, 0] - mean) / std).detach()
     assert len(torch.unique(noise)) == 12
     expected = -0.5 * noise**2 - math.log(float(std[0]) * math.sqrt(2 * math.pi))
-    assert log_prob.detach().numpy() == pytest.approx(expected.detach().numpy(), abs=1e-4)
+    assert_float32_close(log_prob.detach(), expected, 1e-4)
 
 
 def test_the_network_waits_for_the_table() -> None:
@@ -421,7 +422,7 @@ def test_the_average_is_what_is_deployed(tmp_path, features) -> None:
     last.use_average()
     # seen[i] is what i updates have made; those of the second half are averaged: of all, or of the network's.
     first = 18 if features else 12
-    torch.testing.assert_close(learned(last).detach(), torch.stack(seen[first:]).mean(0))
+    assert_float32_close(learned(last).detach(), torch.stack(seen[first:]).mean(0))
 
 
 def test_a_budget_that_is_no_multiple_of_the_rollout_never_climbs() -> None:

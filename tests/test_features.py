@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from closeness import assert_float32_close
 from safetensors.torch import load_file
 
 from art_env.evaluation.features import Features
@@ -31,11 +32,9 @@ def test_digit_features() -> None:
     assert features.meta["accuracy"] >= 0.97
     assert real.var(axis=0, ddof=1).mean() == pytest.approx(1.0, rel=1e-4)
     # Batches, dtype and container do not matter.
-    np.testing.assert_allclose(
-        Features(DIGIT_FEATURES, batch_size=100)(images.double().numpy()), real, atol=1e-4
-    )
+    assert_float32_close(Features(DIGIT_FEATURES, batch_size=100)(images.double().numpy()), real)
     # Values out of range count as the nearest in range.
-    np.testing.assert_allclose(features(images[:5] * 3), features((images[:5] * 3).clamp(-1, 1)))
+    assert_float32_close(features(images[:5] * 3), features((images[:5] * 3).clamp(-1, 1)))
     # They tell digits apart: the nearest other digit is nearly always of the same class.
     gap = torch.cdist(torch.from_numpy(real), torch.from_numpy(real)).fill_diagonal_(torch.inf)
     assert float((labels[gap.argmin(1)] == labels).double().mean()) > 0.95
@@ -103,7 +102,7 @@ def test_features_are_those_of_the_plain_network() -> None:
     h = relu(conv(h, t["conv2.weight"], t["conv2.bias"], stride=2, padding=1))
     h = relu(conv(h, t["conv3.weight"], t["conv3.bias"], padding=1))
     expected = (h.flatten(1) @ t["hidden.weight"].T + t["hidden.bias"]) * t["scale"]
-    np.testing.assert_allclose(Features(DIGIT_FEATURES)(x), expected.double().numpy(), rtol=1e-4, atol=1e-5)
+    assert_float32_close(Features(DIGIT_FEATURES)(x), expected.double().numpy())
 
 
 def test_photo_features() -> None:
@@ -147,7 +146,7 @@ def test_classifier_survives_a_file(kwargs: dict[str, int], tmp_path: Path) -> N
     again = Features(path)
     assert again.meta == {"accuracy": 0.5}
     x = torch.rand(3, *again.shape) * 2 - 1
-    np.testing.assert_allclose(again(x), model.features(x).detach().double().numpy(), rtol=1e-6)
+    assert_float32_close(again(x), model.features(x).detach().double().numpy())
     copy = Classifier(**kwargs)
     load_weights(copy, read_safetensors(path, Classifier.KIND)[0], path)
     assert copy(x).shape == (3, again.classes)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from closeness import assert_float32_close
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -103,15 +104,15 @@ def test_network_depends_on_sigma() -> None:
 def test_scalar_sigma_equals_one_sigma_per_row(model: UNetDenoiser) -> None:
     x = _noise(5, 1, 8, 8)
     per_row = model(x, torch.full((5,), 0.6, dtype=torch.float64))
-    torch.testing.assert_close(model(x, 0.6), per_row, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(model(x, torch.tensor(0.6)), per_row, rtol=1e-5, atol=1e-6)
+    assert_float32_close(model(x, 0.6), per_row)
+    assert_float32_close(model(x, torch.tensor(0.6)), per_row)
 
 
 def test_rows_are_independent(model: UNetDenoiser) -> None:
     x, sigma = _noise(4, 1, 8, 8), torch.tensor([0.1, 0.5, 2.0, 40.0], dtype=torch.float64)
     together = model(x, sigma)
     for i in range(4):
-        torch.testing.assert_close(together[i], model(x[i : i + 1], float(sigma[i]))[0], rtol=1e-4, atol=1e-5)
+        assert_float32_close(together[i], model(x[i : i + 1], float(sigma[i]))[0])
 
 
 @pytest.mark.parametrize("per_row", [False, True])
