@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from art_env.evaluation.features import Features
 from art_env.evaluation.metrics import frechet_distance, inception_score, precision_recall
+from art_env.networks.bundled import weights_path
 from art_env.networks.classifier import DIGIT_FEATURES, PHOTO_FEATURES, Classifier
 from art_env.networks.data import digit_images, photo_patches
 from art_env.networks.training import grid_cell
@@ -75,10 +76,8 @@ def test_digit_features_errors(tmp_path: Path) -> None:
         Features(DIGIT_FEATURES, batch_size=0)
     with pytest.raises(FileNotFoundError, match=r"none\.safetensors.*model_card digits-features"):
         Features(tmp_path / "none.safetensors")
-    from art_env.networks.unet import DIGITS_WEIGHTS
-
     with pytest.raises(ValueError, match="does not hold a features"):
-        Features(DIGITS_WEIGHTS)
+        Features(weights_path("digits-base"))
 
 
 def test_digit_probabilities() -> None:

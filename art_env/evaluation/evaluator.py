@@ -431,17 +431,6 @@ def _point_metric(metric: str, x: Tensor, data: Tensor) -> float:
     return sliced_w2(x.flatten(1), data.flatten(1))
 
 
-def score(
-    problem: Problem,
-    solver: str | Solver,
-    schedule: Schedule,
-    seeds: Sequence[int] = (0, 1, 2),
-    num_images: int = 2000,
-) -> list[Row]:
-    """Rows of one schedule; for several, make a ``Scorer`` once."""
-    return Scorer(problem, solver, seeds, num_images).rows(schedule)
-
-
 def _mean_sd(values: Sequence[float]) -> tuple[float, float]:
     sd = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
     return float(np.mean(values)), sd

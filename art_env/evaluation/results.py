@@ -43,9 +43,6 @@ class Row:
     n: int
 
 
-COLUMNS = tuple(f.name for f in fields(Row))
-
-
 def write_csv(rows: Iterable[Any], path: str | os.PathLike[str], kind: type = Row) -> None:
     """Write the rows, all of the dataclass ``kind``, in one piece; columns are its fields."""
     text = io.StringIO()

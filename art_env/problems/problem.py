@@ -133,15 +133,6 @@ class Problem:
 
 @lru_cache(maxsize=8)
 def _reference(problem: Problem, n: int, seed: int, num_knots: int) -> ReferenceFlow:
-    meta = {
-        "problem": problem.name,
-        "seed": seed,
-        "num_noises": n,
-        "num_knots": num_knots,
-        "sigma_max": problem.sigma_max,
-        "sigma_floor": problem.sigma_floor,
-        "sigma_end": problem.sigma_end,
-    }
     return ReferenceFlow.integrate(
         problem.denoiser,
         problem.sample_noise(n, seed),
@@ -149,7 +140,6 @@ def _reference(problem: Problem, n: int, seed: int, num_knots: int) -> Reference
         problem.sigma_floor,
         problem.sigma_end,
         num_knots,
-        meta,
     )
 
 
