@@ -29,9 +29,8 @@ class Problem:
         terminal: ``"zero"``: schedules end at 0; ``"sigma_min"``: they end at ``sigma_min``.
         prior_std: standard deviation of the start noise.
         data: ``(n, seed) -> [n, ...]``, clean samples in the space of ``images``.
-        metrics: those of ``METRICS`` that make sense beside the paired RMSE.
+        metrics: distances to the data beside the paired RMSE: ``w2``, ``sliced_w2``, ``frechet``.
         features: weights of the classifier behind the metrics of images.
-        held_out: as ``data``, from a part that no model has seen, for ``frechet_held_out``.
         num_data: how many clean samples there are; None: as many as asked for.
         given: ``(n, seed) -> [n, channels, ...]``, the conditions of the start noises: the last channels of a
             sample, which the flow leaves alone.
@@ -53,7 +52,6 @@ class Problem:
     data: Callable[[int, int], Tensor] | None = field(default=None, repr=False)
     metrics: tuple[str, ...] = ()
     features: Path | None = None
-    held_out: Callable[[int, int], Tensor] | None = field(default=None, repr=False)
     num_data: int | None = None
     given: Callable[[int, int], Tensor] | None = field(default=None, repr=False)
     given_channels: int = 0
