@@ -83,7 +83,6 @@ class _Block(nn.Module):
 
     def __init__(self, width: int, hidden: int, pixels: int, dense: bool) -> None:
         super().__init__()
-        self.dense = dense
         self.film = nn.Linear(hidden, 2 * width)
         self.mix_in: nn.Conv2d | nn.Linear
         self.mix_out: nn.Conv2d | nn.Linear
