@@ -62,8 +62,8 @@ class Args(ModelOptions):
     terminal: str | None = None
     """zero or sigma_min: where schedules end; by default the problem's own."""
     metrics: tuple[str, ...] | None = None
-    """Beside the paired error: w2, sliced_w2, frechet, inception_score, precision, recall, where the problem has
-    them; by default its first. Images have fid too (Inception features, extra [fid])."""
+    """Beside the paired error: w2, sliced_w2 or frechet, where the problem has them; by default its first. Images
+    have fid too (Inception features, extra [fid])."""
     fid_weights: Path | None = None
     """File of torch-fidelity's Inception weights; by default they are downloaded."""
     num_images: int = 2000
@@ -316,9 +316,7 @@ LABELS = {
     "w2": "Wasserstein-2 to the data",
     "sliced_w2": "sliced Wasserstein-2 to the data",
     "frechet": "Frechet distance to the data",
-    "inception_score": "Inception Score analogue",
-    "precision": "precision",
-    "recall": "recall",
+    "fid": "FID to the data (Inception features)",
     "gap": "RMSE over that of the limit",
 }
 

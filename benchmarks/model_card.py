@@ -2,16 +2,18 @@
 
 Score models are trained with the loss weighting of Karras et al. (2022), ``lambda(sigma) = 1 / c_out^2``, and
 noise levels whose logarithm is normal, wide enough to cover sigma = 80. A run is deterministic for a seed and a
-number of threads, also when it was killed and went on with ``--resume``. Train ``*-features`` before the score
-models of the same data, and ``photos-autoencoder`` before ``photos-latent``.
+number of threads. Train ``*-features`` before the score models of the same data, and ``photos-autoencoder`` before
+``photos-latent``.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import platform
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from art_env._util.files import write_text
+from art_env._util.names import check_name
 from art_env.diffusion.solvers import sample
 from art_env.evaluation.features import Features
 from art_env.evaluation.metrics import frechet_distance
@@ -34,10 +37,7 @@ from art_env.networks.training import (
     GRID_CELLS,
     LABEL_DROP,
     RECIPES,
-    TRAIN_PATCHES,
-    Config,
-    _generator,
-    _train_patches,
+    Recipe,
     autoencoder_job,
     classifier_job,
     fit,
@@ -45,11 +45,71 @@ from art_env.networks.training import (
     grid_cell,
     score_job,
 )
-from art_env.networks.unet import UNetDenoiser
+from art_env.networks.unet import MODELS_DIR, UNetDenoiser
 from art_env.schedules.handcrafted import edm
 
+TRAIN_PATCHES = 50_000
 REAL_PATCHES = 10_000
 LEVELS = (3, 5, 10, 18)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train one bundled model and write it, its measured quality and the model card."""
+
+    name: tyro.conf.Positional[str]
+    """digits-small, digits-base, digits-large, digits-cond, photos-base, photos-latent, photos-autoencoder,
+    digits-features or photos-features."""
+    seed: int = 0
+    """Seed of the initial weights, the batches and the noise."""
+    out: Path = field(default_factory=lambda: MODELS_DIR)
+    """Folder for the weights and README.md."""
+    log_dir: Path | None = None
+    """Folder for TensorBoard's events; default runs/models/NAME."""
+    steps: int | None = None
+    """Optimiser steps; default: the model's own."""
+    batch: int | None = None
+    """Images per step; default: the model's own."""
+    lr: float | None = None
+    """Peak learning rate (200 steps of warm-up, then cosine decay to 0); default: the model's own."""
+    sample_every: int = 1000
+    """Steps between pictures in TensorBoard."""
+    eval_images: int = 2000
+    """Sampled images behind the Frechet distances of the model card."""
+    threads: int = 2
+    """CPU threads; more or fewer change the last bits of the weights."""
+
+    def __post_init__(self) -> None:
+        check_name("model", self.name, MODELS)
+        least = {"seed": 0, "steps": 1, "batch": 1, "sample_every": 1, "eval_images": 64, "threads": 1}
+        for key, low in least.items():
+            value = getattr(self, key)
+            if value is not None and value < low:
+                raise ValueError(f"{key} = {value} is too small; give at least {low}")
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            default = RECIPES[self.name].lr
+            raise ValueError(f"lr = {self.lr} must be positive and finite; the default is {default:g}")
+
+    @property
+    def recipe(self) -> Recipe:
+        """The model's recipe, with what the command line changed."""
+        given = {k: getattr(self, k) for k in ("steps", "batch", "lr") if getattr(self, k) is not None}
+        return replace(RECIPES[self.name], **given)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of TensorBoard's events."""
+        return self.log_dir or Path("runs/models") / self.name
+
+    @property
+    def command(self) -> str:
+        """The command that trains this model again."""
+        text = f"python -m benchmarks.model_card {self.name} --seed {self.seed}"
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name not in ("name", "seed", "out", "log_dir", "sample_every") and value != f.default:
+                text += f" --{f.name.replace('_', '-')} {value}"
+        return text
 
 
 def heun_edm(denoiser: Callable[[Tensor, Tensor], Tensor], noise: Tensor, num_steps: int) -> Tensor:
@@ -87,23 +147,23 @@ def _need(name: str, cfg: Config) -> Path:
 
 def train_features(cfg: Config) -> dict[str, Any]:
     """Train and save a classifier; returns its notes."""
-    gen = _generator(cfg.seed + 1)
+    gen = torch.Generator().manual_seed(cfg.seed + 1)
     torch.manual_seed(cfg.seed + 1)
     if cfg.name == "digits-features":
         images, labels = digit_images()
         order = torch.randperm(len(images), generator=gen)
         held, train = order[: len(order) // 5], order[len(order) // 5 :]
         model = Classifier()
-        job = classifier_job(model, images[train], labels[train], gen, cfg, shift=True)
+        job = classifier_job(model, images[train], labels[train], gen, cfg.recipe, shift=True)
         test, answers, said = images[held], labels[held], "the other fifth of the digits"
     else:
         images, where = photo_patches(TRAIN_PATCHES, cfg.seed, return_location=True)
         test, where_test = photo_patches(5000, cfg.seed + 1, return_location=True)
         labels, answers = grid_cell(where), grid_cell(where_test)
         model = Classifier(channels=3, resolution=PATCH, classes=GRID_CELLS, width=24)
-        job = classifier_job(model, images, labels, gen, cfg, shift=False)
+        job = classifier_job(model, images, labels, gen, cfg.recipe, shift=False)
         said = "other patches of the same area (which overlap)"
-    loss, seconds = fit(job, cfg)
+    loss, seconds = fit(job, cfg.recipe, cfg.folder, cfg.sample_every)
     model.eval().requires_grad_(False)
     accuracy = float((model(test).argmax(1) == answers).double().mean())
     real = torch.cat([model.features(x) for x in images.split(5000)])
@@ -116,9 +176,9 @@ def train_features(cfg: Config) -> dict[str, Any]:
 def train_autoencoder(cfg: Config) -> dict[str, Any]:
     """Train and save the autoencoder; returns its notes."""
     features = Features(_need("photos-features", cfg))
-    images = _train_patches(cfg.seed)
-    job = autoencoder_job(images, cfg)
-    loss, seconds = fit(job, cfg)
+    images = photo_patches(TRAIN_PATCHES, cfg.seed)
+    job = autoencoder_job(images, cfg.recipe, cfg.seed)
+    loss, seconds = fit(job, cfg.recipe, cfg.folder, cfg.sample_every)
     model = job.result
     assert isinstance(model, Autoencoder)
     model.eval().standardise(images)
@@ -146,13 +206,15 @@ def train_score(cfg: Config) -> dict[str, Any]:
         labels = targets if cfg.name == "digits-cond" else None
     else:
         features = Features(_need("photos-features", cfg))
-        images = _train_patches(cfg.seed)
+        images = photo_patches(TRAIN_PATCHES, cfg.seed)
         if cfg.name == "photos-latent":
             autoencoder = load_autoencoder(_need(AUTOENCODER, cfg).parent)
             images = torch.cat([autoencoder.encode(x) for x in images.split(5000)])
             decode = autoencoder.decode
-    job = score_job(images, labels, cfg, lambda d, noise: grid(decode(heun_edm(d, noise, 10))))
-    loss, seconds = fit(job, cfg)
+    job = score_job(
+        images, labels, cfg.recipe, cfg.seed, lambda d, noise: grid(decode(heun_edm(d, noise, 10)))
+    )
+    loss, seconds = fit(job, cfg.recipe, cfg.folder, cfg.sample_every)
     model = job.result.eval()
     assert isinstance(model, UNetDenoiser)
     dtype = torch.float16 if cfg.recipe.half else torch.float32
@@ -188,7 +250,8 @@ def measure(
         floor_of = f"{n} fresh patches of the training area"
     if model.config.classes:
         given = torch.arange(n) % model.config.classes
-    noise = torch.randn(n, *model.shape, generator=_generator(cfg.seed + 2), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(cfg.seed + 2)
+    noise = torch.randn(n, *model.shape, generator=generator, dtype=torch.float64)
     frechet: dict[str, dict[str, float]] = {name: {} for name in real}
     notes: dict[str, Any] = {}
     for k in tqdm(LEVELS, desc="samples"):

@@ -11,7 +11,8 @@ from closeness import assert_float32_close
 from safetensors.torch import load_file
 
 from art_env.evaluation.features import Features
-from art_env.evaluation.metrics import frechet_distance, inception_score, precision_recall
+from art_env.evaluation.metrics import frechet_distance
+from art_env.networks.bundled import weights_path
 from art_env.networks.classifier import DIGIT_FEATURES, PHOTO_FEATURES, Classifier
 from art_env.networks.data import digit_images, photo_patches
 from art_env.networks.training import grid_cell
@@ -74,10 +75,8 @@ def test_digit_features_errors(tmp_path: Path) -> None:
         Features(DIGIT_FEATURES, batch_size=0)
     with pytest.raises(FileNotFoundError, match=r"none\.safetensors.*model_card digits-features"):
         Features(tmp_path / "none.safetensors")
-    from art_env.networks.unet import DIGITS_WEIGHTS
-
     with pytest.raises(ValueError, match="does not hold a features"):
-        Features(DIGITS_WEIGHTS)
+        Features(weights_path("digits-base"))
 
 
 def test_digit_probabilities() -> None:
@@ -88,7 +87,6 @@ def test_digit_probabilities() -> None:
     assert p.dtype == np.float64
     np.testing.assert_allclose(p.sum(1), 1.0, atol=1e-12)
     assert (p.argmax(1) == labels.numpy()).mean() > 0.97
-    assert 7.0 < inception_score(p) < 10.0
     with pytest.raises(ValueError, match=r"give \[N, 1, 8, 8\]"):
         features.probabilities(np.zeros((2, 3, 8, 8)))
 
@@ -131,9 +129,6 @@ def test_distances_of_photos_grow_with_damage() -> None:
     assert levels == sorted(levels)
     assert levels[0] < 0.3
     assert levels[2] > 2 * levels[0]
-    good, bad = precision_recall(features(a), damaged[0]), precision_recall(features(a), damaged[3])
-    assert min(good) > 0.7
-    assert bad[0] < good[0] - 0.2
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from art_env.evaluation.metrics import (
-    frechet_distance,
-    inception_score,
-    precision_recall,
-    rmse,
-    sliced_w2,
-    wasserstein_1d,
-)
+from art_env.evaluation.metrics import frechet_distance, rmse, sliced_w2, wasserstein_1d
 
 
 def _exact_moments(n: int, mean: np.ndarray, cov: np.ndarray, seed: int) -> np.ndarray:
@@ -125,75 +118,3 @@ def test_sliced_w2_depends_on_the_seed_only_through_directions() -> None:
         sliced_w2(x, y[:50])
     with pytest.raises(ValueError, match="flatten"):
         sliced_w2(x[:, :, None], y[:, :, None])
-
-
-def test_inception_score_between_one_and_the_number_of_classes() -> None:
-    sure = np.tile(np.eye(5), (20, 1))
-    assert inception_score(sure) == pytest.approx(5.0)
-    assert inception_score(torch.from_numpy(sure), splits=1) == pytest.approx(5.0)
-    assert inception_score(np.full((20, 5), 0.2)) == pytest.approx(1.0)
-    # Always the same class: sure, but without variety.
-    assert inception_score(np.tile(np.eye(5)[0], (20, 1))) == pytest.approx(1.0)
-    # p = (a, 1-a) and its mirror image: log 2 minus the entropy.
-    a = np.array([0.9, 0.1])
-    expected = 2.0 * np.exp(np.sum(a * np.log(a)))
-    assert inception_score(np.tile([a, a[::-1]], (10, 1)), splits=2) == pytest.approx(expected)
-
-
-def test_inception_score_is_the_mean_over_consecutive_parts() -> None:
-    halves = np.concatenate([np.tile(np.eye(4), (5, 1)), np.tile(np.eye(4)[:1], (20, 1))])
-    assert inception_score(halves, splits=2) == pytest.approx((4.0 + 1.0) / 2)
-    assert inception_score(halves, splits=1) != pytest.approx(2.5)
-
-
-def test_inception_score_errors() -> None:
-    p = np.full((6, 2), 0.5)
-    with pytest.raises(ValueError, match="softmax"):
-        inception_score(3 * p)
-    with pytest.raises(ValueError, match="softmax"):
-        inception_score([[1.5, -0.5]], splits=1)
-    with pytest.raises(ValueError, match=r"shape \(2,\)"):
-        inception_score([0.5, 0.5])
-    for splits in (0, 7):
-        with pytest.raises(ValueError, match=f"splits = {splits} must lie between 1 and .* 6"):
-            inception_score(p, splits)
-    with pytest.raises(ValueError, match="finite"):
-        inception_score([[np.nan, 0.5]])
-    with pytest.raises(ValueError, match="empty"):
-        inception_score(np.zeros((0, 3)))
-
-
-def test_precision_and_recall_on_a_line() -> None:
-    real = np.array([[0.0], [1.0], [2.0], [10.0]])
-    # With k = 1 the balls are 0+-1, 1+-1, 2+-1 and 10+-8; those of the fakes 2.5+-0.5, 3+-0.5, -5+-7.5.
-    fake = np.array([[2.5], [3.0], [-5.0]])
-    assert precision_recall(real, fake, k=1) == pytest.approx((2 / 3, 3 / 4))
-    assert precision_recall(real, real, k=1) == (1.0, 1.0)
-
-
-def test_precision_and_recall_tell_quality_from_variety() -> None:
-    rng = np.random.default_rng(0)
-    real = rng.standard_normal((1300, 4))
-    # More rows than one chunk.
-    assert min(precision_recall(real, rng.standard_normal((1300, 4)))) > 0.85
-    assert precision_recall(real, real + 1e3) == (0.0, 0.0)
-    narrow = precision_recall(real, 0.2 * rng.standard_normal((1300, 4)))
-    wide = precision_recall(real, 5.0 * rng.standard_normal((1300, 4)))
-    assert narrow[0] > 0.95
-    assert narrow[1] < 0.2
-    assert wide[0] < 0.2
-    assert wide[1] > 0.95
-
-
-def test_precision_and_recall_errors() -> None:
-    a = np.random.default_rng(0).standard_normal((10, 3))
-    with pytest.raises(ValueError, match=r"k = 3 must be .* 3 rows of feat_fake"):
-        precision_recall(a, a[:3])
-    with pytest.raises(ValueError, match="k = 0"):
-        precision_recall(a, a, k=0)
-    with pytest.raises(ValueError, match=r"feat_real has shape \(10,\)"):
-        precision_recall(a[:, 0], a)
-    with pytest.raises(ValueError, match="3 features and feat_fake 2"):
-        precision_recall(a, a[:, :2])
-    with pytest.raises(ValueError, match="feat_fake has 10 values that are not finite"):
-        precision_recall(a, a[:, :1] * np.inf)

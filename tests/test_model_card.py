@@ -1,8 +1,9 @@
-"""Training of the bundled models, in tiny runs: determinism, resuming after a kill, the card, and errors."""
+"""Training of the bundled models, in tiny runs: determinism, the card, and errors."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,20 @@ from safetensors.torch import load_file
 from art_env.networks import training
 from art_env.networks.bundled import MODELS, load_autoencoder, load_bundled, weights_path
 from art_env.networks.data import digit_images
-from art_env.networks.training import RECIPES, Config, fit, grid, score_job
+from art_env.networks.training import RECIPES, fit, grid, score_job
 from art_env.networks.unet import MODELS_DIR, UNetDenoiser
 from benchmarks import model_card
-from benchmarks.model_card import heun_edm, main, write_card
+from benchmarks.model_card import Config, heun_edm, main, write_card
 
-TINY: dict[str, Any] = {"steps": 6, "batch": 8, "eval_images": 64, "threads": 1, "checkpoint_every": 2}
+TINY: dict[str, Any] = {"steps": 6, "batch": 8, "eval_images": 64, "threads": 1}
 
 
 @pytest.fixture(autouse=True)
 def _small_data(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     monkeypatch.setattr(model_card, "TRAIN_PATCHES", 300)
-    monkeypatch.setattr(training, "TRAIN_PATCHES", 300)
     monkeypatch.setattr(model_card, "REAL_PATCHES", 100)
     monkeypatch.setattr(model_card, "LEVELS", (2, 3))
-    training._train_patches.cache_clear()
 
 
 def _config(name: str, folder: Path, **changes: Any) -> Config:
@@ -47,56 +46,35 @@ def test_every_model_has_a_recipe() -> None:
     assert set(RECIPES) == set(MODELS)
 
 
-def test_another_seed_and_resuming_a_finished_run(tmp_path: Path) -> None:
-    a, b = (_config("digits-small", tmp_path / str(seed), seed=seed) for seed in (3, 4))
-    main(a)
-    main(b)
-    before = _weights(a)
-    assert not _same(before, _weights(b))
-    assert sorted(p.name for p in a.out.iterdir()) == ["README.md", "digits_small.safetensors"]
-    weights_path(a.name, a.out).unlink()
-    a.resume = True
-    main(a)
-    assert _same(before, _weights(a))
-
-
-@pytest.mark.parametrize("name", ["digits-cond", "digits-features", "photos-features", "photos-autoencoder"])
-def test_resumed_after_a_kill_is_bit_identical(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed at step 4, before that checkpoint is written; goes on from step 2."""
-    whole, broken = _config(name, tmp_path / "whole"), _config(name, tmp_path / "broken")
-    main(whole)
-    store = training._store
-
-    def kill(job: Any, cfg: Config, step: int, *rest: Any) -> None:
-        if step == 4:
-            raise KeyboardInterrupt
-        store(job, cfg, step, *rest)
-
-    monkeypatch.setattr(training, "_store", kill)
-    with pytest.raises(KeyboardInterrupt):
-        main(broken)
-    assert not weights_path(name, broken.out).exists()
-    monkeypatch.setattr(training, "_store", store)
-    # Neither the pictures nor the global random state may matter.
+@pytest.mark.parametrize(
+    "name", ["digits-small", "digits-cond", "digits-features", "photos-features", "photos-autoencoder"]
+)
+def test_runs_repeat_and_seeds_differ(name: str, tmp_path: Path) -> None:
+    """Neither the pictures nor the global random state may matter."""
+    first = _config(name, tmp_path / "first")
+    again = _config(name, tmp_path / "again", sample_every=1)
+    other = _config(name, tmp_path / "other", seed=4)
+    main(first)
     torch.manual_seed(123)
-    broken.resume, broken.sample_every = True, 1
-    main(broken)
-    assert _same(_weights(whole), _weights(broken))
+    main(again)
+    main(other)
+    assert _same(_weights(first), _weights(again))
+    assert not _same(_weights(first), _weights(other))
+    assert sorted(p.name for p in first.out.iterdir()) == ["README.md", weights_path(name).name]
+    (events,) = first.folder.iterdir()
+    assert "tfevents" in events.name
 
 
 def test_base_training_is_that_of_the_shipped_file(tmp_path: Path) -> None:
     """The loop that made ``digits.safetensors``, written out: same draws in the same order."""
-    cfg = _config("digits-base", tmp_path, steps=5)
-    cfg.folder.mkdir(parents=True)
+    recipe = replace(RECIPES["digits-base"], steps=5, batch=8)
     images = digit_images()[0]
-    job = score_job(images, None, cfg)
-    fit(job, cfg)
+    job = score_job(images, None, recipe, seed=0)
+    fit(job, recipe, tmp_path / "log")
 
     gen = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
-    model = UNetDenoiser(RECIPES["digits-base"].net, float(images.double().std(correction=0)))  # type: ignore[arg-type]
+    model = UNetDenoiser(recipe.net, float(images.double().std(correction=0)))  # type: ignore[arg-type]
     average = [p.detach().clone() for p in model.parameters()]
     adam = torch.optim.Adam(model.parameters(), lr=2e-3, betas=(0.9, 0.99))
     for step in range(5):
@@ -113,6 +91,11 @@ def test_base_training_is_that_of_the_shipped_file(tmp_path: Path) -> None:
         decay = min(0.999, (1 + step) / (10 + step))
         torch._foreach_lerp_(average, [p.detach() for p in model.parameters()], 1 - decay)
     assert all(torch.equal(a, b) for a, b in zip(job.result.parameters(), average, strict=True))
+
+
+def test_a_recipe_of_another_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs a UNetConfig"):
+        score_job(digit_images()[0], None, RECIPES["digits-features"], seed=0)
 
 
 def test_all_models_of_one_folder_share_a_card(tmp_path: Path) -> None:
@@ -174,7 +157,7 @@ def test_picture_grid() -> None:
         ({"seed": -1}, "seed = -1"),
         ({"threads": 0}, "threads = 0"),
         ({"eval_images": 10}, "eval_images = 10 is too small; give at least 64"),
-        ({"checkpoint_every": 0}, "checkpoint_every = 0"),
+        ({"sample_every": 0}, "sample_every = 0"),
         ({"lr": 0.0}, r"lr = 0.0 must be positive.*0.002"),
         ({"lr": float("nan")}, "lr = nan"),
     ],
@@ -184,30 +167,8 @@ def test_bad_values(changes: dict[str, Any], message: str) -> None:
         Config(**({"name": "digits-base"} | changes))
 
 
-def test_resume_without_or_with_another_checkpoint(tmp_path: Path) -> None:
-    cfg = _config("digits-small", tmp_path, resume=True)
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*checkpoint\.pt; start without --resume"):
-        main(cfg)
-    cfg.resume = False
-    main(cfg)
-    for changes, message in (
-        ({"steps": 7}, "steps = 7 .* made with 6"),
-        ({"seed": 1}, "seed = 1 .* made with 0"),
-        ({"name": "digits-base"}, "name = digits-base .* made with digits-small"),
-    ):
-        other = _config(**({"name": "digits-small", "folder": tmp_path, "resume": True} | changes))  # type: ignore[arg-type]
-        with pytest.raises(ValueError, match=message):
-            main(other)
-    checkpoint = cfg.folder / "checkpoint.pt"
-    for content in (b"", b"text", checkpoint.read_bytes()[:1000]):
-        checkpoint.write_bytes(content)
-        cfg.resume = True
-        with pytest.raises(ValueError, match=r"checkpoint\.pt is no checkpoint.*start without --resume"):
-            main(cfg)
-
-
 def test_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"loss of digits-small is (nan|inf) at step \d.*lower --lr"):
+    with pytest.raises(RuntimeError, match=r"loss is (nan|inf) at step \d; lower lr \(now 1e\+30\)"):
         main(_config("digits-small", tmp_path, lr=1e30))
     assert not (tmp_path / "models" / "digits_small.safetensors").exists()
 
@@ -215,8 +176,7 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
 def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for key, flag in (("out", "out"), ("log_dir", "log-dir")):
-        cfg = _config("digits-small", tmp_path)
-        setattr(cfg, key, tmp_path / "file" / "folder")
+        cfg = _config("digits-small", tmp_path, **{key: tmp_path / "file" / "folder"})
         with pytest.raises(OSError, match=f"{flag} = .*file/folder' cannot be written.*another --{flag}"):
             main(cfg)
 
@@ -241,6 +201,6 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: A
     with pytest.raises(SystemExit):
         model_card.cli()
     assert "unknown model 'digits-smal'. Did you mean" in capsys.readouterr().err
-    monkeypatch.setattr("sys.argv", [*args, "--log-dir", str(tmp_path / "new"), "--resume"])
-    with pytest.raises(SystemExit, match=r"error: resume: there is no checkpoint"):
+    monkeypatch.setattr("sys.argv", [*args, "--lr", "1e30"])
+    with pytest.raises(SystemExit, match=r"error: the loss is (nan|inf)"):
         model_card.cli()

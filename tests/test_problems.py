@@ -151,15 +151,6 @@ def test_reference_is_cached_and_keyed():
     assert problem.reference(17, seed=3, num_knots=17) is not flow
     other = make_problem("mixture-1d", terminal="zero").reference(16, seed=3, num_knots=17)
     assert (flow.sigma_end, other.sigma_end) == (0.002, 0.0)
-    assert flow.meta == {
-        "problem": "mixture-1d",
-        "seed": 3,
-        "num_noises": 16,
-        "num_knots": 17,
-        "sigma_max": 80.0,
-        "sigma_floor": 0.002,
-        "sigma_end": 0.002,
-    }
     for bad in (0, -5):
         with pytest.raises(ValueError, match=f"num_noises = {bad}"):
             problem.reference(bad)

@@ -67,7 +67,7 @@ class ModelOptions(CheckedSettings):
     photos or photos-latent."""
     model: str | None = None
     """Instead of a problem, a model of your own: a folder that diffusers wrote, a hub id, an EDM pickle, or a
-    .safetensors file of art_env.diffusion."""
+    .safetensors file of art_env.networks."""
     trust_pickle: bool = False
     """Allow --model to be a pickle: loading one runs code that it contains."""
     guidance: float | None = None

@@ -33,9 +33,6 @@ LATENT_SIGMA_DATA = 1.0
 DEFAULT_SIGMA_MIN, DEFAULT_SIGMA_MAX = 0.002, 80.0
 
 
-# --- what all adapters share ------------------------------------------------------------------------------
-
-
 class _Adapter(nn.Module):
     """Checks the arguments, keeps the attributes, and sees that forward mode works.
 

@@ -18,8 +18,6 @@ from art_env.adapters.base import (
 )
 from art_env.diffusion.denoiser import per_row
 
-# --- plain callables --------------------------------------------------------------------------------------
-
 
 class CallableDenoiser(_Adapter):
     """Any function that denoises: ``fn(x, sigma) -> x0``, ``x: [B, *shape]``, ``sigma`` a 0-d tensor or ``[B]``.

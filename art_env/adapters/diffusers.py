@@ -21,9 +21,6 @@ WEIGHTS = "diffusion_pytorch_model"
 SMALLEST_ALPHA = 2.0**-24  # diffusers' own stand-in for a terminal signal of zero
 
 
-# --- diffusers --------------------------------------------------------------------------------------------
-
-
 class _Scheme(Protocol):
     """How a network is used: its inputs and its output, in variance-exploding coordinates.
 

@@ -24,8 +24,6 @@ from art_env.adapters.base import (
 )
 from art_env.adapters.guidance import Condition, GuidedDenoiser, _Conditional, _join
 
-# --- networks that are preconditioned already -------------------------------------------------------------
-
 
 class EDMDenoiser(_Conditional):
     """A network that denoises by itself: ``net(x, sigma, labels) -> x0``, as the pickles of NVlabs' EDM do.

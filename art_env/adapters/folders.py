@@ -41,9 +41,6 @@ def _tried(denoiser: _Adapter, where: str, device: str | torch.device) -> _Adapt
     return denoiser
 
 
-# --- folders of diffusers ---------------------------------------------------------------------------------
-
-
 class _Parts(NamedTuple):
     """Where the parts of a model are: folders with a config each."""
 

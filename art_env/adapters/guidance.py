@@ -15,9 +15,6 @@ from art_env.diffusion.denoiser import Denoiser
 Condition = Mapping[str, Any]
 
 
-# --- conditions and guidance ------------------------------------------------------------------------------
-
-
 class _Conditional(_Adapter):
     """A network under a condition: tensors with a leading axis of 1, repeated for every row of the batch."""
 

@@ -18,8 +18,6 @@ from art_env.adapters.folders import _download, _find_parts, _load_parts, _tried
 from art_env.adapters.guidance import GuidedDenoiser
 from art_env.networks.unet import UNetDenoiser
 
-# --- from files -------------------------------------------------------------------------------------------
-
 
 def load_model(
     path_or_id: str | Path,

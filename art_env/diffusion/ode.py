@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import warnings
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from art_env._util.files import atomic_path
 from art_env.diffusion.denoiser import Denoiser, per_row
 
 
@@ -54,20 +47,6 @@ def _load_forward_mode() -> None:
             forward_ad.make_dual(torch.zeros(1), torch.ones(1))
 
 
-def curvature_secant(
-    denoiser: Denoiser, x: Tensor, sigma: Tensor | float, h: float = 1e-3
-) -> tuple[Tensor, Tensor]:
-    """``(F, Q)`` as ``curvature``, without autodiff: ``[F(x + hF, sigma - h) - F(x, sigma)] / h``.
-
-    ``h`` is relative to sigma. A Heun step already makes the second evaluation.
-    """
-    levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape[0])
-    step = h * levels
-    F = velocity(denoiser, x, levels)
-    ahead = velocity(denoiser, x + per_row(step, x) * F, levels - step)
-    return F, (ahead - F) / per_row(step, x)
-
-
 def norm(x: Tensor) -> Tensor:
     """Euclidean norm of each row: ``[B, *shape] -> [B]``."""
     return x.flatten(1).norm(dim=1)
@@ -85,15 +64,11 @@ class ReferenceFlow:
         x: ``[M, N, *shape]``, states at the knots.
         slope: ``[M, N, *shape]``, ``dx/dlog sigma = x - D(x; sigma)`` at the knots.
         sigma_end: last noise level: ``sigmas[-1]``, or 0.
-        meta: what it was made from; ``load`` compares it.
     """
 
-    def __init__(
-        self, sigmas: Tensor, x: Tensor, slope: Tensor, sigma_end: float, meta: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, sigmas: Tensor, x: Tensor, slope: Tensor, sigma_end: float) -> None:
         self.sigmas, self.x, self.slope = sigmas, x, slope
         self.sigma_end = float(sigma_end)
-        self.meta = dict(meta or {})
         self._log = torch.log(sigmas)
         self._ascending = -self._log
         self.x_end = x[-1] - slope[-1] if self.sigma_end == 0 else x[-1]
@@ -112,7 +87,7 @@ class ReferenceFlow:
         """The first ``n`` trajectories (all, if there are fewer), without copying."""
         if n >= self.num_noises:
             return self
-        return ReferenceFlow(self.sigmas, self.x[:, :n], self.slope[:, :n], self.sigma_end, self.meta)
+        return ReferenceFlow(self.sigmas, self.x[:, :n], self.slope[:, :n], self.sigma_end)
 
     @classmethod
     @torch.no_grad()
@@ -124,7 +99,6 @@ class ReferenceFlow:
         sigma_floor: float,
         sigma_end: float,
         num_knots: int = 257,
-        meta: dict[str, Any] | None = None,
         batch_size: int = 4096,
     ) -> ReferenceFlow:
         """Integrate ``x: [N, *shape]`` from ``sigma_max``; ``4 (num_knots - 1) + 1`` evaluations a row.
@@ -163,7 +137,7 @@ class ReferenceFlow:
                 chunk = chunk + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
             states.append(torch.stack(xs))
             slopes.append(torch.stack(ds))
-        return cls(sigmas, torch.cat(states, 1), torch.cat(slopes, 1), sigma_end, meta)
+        return cls(sigmas, torch.cat(states, 1), torch.cat(slopes, 1), sigma_end)
 
     def at(self, sigma: Tensor | float, index: Tensor | None = None) -> Tensor:
         """Exact states at any noise level, ``[B, *shape]``.
@@ -201,34 +175,3 @@ class ReferenceFlow:
         dD = torch.gradient(self.x - self.slope, spacing=(self._log,), dim=0, edge_order=2)[0]
         Q = -dD / self.sigmas.reshape(-1, *([1] * (self.x.ndim - 1))) ** 2
         return Q.flatten(2).norm(dim=2)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a safetensors file, in one piece."""
-        tensors = {"sigmas": self.sigmas, "x": self.x, "slope": self.slope}
-        header = {"reference_flow": json.dumps({"sigma_end": self.sigma_end, "meta": self.meta})}
-        with atomic_path(path) as temporary:
-            save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, temporary, metadata=header)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str], expect: dict[str, Any] | None = None) -> ReferenceFlow:
-        """Read what ``save`` wrote.
-
-        Raises:
-            FileNotFoundError: no such file.
-            ValueError: not such a file, or made from something else than ``expect``.
-        """
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"no reference file at {str(path)!r}")
-        try:
-            with safe_open(path, "pt") as file:
-                header = json.loads((file.metadata() or {})["reference_flow"])
-                tensors = {k: file.get_tensor(k) for k in ("sigmas", "x", "slope")}
-        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-            raise ValueError(
-                f"{path}: not a reference file ({error}); delete it and make it again"
-            ) from error
-        if expect is not None and header["meta"] != expect:
-            raise ValueError(
-                f"{path}: made for {header['meta']}, wanted {expect}; delete it or use another path"
-            )
-        return cls(tensors["sigmas"], tensors["x"], tensors["slope"], header["sigma_end"], header["meta"])

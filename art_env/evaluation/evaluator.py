@@ -18,14 +18,7 @@ from art_env.diffusion.ode import ReferenceFlow
 from art_env.diffusion.solvers import Solver, get_solver, require_deterministic, sample
 from art_env.evaluation.features import Features
 from art_env.evaluation.fid import InceptionFID
-from art_env.evaluation.metrics import (
-    frechet_distance,
-    inception_score,
-    precision_recall,
-    rmse,
-    sliced_w2,
-    wasserstein_1d,
-)
+from art_env.evaluation.metrics import frechet_distance, rmse, sliced_w2, wasserstein_1d
 from art_env.evaluation.results import Row
 from art_env.problems.problem import Problem
 from art_env.schedules.registry import baseline, check_fit
@@ -111,7 +104,6 @@ class Scorer:
                     "distance; 2000 is a good number"
                 )
         self._real: tuple[Tensor, np.ndarray] | None = None
-        self._held_out: np.ndarray | None = None
         self._data: dict[int, Tensor] = {}
         self._references: dict[int, ReferenceFlow] = {}
         self._rmse: dict[Schedule, list[float]] = {}
@@ -390,24 +382,18 @@ class Scorer:
             return {m: _point_metric(m, x, self._data[i]) for m in self.metrics}
         x = x[: self.num_images]
         real, real_features = self._real_images(x)
-        features = self._features(x)
         scores: dict[str, float] = {}
         for metric in self.metrics:
             if metric == "frechet":
-                scores[metric] = frechet_distance(features, real_features)
+                scores[metric] = frechet_distance(self._features(x), real_features)
             elif metric == "fid":
                 assert self._fid is not None
                 scores[metric] = self._fid(x, real)
-            elif metric == "frechet_held_out":
-                scores[metric] = frechet_distance(features, self._held_out_features())
-            elif metric == "sliced_w2":
+            else:
+                check_name("metric", metric, ("frechet", "fid", "sliced_w2"))
                 n = min(len(x), len(real))
                 scores[metric] = sliced_w2(x[:n].flatten(1), real[:n].flatten(1), num_projections=128)
-            elif metric == "inception_score":
-                scores[metric] = inception_score(self._features.probabilities(x))
-            elif metric not in scores:
-                scores["precision"], scores["recall"] = precision_recall(real_features, features)
-        return {m: scores[m] for m in self.metrics}
+        return scores
 
     def _real_images(self, like: Tensor) -> tuple[Tensor, np.ndarray]:
         """All real images there are, or as many as are scored, and their features."""
@@ -417,30 +403,12 @@ class Scorer:
             self._real = images.to(like), self._features(images)
         return self._real
 
-    def _held_out_features(self) -> np.ndarray:
-        if self._held_out is None:
-            assert self._features is not None
-            assert self.problem.held_out is not None
-            self._held_out = self._features(self.problem.held_out(self.num_images, NOISE_SEED))
-        return self._held_out
-
 
 def _point_metric(metric: str, x: Tensor, data: Tensor) -> float:
     if metric == "w2":
         return wasserstein_1d(x, data)
     check_name("metric", metric, ("w2", "sliced_w2"))
     return sliced_w2(x.flatten(1), data.flatten(1))
-
-
-def score(
-    problem: Problem,
-    solver: str | Solver,
-    schedule: Schedule,
-    seeds: Sequence[int] = (0, 1, 2),
-    num_images: int = 2000,
-) -> list[Row]:
-    """Rows of one schedule; for several, make a ``Scorer`` once."""
-    return Scorer(problem, solver, seeds, num_images).rows(schedule)
 
 
 def _mean_sd(values: Sequence[float]) -> tuple[float, float]:

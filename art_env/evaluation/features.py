@@ -1,4 +1,4 @@
-"""Feature extractors for ``frechet_distance`` and its relatives: small CNN classifiers of the bundled data.
+"""Feature extractors for ``frechet_distance``: small CNN classifiers of the bundled data.
 
 Distances in these features compare schedules and models of one data set; they do not compare with those in
 Inception features.

@@ -1,4 +1,4 @@
-"""Distances between samples: paired error, Frechet distance, Wasserstein-2, inception score, precision.
+"""Distances between samples: paired error, Frechet distance, Wasserstein-2.
 
 All are pure functions of arrays or tensors, in float64. Distances between two finite sample sets have a floor
 above zero even for one and the same distribution: measure it (real against real) and state it.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial.distance import cdist
 from torch import Tensor
 
 Array = NDArray[np.float64]
@@ -134,77 +133,3 @@ def sliced_w2(
         gap = np.sort(a @ chunk, axis=0) - np.sort(b @ chunk, axis=0)
         total += float(np.mean(gap**2, axis=0).sum())
     return float(np.sqrt(total / num_projections))
-
-
-def inception_score(probabilities: ArrayLike | Tensor, splits: int = 10) -> float:
-    """Inception score of a classifier's answers: ``exp`` of the mean of ``KL(p(y|x) || p(y))``.
-
-    Salimans et al., "Improved Techniques for Training GANs" (2016): the mean over consecutive parts of the
-    samples. Between 1 and the number of classes; give samples in random order.
-
-    Args:
-        probabilities: ``[N, classes]``, each row a distribution.
-        splits: number of parts, at most N.
-
-    Raises:
-        ValueError: not distributions, wrong shape, more parts than samples, empty or not finite.
-    """
-    p = finite_array(probabilities, "probabilities")
-    if p.ndim != 2:
-        raise ValueError(f"probabilities have shape {p.shape}; give one row per sample, [N, classes]")
-    if p.min() < 0 or np.abs(p.sum(axis=1) - 1).max() > 1e-4:
-        raise ValueError("probabilities must be 0 or more and each row sum to 1; apply a softmax to scores")
-    if not 1 <= splits <= len(p):
-        raise ValueError(f"splits = {splits} must lie between 1 and the number of samples, {len(p)}")
-    scores = []
-    for part in np.array_split(p, splits):
-        marginal = part.mean(axis=0)
-        # 0 log 0 = 0; where the marginal is 0, so is every p.
-        ratio = np.divide(part, marginal, out=np.ones_like(part), where=part > 0)
-        scores.append(np.exp(np.mean(np.sum(part * np.log(ratio), axis=1))))
-    return float(np.mean(scores))
-
-
-def precision_recall(
-    feat_real: ArrayLike | Tensor, feat_fake: ArrayLike | Tensor, k: int = 3
-) -> tuple[float, float]:
-    """Improved precision and recall (Kynkaanniemi et al., 2019).
-
-    The manifold of a set is the union of balls around its members, each as wide as the distance to its k-th
-    nearest neighbour in the set. Precision is the share of fakes on the manifold of the real ones, recall the
-    share of real ones on the manifold of the fakes. Both depend on N and M: compare equally large sets.
-
-    Args:
-        feat_real, feat_fake: ``[N, d]`` and ``[M, d]``, with N and M above k.
-        k: which neighbour.
-
-    Returns:
-        Precision and recall, each in [0, 1].
-
-    Raises:
-        ValueError: wrong shapes, too few rows for k, empty or not finite.
-    """
-    real, fake = finite_array(feat_real, "feat_real"), finite_array(feat_fake, "feat_fake")
-    for name, a in (("feat_real", real), ("feat_fake", fake)):
-        if a.ndim != 2:
-            raise ValueError(f"{name} has shape {a.shape}; give one row of features per sample, [N, d]")
-        if not 1 <= k < len(a):
-            raise ValueError(f"k = {k} must be at least 1 and below the {len(a)} rows of {name}")
-    if real.shape[1] != fake.shape[1]:
-        raise ValueError(
-            f"feat_real has {real.shape[1]} features and feat_fake {fake.shape[1]}; use one extractor for both"
-        )
-    return _share_on_manifold(real, fake, k), _share_on_manifold(fake, real, k)
-
-
-def _share_on_manifold(members: Array, points: Array, k: int) -> float:
-    """Share of ``points`` within the k-th-neighbour ball of at least one of ``members``."""
-    rows = range(0, len(members), 512)
-    # Column 0 of a sorted row is the member's distance to itself.
-    radius = np.concatenate(
-        [np.partition(cdist(members[i : i + 512], members), k, axis=1)[:, k] for i in rows]
-    )
-    inside = np.zeros(len(points), dtype=bool)
-    for i in rows:
-        inside |= (cdist(members[i : i + 512], points) <= radius[i : i + 512, None]).any(axis=0)
-    return float(inside.mean())

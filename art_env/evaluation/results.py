@@ -26,7 +26,7 @@ class Row:
         schedule: its name.
         num_steps: K.
         nfe: network evaluations a sample.
-        metric: ``rmse``, ``gap``, or one of ``art_env.problems.METRICS``.
+        metric: ``rmse``, ``gap``, ``w2``, ``sliced_w2``, ``frechet`` or ``fid``.
         mean, sd: over the seed sets; sd (ddof 1) is NaN for a single one, and 0 for an exact figure.
         n: number of seed sets.
     """
@@ -41,9 +41,6 @@ class Row:
     mean: float
     sd: float
     n: int
-
-
-COLUMNS = tuple(f.name for f in fields(Row))
 
 
 def write_csv(rows: Iterable[Any], path: str | os.PathLike[str], kind: type = Row) -> None:

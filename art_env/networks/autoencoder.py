@@ -143,10 +143,6 @@ class Autoencoder(nn.Module):
         self.mean.copy_(z.mean((0, 2, 3))[:, None, None])
         self.std.copy_(z.std((0, 2, 3), correction=0)[:, None, None])
 
-    def num_parameters(self) -> int:
-        """Number of trained values."""
-        return sum(p.numel() for p in self.parameters())
-
     def save(self, path: str | Path, meta: dict[str, Any] | None = None) -> None:
         """Write weights, size and ``meta`` (default: ``self.meta``) to a safetensors file, atomically."""
         head = {

@@ -20,8 +20,6 @@ from art_env.diffusion.denoiser import per_row
 from art_env.networks.weights import restore, write_safetensors
 
 MODELS_DIR = Path(__file__).resolve().parent.parent / "models"
-DIGITS_WEIGHTS = MODELS_DIR / "digits.safetensors"
-RETRAIN = "python -m benchmarks.model_card digits-base --seed 0"
 # Below this noise level the network sees a constant level: log(0) must not become NaN, and c_out is 0 anyway.
 MIN_NETWORK_SIGMA = 1e-5
 
@@ -85,7 +83,6 @@ class _Block(nn.Module):
 
     def __init__(self, width: int, hidden: int, pixels: int, dense: bool) -> None:
         super().__init__()
-        self.dense = dense
         self.film = nn.Linear(hidden, 2 * width)
         self.mix_in: nn.Conv2d | nn.Linear
         self.mix_out: nn.Conv2d | nn.Linear
@@ -248,10 +245,6 @@ class UNetDenoiser(nn.Module):
                 f"or {n} for the null class"
             )
 
-    def num_parameters(self) -> int:
-        """Number of trained values."""
-        return sum(p.numel() for p in self.parameters())
-
     def save(
         self, path: str | Path, meta: dict[str, Any] | None = None, dtype: torch.dtype | None = None
     ) -> None:
@@ -289,12 +282,3 @@ class UNetDenoiser(nn.Module):
             lambda head: cls(UNetConfig(**head["config"]), float(head["sigma_data"]), head.get("meta")),
             fix,
         )
-
-
-def load_digits_denoiser(path: str | Path = DIGITS_WEIGHTS) -> UNetDenoiser:
-    """The bundled model of scikit-learn's digits: grey ``[1, 8, 8]`` in ``[-1, 1]``, sigma up to 80.
-
-    Raises:
-        FileNotFoundError, ValueError: as ``UNetDenoiser.load``, with the command that trains the model.
-    """
-    return UNetDenoiser.load(path, fix=f"restore it from the repository or train it: {RETRAIN}")

@@ -79,10 +79,6 @@ def _mixture_2d(terminal: str) -> Problem:
     return _mixture("mixture-2d", denoiser, "sliced_w2", terminal)
 
 
-IMAGE_METRICS = ("frechet", "sliced_w2", "inception_score", "precision", "recall")
-METRICS = ("w2", *IMAGE_METRICS, "frechet_held_out")
-
-
 def _digits(terminal: str, model: str = "digits-base") -> Problem:
     """scikit-learn's 8x8 handwritten digits through one of the bundled U-Nets."""
     return Problem(
@@ -93,7 +89,7 @@ def _digits(terminal: str, model: str = "digits-base") -> Problem:
         terminal=terminal,
         prior_std=80.0,
         data=_digit_images,
-        metrics=IMAGE_METRICS,
+        metrics=("frechet", "sliced_w2"),
         features=DIGIT_FEATURES,
         num_data=1797,
         num_knots=65,
@@ -130,18 +126,12 @@ def _digits_inpaint(terminal: str) -> Problem:
 
 
 def _photos(terminal: str) -> Problem:
-    """16x16 patches of scikit-learn's two photographs.
-
-    The part of them that is held out shows other things than the rest: distances to it have a high floor, and say
-    less about schedules than those to fresh patches of the rest.
-    """
+    """16x16 patches of scikit-learn's two photographs."""
     return replace(
         _digits(terminal),
         name="photos",
         denoiser=load_bundled("photos-base"),
-        data=partial(_photo_patches, split="train"),
-        held_out=partial(_photo_patches, split="held_out"),
-        metrics=(*IMAGE_METRICS, "frechet_held_out"),
+        data=lambda n, seed: photo_patches(n, seed).double(),
         features=PHOTO_FEATURES,
         num_data=None,
         num_noises=256,
@@ -170,11 +160,6 @@ def _digit_images(n: int, seed: int) -> Tensor:
     rng = np.random.default_rng(seed)
     rounds = [rng.permutation(len(images)) for _ in range(-(-n // len(images)))]
     return images[torch.from_numpy(np.concatenate(rounds)[:n])]
-
-
-def _photo_patches(n: int, seed: int, split: str) -> Tensor:
-    """``n`` patches, ``[n, 3, 16, 16]`` in [-1, 1]."""
-    return photo_patches(n, seed, split).double()
 
 
 # name -> (builder, the terminal it uses unless told)

@@ -95,9 +95,8 @@ class Problem:
         terminal: ``"zero"``: schedules end at 0; ``"sigma_min"``: they end at ``sigma_min``.
         prior_std: standard deviation of the start noise.
         data: ``(n, seed) -> [n, ...]``, clean samples in the space of ``images``.
-        metrics: those of ``METRICS`` that make sense beside the paired RMSE.
+        metrics: distances to the data beside the paired RMSE: ``w2``, ``sliced_w2``, ``frechet``.
         features: weights of the classifier behind the metrics of images.
-        held_out: as ``data``, from a part that no model has seen, for ``frechet_held_out``.
         num_data: how many clean samples there are; None: as many as asked for.
         given: ``(n, seed) -> [n, channels, ...]``, the conditions of the start noises: the last channels of a
             sample, which the flow leaves alone.
@@ -120,7 +119,6 @@ class Problem:
     data: Callable[[int, int], Tensor] | None = field(default=None, repr=False)
     metrics: tuple[str, ...] = ()
     features: Path | None = None
-    held_out: Callable[[int, int], Tensor] | None = field(default=None, repr=False)
     num_data: int | None = None
     given: Callable[[int, int], Tensor] | None = field(default=None, repr=False)
     given_channels: int = 0
@@ -201,15 +199,6 @@ class Problem:
 
 @lru_cache(maxsize=8)
 def _reference(problem: Problem, n: int, seed: int, num_knots: int) -> ReferenceFlow:
-    meta = {
-        "problem": problem.name,
-        "seed": seed,
-        "num_noises": n,
-        "num_knots": num_knots,
-        "sigma_max": problem.sigma_max,
-        "sigma_floor": problem.sigma_floor,
-        "sigma_end": problem.sigma_end,
-    }
     return ReferenceFlow.integrate(
         problem.denoiser,
         problem.sample_noise(n, seed),
@@ -217,7 +206,6 @@ def _reference(problem: Problem, n: int, seed: int, num_knots: int) -> Reference
         problem.sigma_floor,
         problem.sigma_end,
         num_knots,
-        meta,
     )
 
 

@@ -9,21 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 
 from art_env._util.names import check_name
 from art_env.diffusion.levels import TERMINALS, check_sigma_range
 from art_env.schedules.schedule import Array, Schedule, check_num_steps
-
-
-class Handcrafted(Protocol):
-    """What every function here looks like (some take one keyword more)."""
-
-    def __call__(
-        self, num_steps: int, sigma_min: float, sigma_max: float, *, terminal: str = "zero"
-    ) -> Schedule: ...
 
 
 def _ramp(
