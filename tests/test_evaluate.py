@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from art_env.envs.dynamics import Dynamics
+from art_env.evaluation import comparison
 from art_env.schedules import edm
 
 ROOT = Path(__file__).parents[1]
@@ -66,7 +67,7 @@ def test_gaussian_from_the_shell(tmp_path) -> None:
     assert round(w2["log_snr", "2"], 4) == 0.6674
     assert round(w2["arctan", "5"], 4) == 0.1459
     assert len(rows) == 4 * 2 * 3
-    assert sorted(p.name for p in out.iterdir()) == ["quality.png", "results.csv"]
+    assert sorted(p.name for p in out.iterdir()) == ["quality.png", "results.csv", "samples_2.png", "samples_5.png"]
     assert "0.6674" in done.stdout
     assert "gap" in done.stdout
     assert "some schedules end at 0" in done.stdout
@@ -179,14 +180,13 @@ def test_overwrite_and_failure_in_between(run, tmp_path, monkeypatch) -> None:
     before = (tmp_path / "results.csv").read_text()
     assert run(*small, "--overwrite")[0] == 0
     assert (tmp_path / "results.csv").read_text() == before
-    module = importlib.import_module("evaluate")
 
     def broken(*args: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(module, "draw_quality", broken)
+    monkeypatch.setattr(comparison, "quality_figure", broken)
     code, _, err = run(*small, "--overwrite")
     assert code == 2
     assert "disk full" in err
     assert (tmp_path / "results.csv").read_text() == before
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["quality.png", "results.csv"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["quality.png", "results.csv", "samples_2.png"]

@@ -64,7 +64,11 @@ def test_round_trip(name: str, tmp_path) -> None:
     loaded, dynamics = load_agent(path, name)
     assert type(loaded) is ALGORITHMS[name]
     assert (dynamics.problem.name, dynamics.solver.name, dynamics.num_steps) == ("gaussian-1d", "euler", 3)
-    assert (dynamics.reward_name, dynamics.features, dynamics.config.action_range) == ("euler", ("size",), 2.5)
+    assert (dynamics.reward_name, dynamics.features, dynamics.config.action_range) == (
+        "euler",
+        ("size",),
+        2.5,
+    )
     obs = np.random.default_rng(0).random((9, 3), dtype=np.float32)
     ours, theirs = (m.predict(obs, deterministic=True)[0] for m in (model, loaded))
     assert (ours == theirs).all()

@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from torch import Tensor
 
+from art_env.evaluation.results import Row
 from art_env.schedules.schedule import Schedule
+
+LABELS = {
+    "rmse": "RMSE to the exact solution",
+    "w2": "Wasserstein-2 to the data",
+    "sliced_w2": "sliced Wasserstein-2 to the data",
+    "frechet": "Frechet distance to the data",
+    "fid": "FID to the data (Inception features)",
+    "gap": "RMSE over that of the limit",
+}
 
 
 def schedule_figure(schedules: Sequence[Schedule], title: str = "", highlight: str | None = None) -> Figure:
@@ -72,4 +84,43 @@ def _image_grid(sets: Mapping[str, Tensor], title: str) -> Figure:
             axes.set_yticks([])
         line[0].set_ylabel(name, rotation=0, ha="right", va="center")
     figure.suptitle(title)
+    return figure
+
+
+def quality_figure(rows: Sequence[Row], floor: Sequence[Row] = ()) -> Figure:
+    """Each metric against NFE, one line a schedule; ``floor``: what exact data scores."""
+    metrics = list(dict.fromkeys(row.metric for row in rows))
+    names = list(dict.fromkeys(row.schedule for row in rows))
+    figure = Figure(figsize=(4.6 * len(metrics) + 1.8, 4.2), layout="constrained")
+    panels = figure.subplots(1, len(metrics), squeeze=False)[0]
+    first = rows[0]
+    for panel, metric in zip(panels, metrics, strict=True):
+        for i, name in enumerate(names):
+            line = [r for r in rows if r.metric == metric and r.schedule == name]
+            style = {"color": "black", "linewidth": 2.0} if name == "limit" else {"color": f"C{i % 10}"}
+            panel.errorbar(
+                [r.nfe for r in line],
+                [r.mean for r in line],
+                [r.sd if r.sd > 0 else 0.0 for r in line],
+                marker="os^Dv<>Pphx"[i % 11],
+                markersize=5,
+                capsize=2,
+                label=name,
+                **style,
+            )
+        for row in (row for row in floor if row.metric == metric):
+            panel.axhline(row.mean, color="0.5", linestyle=":", label="floor (real data)")
+        panel.set_xscale("log")
+        panel.set_yscale("log")
+        ticks = sorted({r.nfe for r in rows})
+        panel.set_xticks(ticks, [str(n) for n in ticks])
+        panel.xaxis.set_minor_formatter(NullFormatter())
+        panel.grid(alpha=0.3)
+        panel.set(xlabel="NFE", title=LABELS.get(metric, metric))
+    handles: dict[str, Artist] = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    figure.legend(list(handles.values()), list(handles), loc="outside right center", frameon=False)
+    figure.suptitle(f"{first.problem}, {first.solver}")
     return figure
