@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import subprocess
 import sys
-from pathlib import Path
+from graphlib import TopologicalSorter
 
+import grimp
 import pytest
 
-import art_env
-
-# Floors from the ground up; a file imports from its own package and from lower floors alone.
-FLOORS = (
-    ("_util",),
-    ("diffusion",),
-    ("networks",),
-    ("adapters",),
-    ("problems",),
-    ("schedules",),
-    ("evaluation", "export"),
-    ("envs",),
+# Floors from the ground up.
+ART_ENV = (
+    "_util",
+    "diffusion",
+    "networks",
+    "adapters",
+    "problems",
+    "schedules",
+    "evaluation export",
+    "envs",
+    "theory",
 )
-FLOOR = {package: i for i, packages in enumerate(FLOORS) for package in packages}
+AGENTS = (
+    "schedule_search",
+    "art_rl baselines rollout schedule_policy",
+    "distill",
+    "callbacks checkpoint",
+    "training",
+)
+CLONE = ("art_env", "agents", "benchmarks")
+PACKAGES = [name for floor in ART_ENV for name in floor.split() if name != "theory"]
 
 
-@pytest.mark.parametrize("package", FLOOR)
+@pytest.mark.parametrize("package", PACKAGES)
 def test_public_names_are_there(package: str) -> None:
     module = importlib.import_module(f"art_env.{package}")
     names = getattr(module, "__all__", [])
@@ -34,20 +41,31 @@ def test_public_names_are_there(package: str) -> None:
     assert all(hasattr(module, name) for name in names)
 
 
-@pytest.mark.parametrize("package", FLOOR)
-def test_imports_go_down(package: str) -> None:
-    for path in (Path(art_env.__file__).parent / package).rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom):
-                assert node.level == 0, f"{path}: relative import"
-                names = [str(node.module)]
-            for name in names:
-                top, _, rest = name.partition(".")
-                below = rest.partition(".")[0]
-                assert top not in ("agents", "benchmarks", "train", "evaluate"), f"{path} imports {name}"
-                if top == "art_env" and below in FLOOR and below != package:
-                    assert FLOOR[below] < FLOOR[package], f"{path} imports {name}"
+@pytest.fixture(scope="module")
+def graph() -> grimp.ImportGraph:
+    """Who imports whom in the clone."""
+    return grimp.build_graph("art_env", "agents", "benchmarks", cache_dir=None)
+
+
+@pytest.mark.parametrize(("container", "floors"), [("art_env", ART_ENV), ("agents", AGENTS), (None, CLONE)])
+def test_imports_go_down(graph: grimp.ImportGraph, container: str | None, floors: tuple[str, ...]) -> None:
+    """A file imports from its own package and from lower floors alone; packages of one floor are independent."""
+    layers = [grimp.Layer(*floor.split(), independent=True) for floor in reversed(floors)]
+    containers = {container} if container else set()
+    broken = graph.find_illegal_dependencies_for_layers(layers, containers=containers)
+    assert not broken, "\n".join(f"{d.importer} imports {d.imported}" for d in broken)
+
+
+def test_every_package_has_a_floor(graph: grimp.ImportGraph) -> None:
+    for container, floors in (("art_env", ART_ENV), ("agents", AGENTS)):
+        placed = {f"{container}.{name}" for floor in floors for name in floor.split()}
+        assert graph.find_children(container) == placed
+
+
+def test_no_circles(graph: grimp.ImportGraph) -> None:
+    """Imports of files have an order; a circle has none."""
+    below = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    TopologicalSorter(below).prepare()
 
 
 def test_adapters_leave_diffusers_alone() -> None:
