@@ -26,7 +26,7 @@ class Row:
         schedule: its name.
         num_steps: K.
         nfe: network evaluations a sample.
-        metric: ``rmse``, ``gap``, or one of ``art_env.problems.METRICS``.
+        metric: ``rmse``, ``gap``, or one of ``art_env.problems.library.METRICS``.
         mean, sd: over the seed sets; sd (ddof 1) is NaN for a single one, and 0 for an exact figure.
         n: number of seed sets.
     """

@@ -77,7 +77,7 @@ def model_problem(
     trajectories.
 
     Args:
-        path: as ``art_env.diffusion.adapters.load_model``.
+        path: as ``art_env.adapters.load.load_model``.
         trust_pickle: allow it to be a pickle, which may run code.
         terminal, sigma_min, sigma_max, device: as ``custom_problem``.
         arguments: further ones of ``load_model``: guidance, class_label, prompt_embeds, ...
