@@ -1,11 +1,81 @@
 """Learn the noise schedule of a diffusion sampler: Gymnasium environments, problems, schedules.
 
-Importing this package registers the environments: ``gym.make("art_env:ART/Digits-v0")`` does both.
+Importing this package registers the environments: ``gym.make("art_env:ART/Digits-v0")`` does both. The public
+names are imported when they are first used, so that the import itself is quick.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 import gymnasium as gym
 
+if TYPE_CHECKING:
+    from art_env.adapters.load import load_model
+    from art_env.diffusion.solvers import Solver, sample
+    from art_env.envs import ARTEnv, ARTVectorEnv
+    from art_env.envs.sb3 import to_sb3
+    from art_env.evaluation.evaluator import Scorer as Evaluator
+    from art_env.export import to_diffusers
+    from art_env.problems.custom import custom_problem
+    from art_env.problems.library import make_problem
+    from art_env.problems.problem import Problem
+    from art_env.schedules.registry import baseline as make_schedule
+    from art_env.schedules.schedule import Schedule
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "ARTEnv",
+    "ARTVectorEnv",
+    "Evaluator",
+    "Problem",
+    "Schedule",
+    "Solver",
+    "__version__",
+    "custom_problem",
+    "load_model",
+    "make_problem",
+    "make_schedule",
+    "sample",
+    "to_diffusers",
+    "to_sb3",
+]
+
+# Public name -> where it is defined, and what it is called there.
+_PUBLIC = {
+    "ARTEnv": ("art_env.envs", "ARTEnv"),
+    "ARTVectorEnv": ("art_env.envs", "ARTVectorEnv"),
+    "Evaluator": ("art_env.evaluation.evaluator", "Scorer"),
+    "Problem": ("art_env.problems.problem", "Problem"),
+    "Schedule": ("art_env.schedules.schedule", "Schedule"),
+    "Solver": ("art_env.diffusion.solvers", "Solver"),
+    "custom_problem": ("art_env.problems.custom", "custom_problem"),
+    "load_model": ("art_env.adapters.load", "load_model"),
+    "make_problem": ("art_env.problems.library", "make_problem"),
+    "make_schedule": ("art_env.schedules.registry", "baseline"),
+    "sample": ("art_env.diffusion.solvers", "sample"),
+    "to_diffusers": ("art_env.export", "to_diffusers"),
+    "to_sb3": ("art_env.envs.sb3", "to_sb3"),
+}
+
+
+if not TYPE_CHECKING:  # else a type checker would take every name for one of this module
+
+    def __getattr__(name: str) -> object:
+        """Import a public name when it is first used (PEP 562)."""
+        if name not in _PUBLIC:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module, attribute = _PUBLIC[name]
+        value = getattr(import_module(module), attribute)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    """The public names too that nobody has used yet."""
+    return sorted({*globals(), *__all__})
 
 
 def _register(name: str, **kwargs: object) -> None:
@@ -22,5 +92,3 @@ _register("Mixture1D", problem="mixture-1d")
 _register("Mixture2D", problem="mixture-2d")
 _register("Digits", problem="digits")
 _register("Diffusion", problem="custom")
-
-__all__ = ["__version__"]

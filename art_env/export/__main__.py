@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tyro
 
@@ -23,9 +23,6 @@ from art_env._util.names import look_up
 from art_env.export.diffusers import _ramp, diffusers_kwargs
 from art_env.export.formats import _levels, _numbers, to_comfyui, to_diff_sampler, to_edm, to_flow
 from art_env.schedules.schedule import Schedule
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass
