@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +17,7 @@ import tyro
 from tqdm import tqdm
 
 from art_env._util.cli import ModelOptions, parse, run_command
-from art_env.evaluation.comparison import Comparison, Family, compare, with_own_names
+from art_env.evaluation.comparison import Comparison, compare, with_own_names
 from art_env.evaluation.evaluator import Scorer
 from art_env.evaluation.fid import InceptionFID
 from art_env.problems.custom import model_problem
@@ -103,10 +102,10 @@ def evaluate(settings: Settings) -> Comparison:
     if settings.out is not None:
         check_out(settings.out, settings.overwrite)
     names = [spec for spec in settings.schedules if not is_file_spec(spec)]
-    given = [[Schedule.load(spec)] for spec in settings.schedules if is_file_spec(spec)]
-    given += [load_and_distill(p, problem, settings.steps, settings.trust_pickle) for p in settings.agents]
-    families = with_own_names(given, settings.schedules)
-    total = len(set(settings.steps)) * (len(set(names)) + len(families)) + 1
+    given = [Schedule.load(spec) for spec in settings.schedules if is_file_spec(spec)]
+    given += [load_and_distill(path, problem, settings.trust_pickle) for path in settings.agents]
+    given = with_own_names(given, settings.schedules)
+    total = len(set(settings.steps)) * (len(set(names)) + len(given)) + 1
     # disable=None: no bar in a log file.
     with tqdm(total=total, file=sys.stderr, leave=False, dynamic_ncols=True, disable=None) as bar:
 
@@ -114,7 +113,7 @@ def evaluate(settings: Settings) -> Comparison:
             bar.set_description(text)
             bar.update()
 
-        return compare(evaluator, settings.steps, names, families, advance)
+        return compare(evaluator, settings.steps, names, given, advance)
 
 
 def check_out(out: Path, overwrite: bool) -> None:
@@ -133,17 +132,16 @@ def check_out(out: Path, overwrite: bool) -> None:
         raise type(error)(f"--out {out} cannot be written ({error.strerror}); use another folder") from error
 
 
-def load_and_distill(path: str, problem: Problem, steps: Sequence[int], trust_pickle: bool = False) -> Family:
-    """The schedule of a trained agent, or if it was trained with several K that of each of ``steps``."""
+def load_and_distill(path: str, problem: Problem, trust_pickle: bool = False) -> Schedule:
+    """The schedule of a trained agent."""
     from agents.checkpoint import load_agent
     from agents.distill import distill
 
     policy, dynamics = load_agent(path, trust_pickle=trust_pickle, problem=problem)
     name = Path(path).stem if Path(path).stem != "model" else Path(path).resolve().parent.name
-    budgets = sorted(set(steps)) if len(dynamics.budgets) > 1 else dynamics.budgets
-    schedules = [distill(policy, dynamics, name=name, num_steps=K) for K in budgets]
-    check_fit(schedules[0], problem)
-    return schedules
+    schedule = distill(policy, dynamics, name=name)
+    check_fit(schedule, problem)
+    return schedule
 
 
 def run(settings: Settings) -> None:

@@ -28,12 +28,13 @@ from art_env._util.names import check_name
 
 
 def run(settings: Settings) -> None:
-    """Train, print the table, write the run folder."""
-    began = time.time()
-    result = train(settings, say=partial(print, flush=True))
-    print(report(result))
-    write(result)
-    print(f"all artefacts in {result.run.folder} after {time.time() - began:.0f} s")
+    """For each number of steps: train, print the table, write the run folder."""
+    for one in settings.one_by_one():
+        began = time.time()
+        result = train(one, say=partial(print, flush=True))
+        print(report(result))
+        write(result)
+        print(f"all artefacts in {result.run.folder} after {time.time() - began:.0f} s")
 
 
 def parse(argv: list[str]) -> Settings:

@@ -28,7 +28,7 @@ def make_ppo(
         learning_rate: at the start; falls to 0.
         std_start: width of the exploration at the start, in units of the action (0.2: one octave of speed).
     """
-    steps = sum(env.get_attr("budgets")[0])  # one episode of each K
+    steps = int(env.get_attr("num_steps")[0])
     batch = env.num_envs * steps
     return PPO(
         "MlpPolicy",

@@ -57,8 +57,6 @@ class ScheduleCallback(EveryNSteps):
         limit: the best schedule; None: no gap.
         others: schedules to draw beside it.
         total_timesteps, times: as ``EveryNSteps``.
-        num_steps: K of the schedule; default the dynamics' own. If the dynamics have several, the names logged begin
-            with ``art_K05/`` instead of ``art/``.
     """
 
     def __init__(
@@ -69,12 +67,9 @@ class ScheduleCallback(EveryNSteps):
         others: list[Schedule],
         total_timesteps: int,
         times: int = 20,
-        num_steps: int | None = None,
     ) -> None:
         super().__init__(total_timesteps, times)
         self._acts = 0
-        self.num_steps = dynamics.num_steps if num_steps is None else num_steps
-        self.group = "art" if len(dynamics.budgets) == 1 else f"art_K{self.num_steps:02d}"
         self.dynamics, self.reference, self.others = dynamics, reference, others
         solver = dynamics.solver
         self.limit_rmse = (
@@ -88,17 +83,17 @@ class ScheduleCallback(EveryNSteps):
         """
         # A policy that sees only time and budget acts alike on every trajectory.
         noises = 1 if not self.dynamics.features else 64
-        schedule = distill(self.model, self.dynamics, noises, name="now", num_steps=self.num_steps)
+        schedule = distill(self.model, self.dynamics, noises, name="now")
         problem = self.dynamics.problem
         if self.dynamics.solver.noisy:
-            self.logger.record(f"{self.group}/sliced_w2", self._distance(schedule))
+            self.logger.record("art/sliced_w2", self._distance(schedule))
         else:
             error = final_rmse(problem.denoiser, self.reference, schedule.sigmas, self.dynamics.solver)
-            self.logger.record(f"{self.group}/rmse", error)
+            self.logger.record("art/rmse", error)
             if self.limit_rmse:
-                self.logger.record(f"{self.group}/gap", error / self.limit_rmse)
+                self.logger.record("art/gap", error / self.limit_rmse)
         for k, theta in enumerate(schedule.theta()):
-            self.logger.record(f"{self.group}/clock_speed/step_{k:02d}", float(theta), exclude="csv")
+            self.logger.record(f"art/clock_speed/step_{k:02d}", float(theta), exclude="csv")
         self._acts += 1
         if self._acts % FIGURE_EVERY != 1:
             return
@@ -106,7 +101,7 @@ class ScheduleCallback(EveryNSteps):
             [*self.others, schedule], f"{self.model.num_timesteps:,} env steps", highlight="now"
         )
         self.logger.record(
-            f"{self.group}/schedule", LoggedFigure(figure, close=False), exclude=("stdout", "csv", "log")
+            "art/schedule", LoggedFigure(figure, close=False), exclude=("stdout", "csv", "log")
         )
 
     def _distance(self, schedule: Schedule) -> float:

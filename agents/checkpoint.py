@@ -92,11 +92,6 @@ def load_agent(
     have, want = model.observation_space.shape, dynamics.observer.low.shape
     if have != want:
         raise ValueError(f"{path}: the model observes {have}, its environment offers {want}; train it again")
-    known = getattr(model.policy, "budgets", dynamics.budgets)
-    if known != dynamics.budgets:
-        raise ValueError(
-            f"{path}: the policy is for num_steps={known}, not {dynamics.budgets}; train it again"
-        )
     return model, dynamics
 
 

@@ -1,53 +1,47 @@
-"""The paper's image tables on data that scikit-learn ships: every schedule, solver and number of steps.
+"""What do schedules do to images? The paper's tables on data that scikit-learn ships, one by one or all.
+
+python -m benchmarks.images solvers --jobs 2
 
 Trains what is missing (a run folder a schedule under --runs; a run that is there is used again), scores it on
 held-out noises, prints the tables and writes them to --out.
-
-Examples:
-    python benchmarks/images.py solvers --jobs 2
-    python benchmarks/images.py steps models saved inpaint
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 import tyro
-from running import run_training
 from tqdm import tqdm
 from tyro.conf import Positional
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from agents.checkpoint import load_agent  # noqa: E402
-from agents.distill import distill  # noqa: E402
-from art_env._util.files import write_text  # noqa: E402
-from art_env.evaluation.evaluator import Scorer  # noqa: E402
-from art_env.evaluation.plots import samples_figure  # noqa: E402
-from art_env.evaluation.results import Row, format_table, write_csv  # noqa: E402
-from art_env.problems.library import make_problem  # noqa: E402
-from art_env.problems.problem import Problem  # noqa: E402
-from art_env.schedules import Schedule  # noqa: E402
-from art_env.schedules.registry import baseline  # noqa: E402
+from agents.checkpoint import load_agent
+from agents.distill import distill
+from art_env._util.files import write_text
+from art_env.evaluation.evaluator import Scorer
+from art_env.evaluation.plots import samples_figure
+from art_env.evaluation.results import Row, format_table, write_csv
+from art_env.problems.library import make_problem
+from art_env.problems.problem import Problem
+from art_env.schedules import Schedule
+from art_env.schedules.registry import baseline
+from benchmarks.records import RESULTS, ROOT
+from benchmarks.running import run_training, training_processes
 
 Table = Literal["solvers", "steps", "models", "saved", "inpaint", "picture"]
-STEPS = (2, 3, 5, 7, 10, 18)
 TRANSFER_STEPS = (4, 6, 9, 12, 15, 20)
 MODELS = ("photos", "digits-small", "digits-large", "digits-class", "photos-latent")
-# Where the schedule of digits does not carry over: trained there too.
-OWN = [(problem, K) for problem in ("photos", "photos-latent") for K in (7, 10)]
+# Problems and K where the schedule of digits does not carry over: there one is trained too.
+TRAINED_ANEW = [(problem, K) for problem in ("photos", "photos-latent") for K in (7, 10)]
 # May reach the quality of EDM at 10: 9, 11 and 13 evaluations with Heun.
 SAVED_STEPS = (5, 6, 7)
 SIZES = ("digits-small", "digits", "digits-large")
-HAND = ("uniform", "log_snr", "edm", "edm_tuned", "closed_form")
+RIVALS = ("uniform", "log_snr", "edm", "edm_tuned", "closed_form")
 # The limit of a long RK4 run takes an hour and is far below what the metric resolves.
 LONGEST_LIMIT = 20
 
@@ -60,7 +54,7 @@ class Args:
     """Which tables."""
     solvers: tuple[str, ...] = ("heun", "euler", "rk4", "dpmpp_2m")
     """Solvers of the first table."""
-    steps: tuple[int, ...] = STEPS
+    steps: tuple[int, ...] = (2, 3, 5, 7, 10, 18)
     """Numbers of steps of the first table."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seed sets of held-out noises; mean and spread are over these."""
@@ -70,7 +64,7 @@ class Args:
     """Trainings at once."""
     runs: Path = Path("runs/images")
     """Where the trained schedules are kept."""
-    out: Path = ROOT / "benchmarks" / "results"
+    out: Path = RESULTS
     """Folder for a CSV file a table."""
     device: str = "cpu"
 
@@ -86,16 +80,13 @@ class Training:
     limit: bool = True
 
     def folder(self, runs: Path) -> Path:
-        """Its run folder."""
+        """The run folder."""
         return runs / f"{self.problem}__{self.solver}__{self.num_steps}__{self.reward}"
 
 
 def train(training: Training, args: Args) -> None:
-    """Run train.py unless the run is there; a broken run is made again."""
-    options = ["--problem", training.problem, "--solver", training.solver, "--num-steps", training.num_steps]
-    options += ["--reward", training.reward, "--device", args.device]
-    options += [] if training.limit else ["--no-limit"]
-    run_training(training.folder(args.runs), "art", *options)
+    """Train unless the run is there; a broken run is made again."""
+    run_training(training.folder(args.runs), "art", **asdict(training), device=args.device)
 
 
 def learned(training: Training, args: Args, name: str) -> Schedule:
@@ -130,7 +121,7 @@ def trainings(args: Args) -> list[Training]:
             jobs.append(per_step("heun", 18))
         elif table == "models":
             jobs += [per_step("heun", K) for K in (3, 5, 7, 10)]
-            jobs += [Training(p, "heun", K, limit=False) for p, K in OWN]
+            jobs += [Training(p, "heun", K, limit=False) for p, K in TRAINED_ANEW]
         elif table == "picture":
             jobs += [per_step("heun", K) for K in (2, 3, 5)]
         elif table == "saved":
@@ -165,14 +156,14 @@ def table_solvers(args: Args) -> list[Row]:
     rows: list[Row] = []
     problem = make_problem("digits", device=args.device)
     for solver in args.solvers:
-        scorer = make_scorer(problem, solver, args)
+        scorer = KeptScorer(problem, solver, args)
         rows += scorer.floor() if not rows else []
         paper = learned(surrogate("euler", "euler"), args, "art (euler reward)")
         local = learned(surrogate(solver, "local"), args, "art (local reward)")
         for K in tqdm(args.steps, desc=solver, disable=None):
             limit = limit_of(per_step(solver, K), args)
             own = [learned(per_step(solver, K), args, "art (global reward)")]
-            others = [baseline(name, problem, K, solver) for name in HAND]
+            others = [baseline(name, problem, K, solver) for name in RIVALS]
             shown = [*others, resampled(paper, K), resampled(local, K), *own]
             for schedule in [*shown, *([limit] if limit is not None else [])]:
                 rows += scorer.rows(schedule, limit)
@@ -182,7 +173,7 @@ def table_solvers(args: Args) -> list[Row]:
 def table_steps(args: Args) -> list[Row]:
     """One schedule, trained at K = 18, at other K."""
     problem = make_problem("digits", device=args.device)
-    scorer = make_scorer(problem, "heun", args)
+    scorer = KeptScorer(problem, "heun", args)
     schedule = learned(per_step("heun", 18), args, "art, K = 18 resampled")
     rows: list[Row] = []
     for K in tqdm(TRANSFER_STEPS, desc="steps", disable=None):
@@ -197,16 +188,15 @@ def table_models(args: Args) -> list[Row]:
     rows: list[Row] = []
     for name in MODELS:
         problem = make_problem(name, device=args.device)
-        scorer = make_scorer(problem, "heun", args)
+        scorer = KeptScorer(problem, "heun", args)
         rows += scorer.floor()
         for K in tqdm((3, 5, 7, 10), desc=name, disable=None):
             for spec in ("uniform", "log_snr", "edm"):
                 rows += scorer.rows(baseline(spec, problem, K, "heun"))
             rows += scorer.rows(learned(per_step("heun", K), args, "art of digits"))
             rows += scorer.rows(carried(per_step("heun", K), args, problem))
-            if (name, K) in OWN:
-                own = Training(name, "heun", K, limit=False)
-                rows += scorer.rows(learned(own, args, "art of its own"))
+            if (name, K) in TRAINED_ANEW:
+                rows += scorer.rows(learned(Training(name, "heun", K, limit=False), args, "art of its own"))
     return rows
 
 
@@ -215,7 +205,7 @@ def table_saved(args: Args) -> list[Row]:
     rows: list[Row] = []
     for name in SIZES:
         problem = make_problem(name, device=args.device)
-        scorer = make_scorer(problem, "heun", args)
+        scorer = KeptScorer(problem, "heun", args)
         own = scorer.rows(baseline("edm", problem, 10, "heun"))
         for K in tqdm(SAVED_STEPS, desc=name, disable=None):
             own += scorer.rows(learned(Training(name, "heun", K, limit=False), args, "art"))
@@ -244,7 +234,7 @@ def saving(rows: list[Row], metric: str) -> str:
 def table_inpaint(args: Args) -> list[Row]:
     """Half of a digit given: a schedule trained for it against the generic one."""
     problem = make_problem("digits-inpaint", device=args.device)
-    scorer = make_scorer(problem, "heun", args)
+    scorer = KeptScorer(problem, "heun", args)
     rows = scorer.floor()
     for K in (3, 5, 7):
         for name in ("edm", "edm_tuned", "closed_form"):
@@ -268,41 +258,36 @@ def picture(args: Args) -> None:
 
 
 class KeptScorer(Scorer):
-    """Keeps what it has scored in a file, so that a table that was interrupted goes on."""
+    """A scorer that keeps its rows in files, so that a table that was interrupted goes on."""
 
     def __init__(self, problem: Problem, solver: str, args: Args) -> None:
         super().__init__(problem, solver, args.seeds, args.num_images)
         self.folder = args.runs / "scores"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.what = f"{problem.name} {solver} {args.seeds} {args.num_images} {self.metrics}"
+        self.settings = f"{problem.name} {solver} {args.seeds} {args.num_images} {self.metrics}"
 
     def rows(self, schedule: Schedule, limit: Schedule | None = None) -> list[Row]:
-        """As ``Scorer.rows``."""
-        text = f"{self.what} {schedule.sigmas.tolist()}"
+        """The rows of ``Scorer.rows``, read from a file if they are there."""
+        text = f"{self.settings} {schedule.sigmas.tolist()}"
         path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
         if path.is_file():
-            rows = [Row(**{**row, "schedule": schedule.name}) for row in json.loads(path.read_text())]
+            rows = [replace(Row(**row), schedule=schedule.name) for row in json.loads(path.read_text())]
         else:
             rows = super().rows(schedule)
             write_text(path, json.dumps([asdict(row) for row in rows]))
         if limit is not None:
-            rows.append(self._row(schedule, "gap", [self.gap(schedule, limit)]))
+            rows.append(replace(rows[0], metric="gap", mean=self.gap(schedule, limit), sd=math.nan, n=1))
         return rows
-
-
-def make_scorer(problem: Problem, solver: str, args: Args) -> Scorer:
-    """All metrics of the problem."""
-    return KeptScorer(problem, solver, args)
 
 
 def main(args: Args) -> None:
     """Train, score, print, write."""
     torch.set_num_threads(1)
     wanted = [t for t in trainings(args) if not (t.folder(args.runs) / "summary.json").is_file()]
-    with ThreadPoolExecutor(args.jobs) as pool:
-        jobs = pool.map(lambda t: train(t, args), wanted)
-        for _ in tqdm(jobs, total=len(wanted), desc="training", disable=None):
-            pass
+    with training_processes(args.jobs) as pool:
+        runs = [pool.submit(train, training, args) for training in wanted]
+        for run in tqdm(runs, desc="training", disable=None):
+            run.result()
     make = {
         "solvers": table_solvers,
         "steps": table_steps,
@@ -332,4 +317,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    main(tyro.cli(Args, prog="python -m benchmarks.images", description=__doc__))

@@ -1,7 +1,6 @@
-"""Statistics, figures and tables of the leaderboard, from the records that its methods left.
+"""What the leaderboard says: statistics, tables and figures, from the records that its methods left.
 
-    python benchmarks/report.py
-    python benchmarks/report.py --records some.jsonl --out elsewhere
+python -m benchmarks.report
 
 Writes ``results.md`` (only between its ``<!-- table:NAME -->`` and ``<!-- end -->`` marks: the text around them is
 kept), ``leaderboard.csv``, ``leaderboard_cells.csv`` and ``figures/*.png`` into --out.
@@ -26,48 +25,48 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
-import board_figures as figures  # noqa: E402
-import robust  # noqa: E402
-from board import (  # noqa: E402
+from art_env._util.cli import run_command
+from art_env._util.files import atomic_path, write_text
+from benchmarks import figures
+from benchmarks.records import (
+    LIMIT,
+    OURS,
+    RECORDS,
+    ROOT,
+    Cell,
+    Fresh,
+    Leaderboard,
+    amount,
+    number,
+    read_fresh,
+    title,
+)
+from benchmarks.statistics import (
     ANALYTIC_BAR,
     IMPROVEMENT_STEPS,
     LEAST_IMPROVEMENT,
-    LIMIT,
     NETWORK_BAR,
-    OURS,
     TIE,
-    Board,
-    Cell,
     Doubt,
-    Fresh,
     Interval,
     Summary,
-    amount,
     bar,
     beaten,
     doubts,
     high_gaps,
+    improvement,
     is_search,
     median,
-    number,
-    read,
-    read_fresh,
     summarize,
-    title,
 )
 
-from art_env._util.cli import run_command  # noqa: E402
-from art_env._util.files import atomic_path, write_text  # noqa: E402
-
+PROGRAM = "python -m benchmarks.report"
 START, END = "<!-- table:{} -->", "<!-- end -->"
 TEMPLATE = """# Leaderboard
 
 Gap: error of a schedule / error of the best schedule there is for this problem, solver and number of steps K (the
 limit), on held-out noises; 1 is perfect. A cell is a problem, a solver and a K. The text between the marks is written
-by `python benchmarks/report.py`. In the figures the scale of a gap is the logarithm of gap - 1; what is nearer to the
+by `python -m benchmarks.report`. In the figures the scale of a gap is the logarithm of gap - 1; what is nearer to the
 limit than 1.001 is drawn at 1.001.
 
 <!-- table:records -->
@@ -84,8 +83,6 @@ have; a tie is half. Evaluations of the network and seconds to find the schedule
 <!-- end -->
 
 ![Interquartile mean of the gap, by method](figures/gaps.png)
-
-![Gap against the evaluations spent to find the schedule](figures/cost.png)
 
 ![Gap against environment steps](figures/efficiency.png)
 
@@ -111,23 +108,23 @@ have; a tie is half. Evaluations of the network and seconds to find the schedule
 class Args:
     """Read the records, print and write statistics, tables and figures."""
 
-    records: Path = ROOT / "benchmarks" / "results" / "leaderboard.jsonl"
+    records: Path = RECORDS
     """A file of JSON lines."""
     out: Path = ROOT / "docs"
     """Folder that gets results.md, two CSV files and figures/."""
     curve_cells: tuple[str, ...] = ()
     """PROBLEM:SOLVER:K of the figure of sample efficiency; default a cell a problem, that with the most curves."""
     figures: bool = True
-    """Draw them."""
+    """Draw the figures."""
     fresh: Path | None = None
-    """What fresh_noises.py has measured of the records; default fresh_noises.csv beside them, if there is one."""
+    """What ``benchmarks.noises fresh`` has measured; default fresh_noises.csv beside the records, if it is there."""
 
 
 # Tables
 
 
 def between(interval: Interval, form: str = "") -> str:
-    """`` [low, high]``, or nothing."""
+    """Write an interval as `` [low, high]``, or nothing."""
     if interval is None:
         return ""
     low, high = (format(v, form) if form else number(v) for v in interval)
@@ -142,13 +139,13 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1
 
 
 def strong(method: str, text: str) -> str:
-    """Bold in the line of ART-RL."""
+    """Set a text in bold in the line of ART-RL."""
     return f"**{text}**" if method == OURS else text
 
 
-def table_records(board: Board) -> str:
+def table_records(board: Leaderboard) -> str:
     """How many cells and runs are in, and how they were made."""
-    records = [r for runs in board.runs.values() for r in runs]
+    records = board.records()
     ours = board.cells_of(OURS)
     lines = [f"{len(records):,} records of {len(board.methods)} methods in {len(board.cells)} cells."]
     for problem in board.problems:
@@ -178,13 +175,13 @@ def table_records(board: Board) -> str:
 
 
 def text_of(value: object) -> str:
-    """A header's value on one line."""
+    """Write a header's value on one line."""
     if isinstance(value, dict):
         return ", ".join(f"{k} {text_of(v)}" for k, v in value.items())
     return ", ".join(map(text_of, value)) if isinstance(value, list) else str(value)
 
 
-def disagreements(board: Board) -> int:
+def disagreements(board: Leaderboard) -> int:
     """Records whose gap is not their error over the limit's, to a percent."""
     count = 0
     for (cell, _), runs in board.runs.items():
@@ -196,7 +193,7 @@ def disagreements(board: Board) -> int:
     return count
 
 
-def table_iqm(board: Board, found: Sequence[Summary]) -> str:
+def table_iqm(board: Leaderboard, found: Sequence[Summary]) -> str:
     """The methods over all cells."""
     header = [
         "method",
@@ -234,8 +231,8 @@ def table_iqm(board: Board, found: Sequence[Summary]) -> str:
     return text
 
 
-def table_gaps(board: Board, problem: str) -> str:
-    """Median gaps of one problem, a table a solver."""
+def table_gaps(board: Leaderboard, problem: str) -> str:
+    """Median gaps of one problem, a table for each solver."""
     parts = []
     for solver in dict.fromkeys(c.solver for c in board.cells if c.problem == problem):
         cells = [c for c in board.cells if (c.problem, c.solver) == (problem, solver)]
@@ -257,15 +254,13 @@ def table_gaps(board: Board, problem: str) -> str:
                 for c in cells
             ]
             rows.append([strong(m, title(m)), *line])
-        nfe = [
-            next(r.nfe for (cell, _), runs in board.runs.items() if cell == c for r in runs) for c in cells
-        ]
+        nfe = [board.records(cell=c)[0].nfe for c in cells]
         header = [f"{solver}, gap"] + [f"K = {c.num_steps} ({n})" for c, n in zip(cells, nfe, strict=True)]
         parts.append(markdown(header, rows))
     return "\n\n".join(parts) + "\n\nMedian over seeds; in brackets evaluations a sample; bold: the lowest."
 
 
-def table_misses(board: Board, fresh: Mapping[Cell, Fresh]) -> str:
+def table_misses(board: Leaderboard, fresh: Mapping[Cell, Fresh]) -> str:
     """Cells where ART-RL is above its bar, or does not surely beat a rival."""
     ours = board.cells_of(OURS)
     high = high_gaps(board)
@@ -321,11 +316,11 @@ def table_misses(board: Board, fresh: Mapping[Cell, Fresh]) -> str:
 
 
 def fresh_text(fresh: Fresh | None) -> str:
-    """On all fresh noises, and the range over sets."""
+    """Write the ratio on all fresh noises, and its range over sets."""
     return f"{number(fresh.ratio)} ({number(fresh.low)} - {number(fresh.high)})" if fresh else "-"
 
 
-def table_seconds(board: Board) -> str:
+def table_seconds(board: Leaderboard) -> str:
     """Median and largest seconds of the methods that learn or search."""
     methods = [m for m in board.methods if is_search(board, m)]
     rows = []
@@ -345,7 +340,7 @@ def table_seconds(board: Board) -> str:
     return text + "\n\nMedian (largest) over K and seeds."
 
 
-def tables(board: Board, found: Sequence[Summary], fresh: Mapping[Cell, Fresh]) -> dict[str, str]:
+def tables(board: Leaderboard, found: Sequence[Summary], fresh: Mapping[Cell, Fresh]) -> dict[str, str]:
     """Every generated part of results.md, by the name in its mark."""
     parts = {
         "records": table_records(board),
@@ -385,7 +380,7 @@ def fill(text: str, parts: dict[str, str]) -> str:
 
 
 def summary_csv(found: Sequence[Summary]) -> str:
-    """A line a method."""
+    """A line for each method."""
     header = ["method", "cells", "runs", "iqm", "iqm_low", "iqm_high", "median", "art_iqm_same_cells"]
     header += ["improvement", "improvement_low", "improvement_high", "evaluations", "seconds"]
     rows: list[list[object]] = []
@@ -397,8 +392,8 @@ def summary_csv(found: Sequence[Summary]) -> str:
     return csv_text(header, rows)
 
 
-def cells_csv(board: Board) -> str:
-    """A line a cell and method."""
+def cells_csv(board: Leaderboard) -> str:
+    """A line for each cell and method."""
     header = ["problem", "solver", "num_steps", "nfe", "method", "runs", "gap", "gap_min", "gap_max", "error"]
     header += ["improvement", "evaluations", "seconds"]
     rows: list[list[object]] = []
@@ -409,7 +404,7 @@ def cells_csv(board: Board) -> str:
             if not runs:
                 continue
             gaps = board.gaps(cell, method)
-            chance = robust.improvement(ours, gaps) if len(ours) and method != OURS else math.nan
+            chance = improvement(ours, gaps) if len(ours) and method != OURS else math.nan
             row = [*cell, runs[0].nfe, method, len(runs), np.median(gaps), gaps.min(), gaps.max()]
             row += [median(r.error for r in runs), chance]
             rows.append([*row, median(r.evaluations for r in runs), median(r.seconds for r in runs)])
@@ -417,7 +412,7 @@ def cells_csv(board: Board) -> str:
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Six digits; nothing for NaN."""
+    """Write numbers with six digits, and nothing for NaN."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(header)
@@ -428,7 +423,7 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def fresh_of(args: Args) -> dict[Cell, Fresh]:
-    """On fresh noises, if that was measured."""
+    """The results on fresh noises, if there are any."""
     beside = args.records.with_name("fresh_noises.csv")
     if args.fresh is None and not beside.is_file():
         return {}
@@ -437,7 +432,9 @@ def fresh_of(args: Args) -> dict[Cell, Fresh]:
 
 def main(args: Args) -> None:
     """Read, print, write."""
-    board = read(args.records)
+    board = Leaderboard.read(args.records)
+    if not board.runs:
+        raise ValueError(f"{args.records} has no records")
     found = summarize(board)
     curves = figures.curve_cells(board, args.curve_cells)
     page = args.out / "results.md"
@@ -459,4 +456,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("report.py", lambda: main(tyro.cli(Args, description=__doc__))))
+    sys.exit(run_command(PROGRAM, lambda: main(tyro.cli(Args, prog=PROGRAM, description=__doc__))))

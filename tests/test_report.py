@@ -14,21 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from art_env.evaluation.evaluator import Scorer
+from art_env.problems.library import make_problem
+from art_env.schedules import Schedule
+from art_env.schedules.registry import baseline
+from benchmarks import figures, leaderboard, noises, report, statistics
+from benchmarks.records import Cell, Leaderboard, Record, amount, number
+
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import board  # noqa: E402
-import board_figures  # noqa: E402
-import fresh_noises  # noqa: E402
-import leaderboard  # noqa: E402
-import polish  # noqa: E402
-import report  # noqa: E402
-import running  # noqa: E402
-
-from art_env.evaluation.evaluator import Scorer  # noqa: E402
-from art_env.problems.library import make_problem  # noqa: E402
-from art_env.schedules import Schedule  # noqa: E402
-from art_env.schedules.registry import baseline  # noqa: E402
 
 
 def _record(method: str, gap: float, seed: int = 0, cell: str = "mixture-1d:heun:5", **more: object) -> dict:
@@ -45,7 +38,7 @@ def _write(path: Path, records: list[dict]) -> Path:
 
 @pytest.fixture
 def read(tmp_path):
-    return lambda records: board.read(_write(tmp_path / "records.jsonl", records))
+    return lambda records: Leaderboard.read(_write(tmp_path / "records.jsonl", records))
 
 
 def _curve(gap: float) -> list[list[float]]:
@@ -73,13 +66,13 @@ def _block(text: str, name: str) -> str:
 
 
 def _run(records: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "benchmarks/report.py", "--records", str(records), "--out", str(out), *more]
+    command = [sys.executable, "-m", "benchmarks.report", "--records", str(records), "--out", str(out), *more]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=env)
 
 
 def test_summary(read):
-    found = {s.method: s for s in board.summarize(read(_small()))}
+    found = {s.method: s for s in statistics.summarize(read(_small()))}
     art, edm, ppo, new = (found[m] for m in ("art", "edm", "ppo", "new one"))
     # Middle half of 1.01 1.02 1.03 1.04 1.11 1.12 1.13 1.14.
     assert art.iqm == pytest.approx((1.03 + 1.04 + 1.11 + 1.12) / 4)
@@ -104,16 +97,16 @@ def test_misses(read):
     records += [_record("art", 1.11, 0, "photos:heun:18"), _record("dp", 1.0, 0, "photos:heun:18")]
     records += [_record("edm", 1.065, 0), _record("dp", 1.2, 0), _record("cma", 1.06, 0, "digits:heun:5")]
     made = read(records)
-    assert [(str(c), g) for c, g in board.high_gaps(made)] == [
+    assert [(str(c), g) for c, g in statistics.high_gaps(made)] == [
         ("mixture-1d, heun, 5", 1.06),
         ("photos, heun, 18", 1.11),
     ]
     # dp is beaten by all; the limit and K = 18 are left out.
-    assert [(str(d.cell), d.method, d.ours, d.theirs) for d in board.doubts(made)] == [
+    assert [(str(d.cell), d.method, d.ours, d.theirs) for d in statistics.doubts(made)] == [
         ("digits, heun, 5", "cma", 1.06, 1.06),
         ("mixture-1d, heun, 5", "edm", 1.06, 1.065),
     ]
-    assert [d.improvement for d in board.doubts(made)] == pytest.approx([0.5, 2 / 3])
+    assert [d.improvement for d in statistics.doubts(made)] == pytest.approx([0.5, 2 / 3])
     text = report.table_misses(made, {})
     assert "2 of 3 cells" in text
     assert "resh noises" not in text
@@ -129,7 +122,7 @@ def test_doubtful_cells_that_are_no_ties(read):
     records += [_record("edm", 1.05, 0), _record("dp", 1.02, 0), _record("cma", 1.04, 0)]
     made = read(records)
     # Of three rivals the best; 1.10 against 1.09 is a tie.
-    found = [(str(d.cell), d.method, d.ours, d.theirs) for d in board.beaten(board.doubts(made))]
+    found = [(str(d.cell), d.method, d.ours, d.theirs) for d in statistics.beaten(statistics.doubts(made))]
     assert found == [("mixture-1d, heun, 5", "dp", 1.06, 1.02)]
     assert "in 1 of them: mixture-1d, heun, 5 (1.060; dynamic programming 1.020)." in report.table_misses(
         made, {}
@@ -158,7 +151,7 @@ def test_fresh_noises_of_a_cell():
     grids = {"limit": [80.0, 3.0, 0.6, 0.002], "art": [80.0, 2.0, 0.5, 0.002]}
     rows = [_record(name, 1.0, cell="mixture-1d:euler:3", sigmas=grid) for name, grid in grids.items()]
     worse = [_record("art", gap, seed, "mixture-1d:euler:3") for seed, gap in ((1, 0.9), (2, 1.1))]
-    line = fresh_noises.measure(scorers, rows + worse)
+    line = noises.measure_fresh(scorers, [Record.parse(row) for row in rows + worse])
     limit, art = (
         [scorer.rows(Schedule(grid, name))[0].mean for scorer in scorers] for name, grid in grids.items()
     )
@@ -174,26 +167,28 @@ def test_polish_ends_at_the_optimum(tmp_path):
     best = baseline("arctan", make_problem("gaussian-1d"), 3, "euler").sigmas.tolist()
     grids = {"limit": best, "art": [best[0], 0.5 * best[1], 0.5 * best[2], best[3]]}
     records = [_record(name, 1.3, cell="gaussian-1d:euler:3", sigmas=grid) for name, grid in grids.items()]
-    book = leaderboard.Book(_write(tmp_path / "records.jsonl", records), {})
-    where = ("gaussian-1d", "euler", 3)
-    (line,) = polish.polish(where, *polish.recorded(where, book))
+    board = Leaderboard.read(_write(tmp_path / "records.jsonl", records))
+    cell = Cell("gaussian-1d", "euler", 3)
+    limit = board.limit(cell)
+    assert limit is not None
+    (line,) = noises.measure_polish(noises.learned(board, cell), limit)
     assert line.gap == 1.3
     assert line.training > 1.01
     assert line.training_after == pytest.approx(1.0, abs=1e-4)
     assert line.gap_after == pytest.approx(1.0, abs=1e-4)
     with pytest.raises(ValueError, match="cells = gaussian-1d:heun:3 must have art and limit"):
-        polish.recorded(("gaussian-1d", "heun", 3), book)
+        noises.learned(board, Cell("gaussian-1d", "heun", 3))
 
 
 @pytest.mark.parametrize("text", ["mixture-1d", "mixture-1d:heun:five", "mixture-1d:heun:5:0"])
 def test_a_bad_name_of_a_cell(text):
     with pytest.raises(ValueError, match="must be problem:solver:K"):
-        running.cell(text)
+        Cell.parse(text)
 
 
 def test_tables(read):
     made = read(_small())
-    parts = report.tables(made, board.summarize(made), {})
+    parts = report.tables(made, statistics.summarize(made), {})
     assert set(parts) == {"records", "iqm", "misses", "seconds", "gaps:mixture-1d", "gaps:digits"}
     assert "16 records of 5 methods in 2 cells." in parts["records"]
     assert "command: make it; versions: numpy 2" in parts["records"]
@@ -209,7 +204,7 @@ def test_tables(read):
 
 def test_later_lines_count_and_doubtful_gaps_are_told(read):
     made = read([_record("edm", 3.0), _record("limit", 1.0), _record("edm", 2.0), _record("dp", 0.9)])
-    assert made.gaps(board.Cell("mixture-1d", "heun", 5), "edm").tolist() == [2.0]
+    assert made.gaps(Cell("mixture-1d", "heun", 5), "edm").tolist() == [2.0]
     text = report.table_records(made)
     assert "Records below the limit: 1, the lowest dynamic programming with 0.9000" in text
     assert "ART-RL is in 0 of 1 cells" in text
@@ -233,12 +228,13 @@ def test_a_broken_line_is_named(tmp_path, line, why):
     path = _write(tmp_path / "records.jsonl", [_record("edm", 2.0)])
     path.write_text(path.read_text() + "\n" + line + "\n")
     with pytest.raises(ValueError, match=why):
-        board.read(path)
+        Leaderboard.read(path)
 
 
 def test_nothing_to_report(tmp_path):
     with pytest.raises(ValueError, match="no records"):
-        board.read(_write(tmp_path / "records.jsonl", [{"header": {}}]))
+        report.main(report.Args(_write(tmp_path / "records.jsonl", [{"header": {}}]), tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_only_the_text_between_marks_changes():
@@ -260,7 +256,7 @@ def test_marks_that_are_wrong():
 
 
 def test_numbers():
-    assert [report.number(v) for v in (1.0004, 2.345, 12.34, 1234.5, math.nan, math.inf)] == [
+    assert [number(v) for v in (1.0004, 2.345, 12.34, 1234.5, math.nan, math.inf)] == [
         "1.000",
         "2.35",
         "12.3",
@@ -268,7 +264,7 @@ def test_numbers():
         "-",
         "inf",
     ]
-    assert [report.amount(v) for v in (0, 850, 12_345, 999_999, 3.1e6, math.nan)] == [
+    assert [amount(v) for v in (0, 850, 12_345, 999_999, 3.1e6, math.nan)] == [
         "0",
         "850",
         "12.3k",
@@ -280,7 +276,7 @@ def test_numbers():
 
 def test_curve_band(read):
     made = read([_record("art", g, s, curve=_curve(g)) for s, g in enumerate((1.0, 2.0, 4.0))])
-    band = board_figures.curve_band(made.records("art"))
+    band = figures.curve_band(made.records("art"))
     assert band is not None
     x, low, middle, high = band
     # The point at 0 has no place on a log axis.
@@ -288,26 +284,16 @@ def test_curve_band(read):
     np.testing.assert_allclose(middle, [6, 4, 2])
     np.testing.assert_allclose(low, [4.5, 3, 1.5])
     np.testing.assert_allclose(high, [9, 6, 3])
-    assert board_figures.curve_band(read([_record("art", 1.1, curve=None)]).records("art")) is None
+    assert figures.curve_band(read([_record("art", 1.1, curve=None)]).records("art")) is None
 
 
 def test_curve_cells(read):
     made = read(_small())
-    cells = [board.Cell("digits", "euler", 3), board.Cell("mixture-1d", "heun", 5)]
-    assert board_figures.curve_cells(made) == cells
-    assert board_figures.curve_cells(made, ["mixture-1d:heun:5"]) == cells[1:]
+    cells = [Cell("digits", "euler", 3), Cell("mixture-1d", "heun", 5)]
+    assert figures.curve_cells(made) == cells
+    assert figures.curve_cells(made, ["mixture-1d:heun:5"]) == cells[1:]
     with pytest.raises(ValueError, match="no learning curves for 'digits:heun:5'; there are: digits:euler:3"):
-        board_figures.curve_cells(made, ["digits:heun:5"])
-
-
-def test_names_in_the_figure_of_cost_do_not_overlap(read):
-    records = [_record(f"method {i}", 2 + 0.001 * i, evaluations=10_000 + 10 * i) for i in range(12)]
-    figure = board_figures.cost(read([*records, _record("edm", 3, evaluations=0)]))
-    figure.draw_without_rendering()
-    # Text alone: an annotation's own extent has its line in it.
-    boxes = [super(type(t), t).get_window_extent() for t in figure.axes[0].texts]
-    assert len(boxes) == 13
-    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+        figures.curve_cells(made, ["digits:heun:5"])
 
 
 def test_missing_and_infinite_values(tmp_path):
@@ -326,7 +312,7 @@ def test_command_line(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "| **ART-RL** |" in done.stdout
     text = _page(tmp_path)
-    for name in ("gaps", "cost", "heat", "steps", "efficiency"):
+    for name in ("gaps", "heat", "steps", "efficiency"):
         assert (tmp_path / "figures" / f"{name}.png").stat().st_size > 5000
         assert f"(figures/{name}.png)" in text
     with (tmp_path / "leaderboard.csv").open(newline="") as file:
@@ -352,7 +338,7 @@ def test_command_line_errors(tmp_path):
     records.write_text("{broken\n")
     done = _run(records, tmp_path / "out")
     assert done.returncode == 2
-    assert done.stderr.startswith("report.py: error:")
+    assert done.stderr.startswith("python -m benchmarks.report: error:")
     assert "line 1" in done.stderr
     assert not (tmp_path / "out").exists()
 
@@ -361,10 +347,33 @@ def test_a_limit_in_the_records_is_not_searched_again(tmp_path) -> None:
     sigmas = [3.0, 1.0, 0.0]
     records = _write(tmp_path / "r.jsonl", [_record("limit", 1.0, cell="gaussian-1d:euler:2", sigmas=sigmas)])
     args = leaderboard.Args(records=records, limits=tmp_path / "limits", runs=tmp_path / "runs")
-    book = leaderboard.Book(records, {})
-    runner = leaderboard.CellRunner(make_problem("gaussian-1d"), "euler", 2, args, book)
+    board = Leaderboard.read(records)
+    runner = leaderboard.CellRunner(make_problem("gaussian-1d"), "euler", 2, args, board)
     assert runner.limit.sigmas.tolist() == sigmas
     assert list(tmp_path.iterdir()) == [records]
     # Another cell has none there: it is searched and kept.
-    found = leaderboard.CellRunner(make_problem("gaussian-1d"), "euler", 3, args, book).limit
+    found = leaderboard.CellRunner(make_problem("gaussian-1d"), "euler", 3, args, board).limit
     assert Schedule.load(tmp_path / "limits" / "gaussian-1d__euler__3.json").num_steps == found.num_steps == 3
+
+
+def test_records_are_written_as_they_were_read(tmp_path):
+    more = {"env_steps": 400, "curve": [[100, 200, 3.0], [400, 800, 1.5]], "sigmas": [3.0, 1.0, 0.0]}
+    lines = [{"header": {"command": "make it"}}, _record("art", 1.5, **more), _record("art", 1.25, 1)]
+    lines += [_record("edm", 2.0, evaluations=0)]
+    path = _write(tmp_path / "records.jsonl", lines)
+    before, board = path.read_text(), Leaderboard.read(path)
+    board.add(board.records("edm")[0])
+    assert path.read_text() == before
+
+    board.add(replace(board.records("edm")[0], gap=4.0))  # in the place of the older one
+    cell = Cell("mixture-1d", "heun", 5)
+    board.rebase(cell, 0.05)
+    board.add(Record(Cell("digits", "heun", 5), 9, "edm", 0, 0.1, 1.0, 0, 1.0))
+    again = Leaderboard.read(path)
+    assert again.runs == board.runs
+    assert again.gaps(cell, "art") == pytest.approx([3.0, 2.5])
+    assert again.gaps(cell, "edm") == pytest.approx([4.0])
+    assert [point[2] for point in again.records("art")[0].curve] == pytest.approx([6.0, 3.0])
+    assert again.has(cell, "art", 1)
+    again.drop(cell)
+    assert Leaderboard.read(path).cells == [Cell("digits", "heun", 5)]

@@ -13,7 +13,9 @@ from stable_baselines3.common.type_aliases import Schedule as LearningRate
 from torch import Tensor, nn
 
 from agents.schedule_search.table import StepTable
-from art_env.envs.observation import LOG_STEPS, norm_from_feature
+from art_env.envs.observation import norm_from_feature
+
+LOG_STEPS = 8.0
 
 
 def mlp(inputs: int, net_arch: Sequence[int]) -> nn.Sequential:

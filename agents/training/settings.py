@@ -15,7 +15,7 @@ from agents.art_rl import ARTRL
 from agents.baselines import make_ppo, make_sac
 from art_env._util.cli import ModelOptions
 from art_env._util.names import unknown_name
-from art_env.envs.config import EnvConfig, check_budgets
+from art_env.envs.config import EnvConfig
 from art_env.problems.problem import Problem
 
 
@@ -36,7 +36,7 @@ class Settings(ModelOptions):
     solver: str = "heun"
     """euler, heun, rk4, dpmpp_2m or ipndm; stochastic: euler_maruyama or edm_churn."""
     num_steps: tuple[int, ...] = (5,)
-    """Solver steps K; several train one policy for all of them, with a schedule for each."""
+    """Solver steps K; several are trained one after the other."""
     reward: str = "global"
     """global: minus the final error (of a stochastic solver: minus W2^2 from a group to exact samples); local:
     minus the solver's own errors; euler: the paper's objective."""
@@ -85,7 +85,10 @@ class Settings(ModelOptions):
     def check(self) -> None:
         """See ``CheckedSettings``."""
         super().check()
-        check_budgets(self.num_steps)
+        if not self.num_steps or len(set(self.num_steps)) < len(self.num_steps):
+            raise ValueError(
+                f"num_steps = {self.num_steps}: give one number of steps, or several that differ"
+            )
         for name in self.counts:
             count = getattr(self, name)
             if count is not None and count < 1:
@@ -96,10 +99,21 @@ class Settings(ModelOptions):
                 raise ValueError(f"{name} = {value} must be a positive number")
         if self.seed < 0:
             raise ValueError(f"seed = {self.seed} must not be negative")
-        self.env_config()
+        for one in self.one_by_one():
+            one.env_config()
+
+    def one_by_one(self) -> list[Settings]:
+        """The same settings for each number of steps by itself, each with a run folder of its own."""
+        if len(self.num_steps) == 1:
+            return [self]
+        folder = self.run_dir
+        return [
+            dataclasses.replace(self, num_steps=(K,), run_dir=folder and folder / f"K{K:02d}")
+            for K in self.num_steps
+        ]
 
     def env_config(self) -> EnvConfig:
-        """The environment's settings among these."""
+        """The environment's settings among these, for the first number of steps."""
         model = self.model_arguments()
         clock: float | str = self.clock
         if clock != "closed_form":
@@ -118,7 +132,7 @@ class Settings(ModelOptions):
             sigma_max=self.sigma_max,
             device=self.device,
             solver=self.solver,
-            num_steps=self.num_steps if len(self.num_steps) > 1 else self.num_steps[0],
+            num_steps=self.num_steps[0],
             reward=self.reward,
             control=self.control,
             features=self.features,
@@ -142,24 +156,23 @@ class Settings(ModelOptions):
         Raises:
             ValueError: too few env steps for one episode of every row, or groups that do not divide the rows.
         """
-        budgets = self.env_config().budgets
-        default_rows, episodes = problem.effort.training(in_groups, max(budgets))
+        K = self.num_steps[0]
+        default_rows, episodes = problem.effort.training(in_groups, K)
         rows = self.num_envs or default_rows
         # As many env steps whatever the number of rows.
         total = self.total_timesteps or self.default_timesteps(episodes * default_rows)
-        least = rows * sum(budgets)
-        if total < least:
-            what = "one episode of every row" + (" and K" if len(budgets) > 1 else "")
+        if total < rows * K:
             raise ValueError(
-                f"total_timesteps = {total} is less than {what}, {least}; use more, or fewer --num-envs"
+                f"total_timesteps = {total} is less than one episode of every row, {rows * K}; use more, or fewer "
+                "--num-envs"
             )
         if rows % self.noise_groups:
             raise ValueError(f"noise_groups = {self.noise_groups} must divide num_envs = {rows}")
         return rows, total
 
     def default_timesteps(self, episodes: int) -> int:
-        """Env steps of so many episodes of each K."""
-        return episodes * sum(self.num_steps)
+        """Env steps of so many episodes."""
+        return episodes * self.num_steps[0]
 
     def wrap(self, env: VecEnv) -> VecEnv:
         """The environment as the algorithm wants it."""
@@ -255,7 +268,7 @@ class ArtPaperSettings(Settings):
 
     def default_timesteps(self, episodes: int) -> int:
         """As many episodes as iterations."""
-        return self.iterations * sum(self.num_steps)
+        return self.iterations * self.num_steps[0]
 
     def make_model(self, env: VecEnv, total_timesteps: int) -> BaseAlgorithm:
         """See ``Settings``."""

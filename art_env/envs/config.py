@@ -14,7 +14,7 @@ from art_env._util.names import check_name, unknown_name
 from art_env.diffusion.denoiser import Denoiser
 from art_env.diffusion.ode import ReferenceFlow
 from art_env.diffusion.solvers import Solver, get_solver
-from art_env.envs.observation import DEFAULT_FEATURES, FEATURES, LOG_STEPS
+from art_env.envs.observation import DEFAULT_FEATURES, FEATURES
 from art_env.envs.rewards import check_reward
 from art_env.problems.custom import custom_problem, model_problem
 from art_env.problems.library import make_problem
@@ -39,7 +39,7 @@ class EnvConfig:
         device: where the denoiser runs.
         solver: ``"euler"``, ``"heun"``, ``"rk4"``, ``"dpmpp_2m"``, ``"ipndm"``, ``"euler_maruyama"``,
             ``"edm_churn"``, or a ``Solver``, such as ``edm_churn(S_churn=10)``.
-        num_steps: K, or several (up to 256, for a solver that follows the ODE).
+        num_steps: K, the length of every episode.
         reward: ``"euler"``, ``"local"`` or ``"global"``.
         control: ``"log_speed"`` or ``"speed"``.
         features: names from the table of ``ARTEnv``, or ``()``.
@@ -63,7 +63,7 @@ class EnvConfig:
     sigma_max: float | None = None
     device: str = "cpu"
     solver: str | Solver = "heun"
-    num_steps: int | Sequence[int] = 5
+    num_steps: int = 5
     reward: str = "global"
     control: str = "log_speed"
     features: Sequence[str] = DEFAULT_FEATURES
@@ -77,11 +77,7 @@ class EnvConfig:
         features = (self.features,) if isinstance(self.features, str) else tuple(self.features)
         object.__setattr__(self, "features", tuple(check_name("feature", f, FEATURES) for f in features))
         rule = get_solver(self.solver)
-        budgets = check_budgets(self.num_steps)
-        if rule.noisy and len(budgets) > 1:
-            raise ValueError(
-                f"num_steps = {budgets} with the noisy solver {rule.name!r}: give one number of steps"
-            )
+        object.__setattr__(self, "num_steps", check_num_steps(self.num_steps))
         check_reward(self.reward, rule)
         check_name("control", self.control, CONTROLS)
         if not (math.isfinite(self.action_range) and self.action_range > 0):
@@ -121,11 +117,6 @@ class EnvConfig:
             if f.name not in ("denoiser", "reference", "trust_pickle")
         )
         return {name: getattr(self, name) for name in kept}
-
-    @property
-    def budgets(self) -> tuple[int, ...]:
-        """Every K that an episode may have, ascending."""
-        return check_budgets(self.num_steps)
 
     @property
     def rule(self) -> Solver:
@@ -169,24 +160,6 @@ class EnvConfig:
             _check_reference(self.reference, problem)
             return self.reference
         return None if self.reward == "euler" else problem.reference(self.num_noises, self.noise_seed)
-
-
-def check_budgets(num_steps: int | Sequence[int]) -> tuple[int, ...]:
-    """One K or several, as an ascending tuple.
-
-    Raises:
-        ValueError: none, one twice, one below 1, or with several one above 256.
-    """
-    if isinstance(num_steps, (int, np.integer)) or not isinstance(num_steps, Sequence):
-        return (check_num_steps(num_steps),)
-    budgets = tuple(sorted(check_num_steps(K) for K in num_steps))
-    if not budgets or len(set(budgets)) < len(budgets):
-        raise ValueError(f"num_steps = {tuple(num_steps)}: give one number of steps, or several that differ")
-    if len(budgets) > 1 and budgets[-1] > 2**LOG_STEPS:
-        raise ValueError(
-            f"num_steps = {budgets}: several numbers of steps go up to {2**LOG_STEPS:.0f}; leave out {budgets[-1]}"
-        )
-    return budgets
 
 
 def _check_reference(reference: ReferenceFlow, problem: Problem) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from art_env.diffusion.noise import StepNoise
 from art_env.diffusion.ode import norm
 from art_env.diffusion.solvers import sample
-from art_env.envs.clock import BaseSchedule, Clock, Control, LogSpeed, Speed
+from art_env.envs.clock import BaseSchedule, Control, LogSpeed, Speed
 from art_env.envs.config import EnvConfig
 from art_env.envs.observation import Observer
 from art_env.envs.rewards import EulerReward, GlobalReward, LocalReward, Reward, WassersteinReward
@@ -40,8 +40,7 @@ class Dynamics:
         config: the settings.
         problem: what is sampled.
         solver: the rule.
-        budgets: every K that an episode may have, ascending.
-        num_steps: the largest of them.
+        num_steps: K, the length of every episode.
         reference: exact trajectories of the pool of initial noises; None with ``reward="euler"``.
         pool_size: how many initial noises there are.
         horizon: the paper's T, ``sigma_max`` minus the last noise level.
@@ -55,19 +54,18 @@ class Dynamics:
     ) -> None:
         self.config = EnvConfig.make(config, **settings)
         self.problem = problem = self.config.make_problem()
-        self.solver, self.budgets = self.config.rule, self.config.budgets
-        self.num_steps = self.budgets[-1]
+        self.solver, self.num_steps = self.config.rule, self.config.num_steps
         self.reward_name = self.config.reward
         self.horizon = problem.sigma_max - problem.sigma_end
         self.sigma_data = float(problem.denoiser.sigma_data)
         self.device = torch.device(problem.device)
-        self.observer = Observer(problem, self.config.features, len(self.budgets) > 1)
-        self.base = BaseSchedule(self.config.clock, problem)
+        self.observer = Observer(problem, self.config.features, self.num_steps)
+        self.base = BaseSchedule(self.config.clock, problem, self.num_steps)
         self.control_rule: Control
         if self.config.control == "log_speed":
             self.control_rule = LogSpeed(self.base, self.config.action_range)
         else:
-            self.control_rule = Speed(problem)
+            self.control_rule = Speed(problem, self.num_steps)
         self.reference = self.config.make_reference(problem)
         self.pool_size = self.config.num_noises or problem.num_noises
         if self.reference is not None:
@@ -89,12 +87,12 @@ class Dynamics:
 
     def _reward_rule(self, group_size: int | None) -> Reward:
         if self.reward_name == "euler":
-            return EulerReward(self.control_rule, self.horizon)
+            return EulerReward(self.control_rule, self.horizon / self.num_steps)
         assert self.reference is not None
         if self.reward_name == "local":
             return LocalReward(self.reference, self.stepper)
         if self.solver.noisy:
-            return WassersteinReward(self.problem, self.solver, self.reference, group_size)
+            return WassersteinReward(self.problem, self.solver, self.reference, self.num_steps, group_size)
         return GlobalReward()
 
     @property
@@ -117,10 +115,6 @@ class Dynamics:
         """Whether the sampler is compared with the exact trajectory of its own initial noise."""
         return self.reference is not None and not self.solver.noisy
 
-    def clock(self, num_steps: int | None = None) -> Clock:
-        """The base schedule of K steps (default ``num_steps``), a map from spent budget to noise level."""
-        return self.base.clock(self.num_steps if num_steps is None else num_steps)
-
     def without_rewards(self) -> Dynamics:
         """The same for sampling alone: starts from any noise ``x``, follows no exact trajectory, has no rewards."""
         bare = copy.copy(self)
@@ -130,14 +124,11 @@ class Dynamics:
     # The functions of Gymnasium's FuncEnv
 
     @torch.no_grad()
-    def initial(
-        self, x: Tensor | None = None, index: Tensor | None = None, num_steps: int | Tensor | None = None
-    ) -> State:
+    def initial(self, x: Tensor | None = None, index: Tensor | None = None) -> State:
         """Start of an episode, from initial noises ``x: [B, *shape]`` or rows ``index: [B]`` of the pool.
 
-        ``num_steps``: K of all rows or ``[B]``, any of at least 1; default the largest of ``budgets``. A stochastic
-        solver without exact trajectories takes both ``x`` and ``index``, which then picks the noise of the steps
-        (default 0, 1, ...).
+        A stochastic solver without exact trajectories takes both ``x`` and ``index``, which then picks the noise of
+        the steps (default 0, 1, ...).
 
         Raises:
             ValueError: neither ``x`` nor ``index``, or the one that these settings do not take.
@@ -166,7 +157,6 @@ class Dynamics:
             sigma=sigma,
             t=zeros,
             k=long,
-            num_steps=long + (self.num_steps if num_steps is None else num_steps),
             d=d,
             q=torch.full_like(zeros, float("nan")) if q is None else q,
             cosine=zeros,
@@ -185,7 +175,7 @@ class Dynamics:
             ValueError: the sample overflows.
             DenoiserError: the model returned something that is not finite.
         """
-        last = state.k >= state.num_steps - 1
+        last = state.k >= self.num_steps - 1
         t_next, sigma_next = self.control_rule.next(state, action)
         self.denoiser.step = int(state.k.max())
         x, past, past_sigma = self.stepper.advance(state, sigma_next, last)
@@ -206,7 +196,6 @@ class Dynamics:
             sigma=sigma_next,
             t=t_next,
             k=state.k + 1,
-            num_steps=state.num_steps,
             d=d,
             q=q,
             cosine=(d * state.d).flatten(1).sum(1) / lengths,
@@ -237,7 +226,7 @@ class Dynamics:
 
     def terminal(self, state: State) -> Tensor:
         """``[B]`` bool: all K steps are done."""
-        return state.k >= state.num_steps
+        return state.k >= self.num_steps
 
     def state_info(self, state: State) -> dict[str, Tensor]:
         """What ``info`` shows of every state, ``[B]`` each."""
@@ -269,16 +258,13 @@ class Dynamics:
 
         Args:
             index: ``[B]``, rows of the pool.
-            actions: ``[B, K]``; K is the length of the episodes.
+            actions: ``[B, K]``.
 
         Raises:
             ValueError: as ``transition`` and ``reward``.
         """
         if not (isinstance(self.reward_rule, GlobalReward) and isinstance(self.control_rule, LogSpeed)):
-            state, total = (
-                self.initial(index=index, num_steps=actions.shape[1]),
-                torch.zeros_like(actions[:, 0]),
-            )
+            state, total = self.initial(index=index), torch.zeros_like(actions[:, 0])
             for action in actions.unbind(1):
                 after = self.transition(state, action)
                 total = total + self.reward(state, action, after)

@@ -14,12 +14,11 @@ from art_env.schedules.handcrafted import edm
 
 
 class Frame(NamedTuple):
-    """One state of the episode: noise level, relative error so far (if known), reward of the step into it, K."""
+    """One state of the episode: noise level, relative error so far (if known), reward of the step into it."""
 
     sigma: float
     error: float | None
     reward: float
-    num_steps: int
 
 
 def draw(dynamics: Dynamics, frames: Sequence[Frame]) -> np.ndarray:
@@ -30,7 +29,7 @@ def draw(dynamics: Dynamics, frames: Sequence[Frame]) -> np.ndarray:
     """
     if not frames:
         raise RuntimeError("render before the first episode: call reset() first")
-    problem, K = dynamics.problem, frames[0].num_steps
+    problem, K = dynamics.problem, dynamics.num_steps
     figure = Figure(figsize=(8, 4), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)

@@ -8,14 +8,13 @@ from torch import Tensor
 
 
 class State(NamedTuple):
-    """B trajectories. All float64 but the whole numbers ``k``, ``num_steps``, ``nfe`` and ``index``.
+    """B trajectories. All float64 but the whole numbers ``k``, ``nfe`` and ``index``.
 
     Attributes:
         x: ``[B, *shape]``, the sampler's iterate.
         sigma: ``[B]``, its noise level.
         t: ``[B]``, the part of the budget that is spent, in the coordinate of the base schedule, in [0, 1].
         k: ``[B]``, steps done.
-        num_steps: ``[B]``, K of the episode.
         d: ``[B, *shape]``, cached first evaluation of the next step: the slope ``dx/dsigma`` at ``(x, sigma)``, or
             after churn if the solver adds it.
         q: ``[B]``, ``|Q|`` where ``d`` is: exact with ``reward="euler"``, else the secant of the last two
@@ -33,7 +32,6 @@ class State(NamedTuple):
     sigma: Tensor
     t: Tensor
     k: Tensor
-    num_steps: Tensor
     d: Tensor
     q: Tensor
     cosine: Tensor

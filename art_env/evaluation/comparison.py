@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,9 +15,6 @@ from art_env.schedules.schedule import Schedule
 
 # The reference's own error, relative to the smallest error that is reported.
 TOLERANCE = 0.01
-
-# One schedule, to be resampled, or one for each number of steps.
-Family = list[Schedule]
 
 
 @dataclass
@@ -94,7 +91,7 @@ def compare(
     evaluator: Scorer,
     num_steps: Sequence[int],
     names: Sequence[str],
-    families: Sequence[Family] = (),
+    given: Sequence[Schedule] = (),
     progress: Callable[[str], None] = lambda text: None,
 ) -> Comparison:
     """Score schedules by name and given ones at every number of steps.
@@ -103,9 +100,8 @@ def compare(
         evaluator: problem, solver and held-out noises.
         num_steps: every K.
         names: texts that ``art_env.schedules.registry`` knows; with ``limit`` among them there are gaps.
-        families: schedules of one origin each, resampled to K where none has it.
-        progress: called with what has just been finished, ``len(num_steps) (len(names) + len(families)) + 1``
-            times.
+        given: further schedules, resampled to each K.
+        progress: called with what has just been finished, ``len(num_steps) (len(names) + len(given)) + 1`` times.
 
     Raises:
         ValueError, FileNotFoundError, ImportError: as ``baseline``.
@@ -117,7 +113,11 @@ def compare(
     for K in sorted(set(num_steps)):
         plain = [n for n in dict.fromkeys(names) if n != "limit"]
         grids = [baseline(name, evaluator.problem, K, evaluator.solver) for name in plain]
-        grids += _of_families(families, K, found.notes)
+        for schedule in given:
+            if schedule.num_steps != K:
+                note = f"note: {schedule.name} was made for K={schedule.num_steps}; resampled to K={K}"
+                found.notes.append(note)
+            grids.append(schedule.resample(K))
         limit = None
         if "limit" in names:
             # Last, from the noises it is scored on and from all others: nothing can be below it.
@@ -132,24 +132,13 @@ def compare(
     return found
 
 
-def _of_families(families: Sequence[Family], num_steps: int, notes: list[str]) -> Iterator[Schedule]:
-    """Of each family the schedule of K, or its first one resampled."""
-    for family in families:
-        schedule = next((s for s in family if s.num_steps == num_steps), family[0])
-        if schedule.num_steps != num_steps:
-            notes.append(
-                f"note: {schedule.name} was made for K={schedule.num_steps}; resampled to K={num_steps}"
-            )
-        yield schedule.resample(num_steps)
-
-
-def with_own_names(families: Sequence[Family], taken: Sequence[str]) -> list[Family]:
-    """The same schedules under names that no two families share, nor one of ``taken``."""
+def with_own_names(schedules: Sequence[Schedule], taken: Sequence[str]) -> list[Schedule]:
+    """The same schedules under names that no two share, nor one of ``taken``."""
     used, out = set(taken), []
-    for family in families:
-        name, i = family[0].name, 2
+    for schedule in schedules:
+        name, i = schedule.name, 2
         while name in used:
-            name, i = f"{family[0].name} ({i})", i + 1
+            name, i = f"{schedule.name} ({i})", i + 1
         used.add(name)
-        out.append([Schedule(s.sigmas, name, s.meta) for s in family])
+        out.append(Schedule(schedule.sigmas, name, schedule.meta))
     return out

@@ -1,4 +1,6 @@
-"""Figures of the leaderboard; every function returns a matplotlib Figure.
+"""How the leaderboard looks: every function returns a matplotlib Figure.
+
+python -m benchmarks.report
 
 Axes of gaps are log scales of the distance from the limit, gap - 1, labelled with the gap: 1.01 and 1.1 are as far
 apart as 2 and 11. What is nearer than 1.001, or below the limit, is drawn at 1.001.
@@ -11,14 +13,15 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-from board import LIMIT, OURS, Board, Cell, Record, Summary, number, over_cells, title
 from matplotlib import colormaps
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
-from matplotlib.transforms import Bbox
+
+from benchmarks.records import LIMIT, OURS, Cell, Leaderboard, Record, number, title
+from benchmarks.statistics import Summary
 
 DPI = 120
 RED = "#c8102e"
@@ -40,6 +43,7 @@ COLORS = {
     "ppo": "#ef6c00",
     "sac": "#3949ab",
 }
+# The smallest distance from the limit that a figure shows.
 NEAREST = 1e-3
 GAP_TICKS = (1.001, 1.003, 1.01, 1.03, 1.1, 1.3, 2, 4, 10, 30, 100, 300, 1000, 3000, 10000)
 LEARNERS = ("art", "ppo", "sac")
@@ -57,13 +61,13 @@ STEPS_METHODS = (
     "ppo",
     OURS,
 )
-# Reference lines of the figure of sample efficiency.
-LINES = ("edm", "closed_form", "dp")
+# Schedules that the figure of sample efficiency has a level line for.
+LEVEL_LINES = ("edm", "closed_form", "dp")
 
 
-def draw(board: Board, found: Sequence[Summary], curves: Sequence[Cell]) -> dict[str, Figure]:
+def draw(board: Leaderboard, found: Sequence[Summary], curves: Sequence[Cell]) -> dict[str, Figure]:
     """All figures that the records are enough for, by file name."""
-    figures = {"gaps": gaps(found, len(board.cells)), "cost": cost(board), "steps": steps(board)}
+    figures = {"gaps": gaps(found, len(board.cells)), "steps": steps(board)}
     if board.cells_of(OURS):
         figures["heat"] = heat(board)
     if curves:
@@ -72,7 +76,7 @@ def draw(board: Board, found: Sequence[Summary], curves: Sequence[Cell]) -> dict
 
 
 def color(methods: Sequence[str], method: str) -> tuple[float, ...] | str:
-    """A method's own, the same in every figure of a board; ART-RL's is red."""
+    """The color of a method, the same in every figure; ART-RL's is red."""
     if method in COLORS:
         return COLORS[method]
     others = [m for m in methods if m not in COLORS and m != LIMIT]
@@ -96,9 +100,8 @@ def gaps(found: Sequence[Summary], num_cells: int) -> Figure:
         axes.plot(
             drawn(s.iqm), y, "o", color=paint, markerfacecolor=paint if whole else "white", markersize=7
         )
-        right = max(
-            1 + NEAREST, s.iqm, s.interval[1] if s.interval and math.isfinite(s.interval[1]) else s.iqm
-        )
+        high = s.interval[1] if s.interval and math.isfinite(s.interval[1]) else s.iqm
+        right = max(1 + NEAREST, s.iqm, high)
         text = number(s.iqm) if whole else f"{number(s.iqm)}  ({s.cells} of {num_cells} cells)"
         axes.annotate(
             text, (right, y), xytext=(8, 0), textcoords="offset points", va="center", fontsize=9, color=paint
@@ -118,21 +121,15 @@ def gaps(found: Sequence[Summary], num_cells: int) -> Figure:
     return figure
 
 
-def curve_cells(board: Board, wanted: Sequence[str] = ()) -> list[Cell]:
+def curve_cells(board: Leaderboard, wanted: Sequence[str] = ()) -> list[Cell]:
     """The cells of the figure of sample efficiency: those wanted, or a cell a problem, that with the most curves.
 
     Raises:
         ValueError: a wanted cell is not PROBLEM:SOLVER:K or has no curve.
     """
-    counts = Counter(
-        cell
-        for (cell, method), runs in board.runs.items()
-        if method in LEARNERS
-        for r in runs
-        if len(r.curve)
-    )
+    counts = Counter(r.cell for r in board.records() if r.method in LEARNERS and r.curve)
     if wanted:
-        names = {f"{c.problem}:{c.solver}:{c.num_steps}": c for c in counts}
+        names = {c.option: c for c in counts}
         for name in wanted:
             if name not in names:
                 known = ", ".join(sorted(names)) or "none"
@@ -147,7 +144,7 @@ def curve_cells(board: Board, wanted: Sequence[str] = ()) -> list[Cell]:
     return best
 
 
-def efficiency(board: Board, cells: Sequence[Cell]) -> Figure:
+def efficiency(board: Leaderboard, cells: Sequence[Cell]) -> Figure:
     """Gap against environment steps, median and interquartile band over seeds, a panel a cell."""
     columns = min(3, len(cells))
     rows = math.ceil(len(cells) / columns)
@@ -164,18 +161,12 @@ def efficiency(board: Board, cells: Sequence[Cell]) -> Figure:
             paint = color(board.methods, method)
             axes.plot(x, drawn(middle), color=paint, linewidth=2, label=title(method))
             axes.fill_between(x, drawn(low), drawn(high), color=paint, alpha=0.2, linewidth=0)
-        for method, style in zip(LINES, ("--", "-.", ":"), strict=True):
+        for method, style in zip(LEVEL_LINES, ("--", "-.", ":"), strict=True):
             known = board.gaps(cell, method)
             if len(known) and math.isfinite(known[0]):
-                paint = color(board.methods, method)
-                axes.axhline(
-                    float(drawn(np.median(known))),
-                    color=paint,
-                    linestyle=style,
-                    linewidth=1.2,
-                    label=title(method),
-                )
-            shown += list(known) if len(known) and math.isfinite(known[0]) else []
+                shown += list(known)
+                level, paint = float(drawn(np.median(known))), color(board.methods, method)
+                axes.axhline(level, color=paint, linestyle=style, linewidth=1.2, label=title(method))
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter(NullFormatter())  # within one decade every tick would get a label
         gap_axis(axes, "y", shown)
@@ -188,7 +179,7 @@ def efficiency(board: Board, cells: Sequence[Cell]) -> Figure:
     for axes in panels.flat:
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(name, handle)
-    names = [title(m) for m in (*LEARNERS, *LINES) if title(m) in handles]
+    names = [title(m) for m in (*LEARNERS, *LEVEL_LINES) if title(m) in handles]
     figure.legend(
         [handles[name] for name in names],
         names,
@@ -202,13 +193,13 @@ def efficiency(board: Board, cells: Sequence[Cell]) -> Figure:
 def curve_band(
     runs: Sequence[Record],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
-    """Env steps and the quartiles of the gap; between its points a curve is linear in log-log.
+    """Env steps and the quartiles of the gap over runs, or None without curves; between points linear in log-log.
 
-    Only where every run has points: a run that stopped early must not be drawn on.
+    The band covers only steps where every run has points: a run that stopped early must not be drawn on.
     """
     curves = []
     for run in runs:
-        steps, gap = run.curve[:, 0], run.curve[:, 2]
+        steps, _, gap = np.array(run.curve, float).reshape(-1, 3).T
         good = np.isfinite(steps) & np.isfinite(gap) & (steps > 0) & (gap > 0)
         if good.any():
             order = np.argsort(steps[good], kind="stable")
@@ -225,83 +216,7 @@ def curve_band(
     return np.exp(grid), low, middle, high
 
 
-def cost(board: Board) -> Figure:
-    """What a method pays for a schedule and how good it is: medians over its cells."""
-    figure = Figure(figsize=(8.5, 5.5), dpi=DPI, layout="constrained")
-    axes = figure.subplots()
-    points = []
-    for method in board.methods:
-        x = over_cells(board, method, "evaluations")
-        y = over_cells(board, method, "gap")
-        if method != LIMIT and math.isfinite(x) and math.isfinite(y):
-            points.append((method, x, float(drawn(y))))
-    paid = [x for _, x, _ in points if x > 0]
-    if paid:
-        # 0 is free: it has its own place left of the first decade.
-        axes.set_xscale("symlog", linthresh=10 ** math.floor(math.log10(min(paid))), linscale=0.5)
-    for method, x, y in points:
-        whole = len(board.cells_of(method)) == len(board.cells)
-        paint = color(board.methods, method)
-        size = 11 if method == OURS else 8
-        axes.plot(
-            x, y, "o", color=paint, markerfacecolor=paint if whole else "white", markersize=size, zorder=3
-        )
-    gap_axis(axes, "y", [y for _, _, y in points])
-    axes.margins(x=0.08)
-    axes.set_xlabel("network evaluations to find the schedule")
-    axes.set_ylabel("gap to the limit, median over cells")
-    axes.set_title("Hollow: not in every cell", fontsize=9, loc="right")
-    axes.grid(alpha=0.25)
-    label(figure, axes, [(x, y) for _, x, y in points], [title(m) for m, _, _ in points])
-    return figure
-
-
-def label(
-    figure: Figure, axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[str], size: float = 9
-) -> None:
-    """Write a name beside every point so that no two names, and no name and point, overlap.
-
-    Places around the point are tried from near to far; a name that ends up far off gets a line.
-    """
-    figure.draw_without_rendering()  # the layout and the limits, which the places depend on
-    scale = figure.dpi / 72
-    spots = axes.transData.transform(np.asarray(points, float).reshape(-1, 2))
-    taken = [Bbox.from_bounds(x - 6 * scale, y - 6 * scale, 12 * scale, 12 * scale) for x, y in spots]
-    frame = axes.get_window_extent()
-    for i in np.argsort(-spots[:, 1]):
-        weight = "bold" if names[i] == title(OURS) else "normal"
-        text = axes.annotate(names[i], points[i], fontsize=size, fontweight=weight)
-        box = text.get_window_extent()
-        text.remove()
-        width, height = box.width, box.height
-        places = [
-            (radius * math.cos(angle), radius * math.sin(angle))
-            for radius in np.arange(9, 150, 6)
-            for angle in np.radians([0, 180, 90, -90, 30, -30, 150, -150, 60, -60, 120, -120])
-        ]
-        for dx, dy in places:
-            left = spots[i, 0] + dx * scale - (width if dx < -1 else width / 2 if abs(dx) <= 1 else 0)
-            bottom = spots[i, 1] + dy * scale - height / 2
-            spot = Bbox.from_bounds(left, bottom, width, height)
-            inside = (
-                frame.x0 <= spot.x0 and spot.x1 <= frame.x1 and frame.y0 <= spot.y0 and spot.y1 <= frame.y1
-            )
-            if inside and not any(spot.overlaps(other) for other in taken):
-                break
-        taken.append(spot)
-        far = math.hypot(dx, dy) > 16
-        axes.annotate(
-            names[i],
-            points[i],
-            xytext=((left - spots[i, 0]) / scale, (bottom - spots[i, 1]) / scale),
-            textcoords="offset points",
-            fontsize=size,
-            fontweight=weight,
-            arrowprops={"arrowstyle": "-", "linewidth": 0.6, "color": "gray"} if far else None,
-        )
-
-
-def heat(board: Board) -> Figure:
+def heat(board: Leaderboard) -> Figure:
     """ART-RL's median gap, a row a problem and solver, a column a K."""
     cells = board.cells_of(OURS)
     rows = list(dict.fromkeys((c.problem, c.solver) for c in board.cells))
@@ -319,8 +234,9 @@ def heat(board: Board) -> Figure:
     image = axes.imshow(excess, cmap=colormaps["YlOrRd"], norm=norm, aspect="auto")
     for (i, j), value in np.ndenumerate(table):
         text = "-" if math.isnan(value) else number(value)
-        dark = value > 1.15
-        axes.text(j, i, text, ha="center", va="center", fontsize=9, color="white" if dark else "black")
+        axes.text(
+            j, i, text, ha="center", va="center", fontsize=9, color="white" if value > 1.15 else "black"
+        )
     axes.set_xticks(range(len(columns)), [f"K = {k}" for k in columns])
     axes.set_yticks(range(len(rows)), [f"{problem}, {solver}" for problem, solver in rows])
     axes.xaxis.tick_top()
@@ -333,7 +249,7 @@ def heat(board: Board) -> Figure:
     return figure
 
 
-def steps(board: Board) -> Figure:
+def steps(board: Leaderboard) -> Figure:
     """Median gap against K: a row a problem, a column a solver."""
     solvers = list(dict.fromkeys(c.solver for c in board.cells))
     problems = board.problems
@@ -356,16 +272,11 @@ def steps(board: Board) -> Figure:
                 there = [c for c in cells if (c, method) in board.runs]
                 middle = [float(np.median(board.gaps(c, method))) for c in there]
                 shown += [v for v in middle if math.isfinite(v)]
-                ours = method == OURS
+                thick, size, order = (2.2, 4.0, 4) if method == OURS else (1.1, 2.5, 2)
                 (handles[method],) = axes.plot(
-                    [c.num_steps for c in there],
-                    drawn(middle),
-                    "o-",
-                    color=color(board.methods, method),
-                    linewidth=2.2 if ours else 1.1,
-                    markersize=4 if ours else 2.5,
-                    zorder=4 if ours else 2,
+                    [c.num_steps for c in there], drawn(middle), "o-", color=color(board.methods, method)
                 )
+                handles[method].set(linewidth=thick, markersize=size, zorder=order)
             axes.set_xscale("log")
             axes.xaxis.set_minor_locator(NullLocator())
             axes.set_xticks(ticks, [str(k) for k in ticks])
@@ -392,7 +303,7 @@ def steps(board: Board) -> Figure:
 
 
 def gap_axis(axes: Axes, which: str, values: Sequence[float]) -> tuple[float, float]:
-    """Make an axis one of gaps, wide enough for ``values``; its ends."""
+    """Make an axis one of gaps, wide enough for ``values``; return its ends."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     distances = np.clip(np.array([v for v in values if math.isfinite(v)] or [2.0]) - 1, NEAREST, None)
     room = (distances.max() / distances.min()) ** 0.06 * 1.1
@@ -414,5 +325,5 @@ def gap_axis(axes: Axes, which: str, values: Sequence[float]) -> tuple[float, fl
 
 
 def drawn(values: object) -> np.ndarray:
-    """Gaps where a figure can show them."""
+    """Move gaps to where a figure can show them."""
     return np.clip(np.asarray(values, float), 1 + NEAREST, None)

@@ -1,38 +1,34 @@
-"""Policies that see each sample, against the best fixed schedule at the same number of evaluations.
+"""What is it worth to see the sample? Policies against the best fixed schedule at the same number of evaluations.
+
+python -m benchmarks.state_policies
 
 Trains ART-RL with features (a run folder each under --runs; a finished one is used again), lets every policy act on
 each held-out trajectory, and sets its error beside that of the best fixed schedule, of ART-RL's, and of an adaptive
 Heun-Euler pair whose tolerance is matched to the same mean number of evaluations. Then times what a policy costs.
-
-Examples (the file in benchmarks/results):
-    python benchmarks/state.py
-    python benchmarks/state.py --cells mixture-1d:euler:5 --seeds 0
 """
 
 from __future__ import annotations
 
-import sys
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import tyro
-from running import cell, kept_limit, run_training
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from agents.checkpoint import load_agent
+from art_env.diffusion.adaptive import match_tolerance, sample_adaptive
+from art_env.evaluation.evaluator import Scorer
+from art_env.evaluation.metrics import rmse
+from art_env.evaluation.results import write_csv
+from art_env.problems.library import make_problem
+from benchmarks.records import RESULTS, Cell, CellLine
+from benchmarks.running import kept_limit, run_training
 
-from agents.checkpoint import load_agent  # noqa: E402
-from art_env.diffusion.adaptive import match_tolerance, sample_adaptive  # noqa: E402
-from art_env.evaluation.evaluator import Scorer  # noqa: E402
-from art_env.evaluation.metrics import rmse  # noqa: E402
-from art_env.evaluation.results import write_csv  # noqa: E402
-from art_env.problems.library import make_problem  # noqa: E402
-
-ALL = ("log_f", "log_q", "size", "cosine")
-# Of the start noises that the tolerance is matched on.
+FEATURES = ("log_f", "log_q", "size", "cosine")
+# Seed of the start noises that the tolerance is matched on.
 PILOT_SEED = 40_000
 
 
@@ -55,16 +51,13 @@ class Args:
     seeds: tuple[int, ...] = (0, 1, 2)
     runs: Path = Path("runs/state")
     """Where the runs are kept."""
-    out: Path = ROOT / "benchmarks" / "results" / "state.csv"
+    out: Path = RESULTS / "state.csv"
 
 
 @dataclass(frozen=True)
-class Line:
+class Line(CellLine):
     """One line of the table; ``ratio`` is its error over that of the best fixed schedule."""
 
-    problem: str
-    solver: str
-    num_steps: int
     sampler: str
     seed: int
     nfe: float
@@ -73,54 +66,56 @@ class Line:
     seconds: float
 
 
-def lines_of(args: Args, text: str) -> list[Line]:
-    """Everything of one cell."""
-    name, solver, K = cell(text)
-    problem = make_problem(name)
-    scorer = Scorer(problem, solver, (0,), metrics=())
+def run_folder(args: Args, cell: Cell, features: tuple[str, ...], seed: int) -> Path:
+    """Where the run of a cell with some features is kept."""
+    return args.runs / "__".join(map(str, (*cell, "+".join(features) or "time", seed)))
+
+
+def measure(args: Args, cell: Cell) -> list[Line]:
+    """All lines of one cell."""
+    problem, K = make_problem(cell.problem), cell.num_steps
+    scorer = Scorer(problem, cell.solver, (0,), metrics=())
     limit = kept_limit(scorer, K, args.runs)
     best = scorer.rows(limit)[0].mean
-    lines = [Line(name, solver, K, "best fixed schedule", 0, scorer.nfe(K), best, 1.0, 0.0)]
-    seeds = args.seeds[:1] if text in args.once else args.seeds
-    trials = [(features, seed) for features in ((), ALL) for seed in seeds]
+    lines = [Line(*cell, "best fixed schedule", 0, scorer.nfe(K), best, 1.0, 0.0)]
+    seeds = args.seeds[:1] if cell.option in args.once else args.seeds
+    trials: list[tuple[tuple[str, ...], int]] = [
+        (features, seed) for features in ((), FEATURES) for seed in seeds
+    ]
     if len(problem.shape) == 1:
-        trials += [((*ALL, "x"), args.seeds[0])]
-    if text in args.single:
-        trials += [((feature,), args.seeds[0]) for feature in (*ALL, "x")]
-    for features, seed in tqdm(trials, desc=text, disable=None):
-        folder = args.runs / f"{name}__{solver}__{K}__{'+'.join(features) or 'time'}__{seed}"
-        options = ["--problem", name, "--solver", solver, "--num-steps", K, "--seed", seed, "--no-limit"]
-        options += ["--features", *features] if features else []
-        summary = run_training(folder, "art", *options)
+        trials.append(((*FEATURES, "x"), args.seeds[0]))
+    if cell.option in args.single:
+        trials += [((feature,), args.seeds[0]) for feature in (*FEATURES, "x")]
+    for features, seed in tqdm(trials, desc=cell.option, disable=None):
+        options = {**cell._asdict(), "seed": seed, "limit": False}
+        if features:
+            options["features"] = features
+        summary = run_training(run_folder(args, cell, features, seed), "art", **options)
         error = summary["policy_rmse" if features else "rmse"]
         label = f"policy, {' '.join(features)}" if features else "ART-RL, fixed schedule"
-        lines.append(
-            Line(name, solver, K, label, seed, scorer.nfe(K), error, error / best, summary["seconds"])
-        )
-    return [*lines, adaptive(scorer, K, best)]
+        lines.append(Line(*cell, label, seed, scorer.nfe(K), error, error / best, summary["seconds"]))
+    return [*lines, adaptive(scorer, cell, best)]
 
 
-def adaptive(scorer: Scorer, K: int, best: float) -> Line:
+def adaptive(scorer: Scorer, cell: Cell, best: float) -> Line:
     """The embedded Heun-Euler pair at the same mean number of evaluations, rejected steps counted."""
-    problem, nfe = scorer.problem, scorer.nfe(K)
+    problem, nfe = scorer.problem, scorer.nfe(cell.num_steps)
     levels = (problem.sigma_max, problem.sigma_floor, problem.sigma_end)
-    head = (problem.name, scorer.solver.name, K, "adaptive Heun-Euler pair", 0)
+    sampler = "adaptive Heun-Euler pair"
     try:
         pilot = problem.sample_noise(512, PILOT_SEED)
         tolerance = match_tolerance(problem.denoiser, pilot, *levels, nfe)
     except ValueError:  # adaptive steps take more evaluations than that
-        return Line(*head, nfe, float("nan"), float("nan"), 0.0)
+        return Line(*cell, sampler, 0, nfe, math.nan, math.nan, 0.0)
     reference = scorer.reference()
     ends, used = sample_adaptive(problem.denoiser, reference.start, *levels, tolerance)
     error = rmse(problem.visible(ends), problem.visible(reference.x_end))
-    return Line(*head, float(used.double().mean()), error, error / best, 0.0)
+    return Line(*cell, sampler, 0, float(used.double().mean()), error, error / best, 0.0)
 
 
-def overhead(args: Args, text: str, batch: int, rounds: int = 200) -> str:
+def overhead(args: Args, cell: Cell, batch: int, rounds: int = 200) -> str:
     """Time of a decision of the policy beside that of an evaluation of the network, in one run."""
-    name, solver, K = cell(text)
-    folder = args.runs / f"{name}__{solver}__{K}__{'+'.join(ALL)}__{args.seeds[0]}"
-    model, dynamics = load_agent(folder / "model.zip")
+    model, dynamics = load_agent(run_folder(args, cell, FEATURES, args.seeds[0]) / "model.zip")
     bare = dynamics.without_rewards()
     state = bare.initial(dynamics.problem.sample_noise(batch, PILOT_SEED))
     spent = {"decide": 0.0, "evaluate": 0.0}
@@ -136,30 +131,31 @@ def overhead(args: Args, text: str, batch: int, rounds: int = 200) -> str:
                 spent["evaluate"] += ended - middle
     decide, evaluate = (1e6 * v / rounds for v in spent.values())
     return (
-        f"{text}, {batch} samples at once: a decision {decide:.0f} us, an evaluation {evaluate:.0f} us, "
+        f"{cell}, {batch} samples at once: a decision {decide:.0f} us, an evaluation {evaluate:.0f} us, "
         f"ratio {decide / evaluate:.2f}"
     )
 
 
 def main(args: Args) -> None:
     """Train, score, time, write."""
+    cells = [Cell.parse(text) for text in args.cells]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     lines: list[Line] = []
-    for text in args.cells:
-        lines += lines_of(args, text)
+    for cell in cells:
+        found = measure(args, cell)
+        lines += found
         write_csv(lines, args.out, Line)
-        for line in lines:
-            if (line.problem, line.solver, line.num_steps) == cell(text):
-                print(
-                    f"{text:20} {line.sampler:42} seed {line.seed} NFE {line.nfe:5.1f} rmse {line.rmse:.4f} "
-                    f"ratio {line.ratio:.3f} training {line.seconds:.0f} s",
-                    flush=True,
-                )
-    for text in args.cells:
+        for line in found:
+            print(
+                f"{cell.option:20} {line.sampler:42} seed {line.seed} NFE {line.nfe:5.1f} rmse {line.rmse:.4f} "
+                f"ratio {line.ratio:.3f} training {line.seconds:.0f} s",
+                flush=True,
+            )
+    for cell in cells:
         for batch in (1, 256):
-            print(overhead(args, text, batch), flush=True)
+            print(overhead(args, cell, batch), flush=True)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    main(tyro.cli(Args, prog="python -m benchmarks.state_policies", description=__doc__))
