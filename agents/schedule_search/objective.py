@@ -7,7 +7,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from art_env.envs.clock import LogSpeed
 from art_env.envs.dynamics import Dynamics
+from art_env.schedules.schedule import Schedule
 
 
 class Evaluator(Protocol):
@@ -34,12 +36,15 @@ class Evaluator(Protocol):
         read, it is 0.
         """
 
+    def schedule(self, actions: np.ndarray) -> Schedule:
+        """The noise levels of actions ``[K]``."""
+
 
 class Objective:
     """The returns of an environment's episodes, evaluated in this process.
 
     Args:
-        dynamics: with ``control="log_speed"``, one K and exact trajectories; for the reward of groups (a stochastic
+        dynamics: with ``control="log_speed"`` and exact trajectories; for the reward of groups (a stochastic
             solver) with a ``group_size``, of which the number of noises must be a multiple.
         batch: rows of a denoiser call at most, a multiple of the ``group_size``; None: all at once.
 
@@ -53,13 +58,9 @@ class Objective:
                 f"reward = {dynamics.reward_name!r} has no exact trajectories to start from; the search needs "
                 "'global' or 'local'"
             )
-        if len(dynamics.budgets) > 1:
-            raise ValueError(
-                f"num_steps = {dynamics.budgets}: the search finds one schedule; give one number"
-            )
-        if dynamics.control != "log_speed":
+        if not isinstance(dynamics.control_rule, LogSpeed):
             raise ValueError(f"control = {dynamics.control!r}: the search needs 'log_speed'")
-        self.dynamics, self.batch = dynamics, batch
+        self.dynamics, self.batch, self.control = dynamics, batch, dynamics.control_rule
         self.num_steps, self.pool_size = dynamics.num_steps, dynamics.reference.num_noises
         self.paired = dynamics.paired
         self.rows = self.evaluations = 0
@@ -77,3 +78,16 @@ class Objective:
         self.rows += len(index)
         self.evaluations += self.dynamics.denoiser.evals - before
         return returns.reshape(G, M).cpu().numpy()
+
+    def schedule(self, actions: np.ndarray) -> Schedule:
+        """See ``Evaluator``."""
+        dynamics = self.dynamics
+        levels = self.control.levels(torch.from_numpy(actions)[None].to(dynamics.device))
+        meta = {
+            "method": "search",
+            "problem": dynamics.problem.name,
+            "solver": dynamics.solver.name,
+            "num_steps": self.num_steps,
+            "reward": dynamics.reward_name,
+        }
+        return Schedule(levels[:, 0].cpu().numpy(), "search", meta)

@@ -16,6 +16,7 @@ from agents.schedule_search.old_search import SearchSettings as SearchSettings
 from agents.schedule_search.old_search import TableSearch as TableSearch
 from agents.schedule_search.record import Record
 from agents.schedule_search.strategies import CMAES, PGPE, Strategy, smooth_noise
+from art_env.schedules.schedule import Schedule
 
 # Parts of the budget that go to the starts, to the finalists and to the winner.
 SHARES = (0.32, 0.22, 0.46)
@@ -97,9 +98,10 @@ class Candidate:
 
 @dataclass
 class SearchResult:
-    """The best actions ``[K]`` (the last is 0), what they cost, and what was logged at each update."""
+    """The best actions ``[K]`` (the last is 0), their schedule, what they cost, and what each update logged."""
 
     actions: np.ndarray
+    schedule: Schedule
     env_steps: int
     evaluations: int
     seconds: float
@@ -337,7 +339,6 @@ class ScheduleSearch:
 
     def _result(self, actions: np.ndarray) -> SearchResult:
         self._save()
-        steps = self.rows * self.objective.num_steps
-        return SearchResult(
-            self._whole(actions), steps, self.record.evaluations, self.record.seconds, self.log
-        )
+        whole, steps, record = self._whole(actions), self.rows * self.objective.num_steps, self.record
+        schedule = self.objective.schedule(whole)
+        return SearchResult(whole, schedule, steps, record.evaluations, record.seconds, self.log)

@@ -276,6 +276,36 @@ class ArtPaperSettings(Settings):
 
 
 @dataclass(frozen=True)
+class SearchSettings(Settings):
+    """Schedule search: successive halving over PGPE, then CMA-ES. Sees nothing of an episode but its return."""
+
+    algorithm: ClassVar[str] = "search"
+    counts: ClassVar[tuple[str, ...]] = (*Settings.counts, "starts")
+    positive: ClassVar[tuple[str, ...]] = ("learning_rate", "std_start")
+    # There is no policy that could see them.
+    features: ClassVar[tuple[str, ...]] = ()  # type: ignore[misc]
+
+    starts: int = 12
+    """Runs of the first round, at most."""
+    learning_rate: float = 0.03
+    """Step of these runs, in units of the action; falls to 0."""
+    std_start: float = 0.18
+    """How far from the base schedule they begin, in units of the action; they explore with half of it."""
+    noise_groups: int = 16  # type: ignore[misc]
+    """Candidates that are compared on the same initial noises (the population)."""
+
+    def check(self) -> None:
+        """See ``CheckedSettings``."""
+        super().check()
+        if self.noise_groups < 2:
+            raise ValueError(f"noise_groups = {self.noise_groups} must be at least 2 candidates to compare")
+        if self.reward == "euler":
+            raise ValueError(
+                "reward = 'euler' has no exact trajectories, which the search needs; use global or local"
+            )
+
+
+@dataclass(frozen=True)
 class SacSettings(Settings):
     """SAC from stable-baselines3."""
 
@@ -329,5 +359,5 @@ def normalized(env: VecEnv) -> VecNormalize:
 
 
 COMMANDS: dict[str, type[Settings]] = {
-    kind.algorithm: kind for kind in (ArtSettings, ArtPaperSettings, SacSettings, PpoSettings)
+    kind.algorithm: kind for kind in (ArtSettings, ArtPaperSettings, SearchSettings, SacSettings, PpoSettings)
 }
