@@ -29,7 +29,7 @@ class InitialNoiseSampler:
     def __init__(self, size: int) -> None:
         self.costs = np.full(size, np.nan)
         self.cap = np.inf
-        self._cumulative = np.arange(1, size + 1) / size
+        self._cumulative: np.ndarray | None = None
         self._weights = np.ones(size)
         self._next = 0
 
@@ -61,7 +61,9 @@ class InitialNoiseSampler:
         return index
 
     def draw(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """``[n]`` rows of the pool, spread evenly over the distribution (systematic sampling)."""
+        """``[n]`` rows of the pool; by cost, they are spread evenly over the distribution (systematic sampling)."""
+        if self._cumulative is None:
+            return rng.integers(len(self.costs), size=n)
         places = (np.arange(n) + rng.random()) / n
         return np.minimum(np.searchsorted(self._cumulative, places), len(self.costs) - 1)
 

@@ -38,7 +38,7 @@ FINALIST_ESTIMATES, WINNER_ESTIMATES = 1, 6
 # The result of a run is the average over this last part of its updates.
 AVERAGE_LAST = 0.2
 # A checkpoint is written whenever this part of the budget has been spent, and after every run.
-SAVE_EVERY = 0.05
+SAVE_EVERY = 0.02
 
 # Part of the budget that is spent, numbers to log, and the best actions [K] so far.
 Callback = Callable[[float, dict[str, float], np.ndarray], None]
@@ -87,13 +87,13 @@ class Candidate:
         actions: ``[K - 1]``, the average over the last part of the run.
         strategy: as it is at the end.
         returns: mean over that part.
-        sampler: what each initial noise costs, if noises have returns of their own.
+        sampler: knows what each initial noise costs, if noises have returns of their own.
     """
 
     actions: np.ndarray
     strategy: Strategy
     returns: float
-    sampler: InitialNoiseSampler | None = None
+    sampler: InitialNoiseSampler
 
 
 @dataclass
@@ -117,7 +117,7 @@ class ScheduleSearch:
         options: see there.
         seed: every run draws from ``default_rng((seed, round, index))``.
         record: answers of a search that was killed, and where the checkpoint goes; it is written after every run
-            and every 5% of the budget.
+            and every 2% of the budget.
         callback: called after every update.
 
     Raises:
@@ -151,7 +151,8 @@ class ScheduleSearch:
         if rollouts < ENOUGH_ROLLOUTS * UPDATES:
             strategy = PGPE(np.zeros(n), own.population, own.learning_rate, own.std_start, STD_END)
             batches = (1.0, max(rollouts / UPDATES, 1.0))
-            return self._result(self._run(self._rng(0, 0), strategy, rollouts, batches, shown=True).actions)
+            only = self._run(self._rng(0, 0), strategy, self._sampler(), rollouts, batches, shown=True)
+            return self._result(only.actions)
         num_starts = min(own.starts, max(int(SHARES[0] * rollouts / START_ROLLOUTS), 1))
         num_finalists = math.ceil(num_starts / 3)
         start_batches, finalist_batches, winner_batches = self._batches()
@@ -164,7 +165,7 @@ class ScheduleSearch:
             widths = max(own.std_start / 2, STD_CMA), STD_CMA
             strategy = PGPE(begin, own.population, own.learning_rate, *widths)
             length = SHARES[0] / num_starts * rollouts - self._comparison
-            found = self._run(rng, strategy, length, start_batches, shown=i == 0)
+            found = self._run(rng, strategy, self._sampler(), length, start_batches, shown=i == 0)
             starts = self._compared([*starts, self._re_evaluated(found)])
 
         finalists: list[Candidate] = []
@@ -172,13 +173,13 @@ class ScheduleSearch:
             cma = CMAES(begun.actions, STD_CMA, own.population)
             length = SHARES[1] / num_finalists * rollouts - self._comparison
             found = self._run(
-                self._rng(1, i), cma, length, finalist_batches, begun.sampler, FINALIST_ESTIMATES
+                self._rng(1, i), cma, begun.sampler, length, finalist_batches, FINALIST_ESTIMATES
             )
             finalists = self._compared([*finalists, self._re_evaluated(found)])
 
         best, left = finalists[0], rollouts - self._spent
         winner = self._run(
-            self._rng(2, 0), best.strategy, left, winner_batches, best.sampler, WINNER_ESTIMATES, shown=True
+            self._rng(2, 0), best.strategy, best.sampler, left, winner_batches, WINNER_ESTIMATES, shown=True
         )
         return self._result(winner.actions)
 
@@ -186,9 +187,9 @@ class ScheduleSearch:
         self,
         rng: np.random.Generator,
         strategy: Strategy,
+        sampler: InitialNoiseSampler,
         length: float,
         batches: tuple[float, float],
-        sampler: InitialNoiseSampler | None = None,
         estimates: int = 0,
         shown: bool = False,
     ) -> Candidate:
@@ -197,9 +198,9 @@ class ScheduleSearch:
         Args:
             rng: of this run.
             strategy: what learns.
+            sampler: draws the initial noises.
             length: rollouts.
             batches: rollouts of an update at the beginning and at the end.
-            sampler: draws the initial noises; None: all alike.
             estimates: how often the sampler's costs are estimated again.
             shown: whether this is the best run so far, whatever the others are.
         """
@@ -207,7 +208,7 @@ class ScheduleSearch:
         average, returns, averaged, estimated = np.zeros(len(strategy.mean)), 0.0, 0, 0
         while (left := begun + length - self._spent) >= 0.5:
             done = 1.0 - left / length
-            if sampler is not None and estimated < estimates and estimated / estimates <= done:
+            if self.objective.paired and estimated < estimates and estimated / estimates <= done:
                 self._estimate_costs(sampler, strategy.mean, ESTIMATE)
                 estimated += 1
                 continue
@@ -225,27 +226,18 @@ class ScheduleSearch:
                 self.best = strategy.mean
             self._report(scores, strategy.width, held)
         self._save()
-        return Candidate(average if averaged else strategy.mean, strategy, returns)
+        return Candidate(average if averaged else strategy.mean, strategy, returns, self._sampler())
 
     def _scores(
         self,
         actions: np.ndarray,
         rollouts: int,
-        sampler: InitialNoiseSampler | None,
+        sampler: InitialNoiseSampler,
         rng: np.random.Generator,
     ) -> np.ndarray:
         """Mean returns ``[population]`` of candidates, all on the same initial noises."""
-        count = rollouts * self.options.noises
-        noises = (
-            rng.integers(self.objective.pool_size, size=count)
-            if sampler is None
-            else sampler.draw(count, rng)
-        )
-
-        def mean(returns: np.ndarray) -> np.ndarray:
-            return np.asarray(returns.mean(1) if sampler is None else sampler.mean(returns, noises))
-
-        return self._ask(actions, noises, mean)
+        noises = sampler.draw(rollouts * self.options.noises, rng)
+        return self._ask(actions, noises, lambda returns: sampler.mean(returns, noises))
 
     def _estimate_costs(self, sampler: InitialNoiseSampler, actions: np.ndarray, share: float) -> None:
         """Play the same actions from all initial noises, or from as many as that share of the budget allows."""
@@ -269,18 +261,16 @@ class ScheduleSearch:
     def _re_evaluated(self, found: Candidate) -> Candidate:
         """The candidate with its costs on the noises that all candidates are compared on."""
         if self.objective.paired:
-            found.sampler = InitialNoiseSampler(self.objective.pool_size)
             self._estimate_costs(found.sampler, found.actions, COMPARISON)
             self._save()
         return found
 
     def _compared(self, found: list[Candidate]) -> list[Candidate]:
         """The same, the best first."""
-        samplers = [candidate.sampler for candidate in found if candidate.sampler is not None]
-        cap = min((sampler.cap for sampler in samplers), default=math.inf)
+        cap = min(candidate.sampler.cap for candidate in found)
 
         def score(candidate: Candidate) -> float:
-            return candidate.returns if candidate.sampler is None else -candidate.sampler.mean_cost(cap)
+            return -candidate.sampler.mean_cost(cap) if self.objective.paired else candidate.returns
 
         ordered = sorted(found, key=score, reverse=True)
         self.best = ordered[0].actions
@@ -311,6 +301,9 @@ class ScheduleSearch:
     def _spent(self) -> float:
         """Rollouts so far."""
         return self.rows / self.options.rows
+
+    def _sampler(self) -> InitialNoiseSampler:
+        return InitialNoiseSampler(self.objective.pool_size)
 
     def _rng(self, stage: int, index: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, stage, index))
