@@ -243,6 +243,6 @@ def learn(
     return model, final["seconds"], final["denoiser_evals"]
 
 
-def policy_samples(model: BaseAlgorithm, dynamics: Dynamics, num_steps: int, x: torch.Tensor) -> torch.Tensor:
+def policy_samples(model: BaseAlgorithm, dynamics: Dynamics, x: torch.Tensor) -> torch.Tensor:
     """Samples whose noise levels the policy chooses one by one."""
     return sample_with_policy(model, dynamics, x).x
