@@ -140,15 +140,15 @@ class CellRunner:
             found = baseline(method, self.problem, self.K, self.solver)
             check_fit(found, self.problem)
         elif method == "cma":
-            budget = 300 if self.problem.is_image else 1000
-            found = evolve(self.problem.denoiser, pool, self.K, self.solver, budget, seed)
+            evaluations = self.problem.effort.cma_evaluations
+            found = evolve(self.problem.denoiser, pool, self.K, self.solver, evaluations, seed)
         else:
             found = baseline(LIMIT, self.problem, self.K, self.solver, pool)
         self.record(found, method, seed, time.perf_counter() - began)
 
     def _training_noises(self) -> ReferenceFlow:
-        """As many as the learners have; on images a quarter, for more candidates from as many evaluations."""
-        return self.problem.reference(256 if self.problem.is_image else None)
+        """As many as the learners have; of a network fewer, for more candidates from as many evaluations."""
+        return self.problem.reference(self.problem.effort.cma_noises)
 
     def learn(self, method: str, workers: ProcessPoolExecutor) -> None:
         """Train with every seed whose record is not there."""

@@ -146,7 +146,7 @@ def measure_tails(args: Tails, cell: Cell, schedule: Schedule) -> TailsLine:
     """The line of one cell, around ART-RL's schedule."""
     name, solver, K = cell
     problem = make_problem(name)
-    dynamics = Dynamics(problem, solver=solver, num_steps=K, features=(), clock="closed_form")
+    dynamics = Dynamics(problem=problem, solver=solver, num_steps=K, features=(), clock="closed_form")
     center = SchedulePolicy(schedule, dynamics).actions.astype(np.float64)
     rng = np.random.default_rng(0)
     offsets = args.width * rng.standard_normal((args.num_schedules, K))

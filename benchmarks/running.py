@@ -5,8 +5,6 @@ python -m benchmarks.leaderboard --problems gaussian-1d --solvers euler --steps 
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import multiprocessing
 import shutil
@@ -15,8 +13,10 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import train
 from agents.distill import distill
+from agents.training import COMMANDS, Settings, Training, train
+from agents.training.report import write
+from art_env._util.names import look_up
 from art_env.evaluation.evaluator import Scorer
 from art_env.schedules import Schedule
 
@@ -34,32 +34,28 @@ def run_training(folder: Path, algorithm: str, **options: object) -> dict[str, A
     summary = folder / "summary.json"
     if not summary.is_file():
         shutil.rmtree(folder, ignore_errors=True)
-        settings = _settings(algorithm, **options, progress=False, run_dir=folder)
-        with contextlib.redirect_stdout(io.StringIO()):
-            train.train(settings)
+        write(train(make_settings(algorithm, **options, progress=False, run_dir=folder)))
     return json.loads(summary.read_text())
 
 
 def short_training(algorithm: str, **options: object) -> tuple[Schedule, float]:
     """Train without run folder, table and checkpoints; return the schedule and the seconds of the training."""
     began = time.perf_counter()
-    args = _settings(algorithm, **options)
-    settings, dynamics, total = train.check(args)
-    model = train.new_model(args, train.make_env(args, settings, dynamics, args.seed), total)
-    model.learn(total)
+    training = Training(make_settings(algorithm, **options))
+    model = training.fit()
     seconds = time.perf_counter() - began
-    return distill(model, dynamics, 64), seconds
+    return distill(model, training.dynamics, 64), seconds
 
 
-def _settings(algorithm: str, **options: object) -> train.Common:
-    words = [algorithm]
-    for name, value in options.items():
-        option = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{option}" if value else f"--no-{option}")
-        else:
-            words += [f"--{option}", *map(str, value if isinstance(value, tuple) else (value,))]
-    return train.parse(words)
+def make_settings(algorithm: str, **options: Any) -> Settings:
+    """Settings of a training; ``num_steps`` may be a number.
+
+    Raises:
+        ValueError, TypeError: an unknown algorithm or option, or a bad value.
+    """
+    if isinstance(options.get("num_steps"), int):
+        options["num_steps"] = (options["num_steps"],)
+    return look_up("algorithm", algorithm, COMMANDS)(**options)
 
 
 def training_processes(jobs: int) -> ProcessPoolExecutor:

@@ -46,11 +46,8 @@ class Args:
     steps: tuple[int, ...] = (5, 10, 20)
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the trainings."""
-    num_envs: int = 4096
-    image_envs: int = 1024
-    """num_envs on images."""
     noise_groups: int = 8
-    """Groups of num_envs / noise_groups samples, whose distance to exact ones is the reward."""
+    """Groups of samples, whose distance to exact ones is the reward."""
     updates: int = 150
     num_images: int = 2000
     num_noises: int = 20_000
@@ -60,7 +57,7 @@ class Args:
 
 def learn(problem: Problem, solver: str, K: int, seed: int, args: Args) -> tuple[Schedule, float]:
     """The schedule of one training, and its seconds."""
-    rows = args.image_envs if problem.is_image else args.num_envs
+    rows = problem.effort.group_rows
     schedule, seconds = short_training(
         "art",
         problem=problem.name,
@@ -103,7 +100,7 @@ def run(
     problem: Problem, solver: str, K: int, args: Args, to_exact: ToExact | None
 ) -> tuple[list[Row], list[dict[str, Any]]]:
     """Rows of the table, and what was trained."""
-    n = None if problem.is_image else args.num_noises
+    n = args.num_noises if problem.features is None else None
     scorer = Scorer(problem, solver, (0, 1, 2), args.num_images, n, metrics=problem.metrics[:1])
     rows = [*scorer.floor()] if min(args.steps) == K else []
     if rows and to_exact is not None:
@@ -145,7 +142,7 @@ def main(args: Args) -> None:
     command = " ".join(["python -m benchmarks.stochastic", *sys.argv[1:]])
     for name in args.problems:
         problem = make_problem(name)
-        to_exact = ToExact(problem, args.num_images) if problem.is_image else None
+        to_exact = ToExact(problem, args.num_images) if problem.features else None
         everything: list[Row] = []
         trained: list[dict[str, Any]] = []
         for solver in args.solvers:

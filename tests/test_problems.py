@@ -38,7 +38,7 @@ def test_the_named_problems(name, terminal, sigma_max, sigma_min, shape):
     assert problem.sigma_end == (0.0 if terminal == "zero" else sigma_min)
     assert 0 < problem.sigma_floor <= 0.002
     assert len(PROBLEMS) == 10
-    assert problem.is_image == (len(shape) == 3)
+    assert (problem.effort.pictures < 100) == (len(shape) == 3)
 
 
 @pytest.mark.parametrize("name", PROBLEMS)

@@ -67,7 +67,8 @@ def summary(result: Result) -> dict[str, Any]:
 
     scores: dict[str, float | None] = {"gap": None, "rmse": None, **of(algorithm)}
     if result.training.acts_on_samples:
-        scores |= {f"policy_{metric}": value for metric, value in of(f"{algorithm} policy").items()}
+        policy = {"gap": None, "rmse": None, **of(f"{algorithm} policy")}
+        scores |= {f"policy_{metric}": value for metric, value in policy.items()}
     return {
         "problem": result.evaluator.problem.name,
         "algorithm": algorithm,

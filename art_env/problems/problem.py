@@ -142,11 +142,6 @@ class Problem:
         return tuple(self.denoiser.shape)
 
     @property
-    def is_image(self) -> bool:
-        """Whether samples are images (or latents), so that the denoiser is a network: dear to evaluate."""
-        return len(self.shape) == 3
-
-    @property
     def sigma_end(self) -> float:
         """Last noise level of every schedule: 0 or ``sigma_min``."""
         return 0.0 if self.terminal == "zero" else self.sigma_min
