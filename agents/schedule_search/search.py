@@ -18,7 +18,7 @@ from agents.schedule_search.record import Record
 from agents.schedule_search.strategies import CMAES, PGPE, Strategy, smooth_noise
 from art_env.schedules.schedule import Schedule
 
-# Parts of the budget that go to the starts, to the finalists and to the winner.
+# Parts of the budget that go to the rungs: to the starts, to the finalists and to the winner.
 SHARES = (0.32, 0.22, 0.46)
 # A start needs this many rollouts; with a smaller budget there are fewer starts.
 START_ROLLOUTS = 30
@@ -51,7 +51,7 @@ class Options:
     Attributes:
         population: candidates an update, G.
         noises: initial noises that a rollout plays all candidates on, M.
-        starts: PGPE runs of the first round, at most.
+        starts: PGPE runs of the first rung, at most.
         learning_rate: of PGPE, in units of the action.
         std_start: how far from the base schedule the starts begin; they explore with half of it.
 
@@ -115,7 +115,7 @@ class ScheduleSearch:
         objective: evaluates.
         budget: env steps, K for each episode played.
         options: see there.
-        seed: every run draws from ``default_rng((seed, round, index))``.
+        seed: every run draws from ``default_rng((seed, rung, index))``.
         record: answers of a search that was killed, and where the checkpoint goes; it is written after every run
             and every 2% of the budget.
         callback: called after every update.
@@ -305,8 +305,8 @@ class ScheduleSearch:
     def _sampler(self) -> InitialNoiseSampler:
         return InitialNoiseSampler(self.objective.pool_size)
 
-    def _rng(self, stage: int, index: int) -> np.random.Generator:
-        return np.random.default_rng((self.seed, stage, index))
+    def _rng(self, rung: int, index: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, rung, index))
 
     def _whole(self, actions: np.ndarray) -> np.ndarray:
         """``[K]``: the last step takes what is left, whatever its action."""

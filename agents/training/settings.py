@@ -286,7 +286,7 @@ class SearchSettings(Settings):
     features: ClassVar[tuple[str, ...]] = ()  # type: ignore[misc]
 
     starts: int = 12
-    """Runs of the first round, at most."""
+    """PGPE runs of the first rung, at most."""
     learning_rate: float = 0.03
     """Step of these runs, in units of the action; falls to 0."""
     std_start: float = 0.18

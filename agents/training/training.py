@@ -22,8 +22,9 @@ from agents.callbacks import CheckpointCallback, ScheduleCallback, ScheduleLog
 from agents.checkpoint import ALGORITHMS, read_settings, save_agent
 from agents.distill import distill
 from agents.rollout import sample_with_policy
+from agents.schedule_search.search import SearchResult
 from agents.training.run_folder import RunFolder
-from agents.training.search_run import run_search
+from agents.training.search_run import make_search, run_search
 from agents.training.settings import SearchSettings, Settings
 from art_env import __version__
 from art_env._util.files import atomic_path, write_text
@@ -84,6 +85,12 @@ class Training:
         env = settings.wrap(to_sb3(vector, monitor=settings.algorithm != "art" or bool(settings.features)))
         env.seed(seed)
         return env
+
+    def search(self) -> SearchResult:
+        """A schedule, searched for without run folder, log and checkpoints."""
+        settings = self.settings
+        assert isinstance(settings, SearchSettings)
+        return make_search(settings, self.config, self.num_envs, self.total_timesteps).run()
 
     def fit(self) -> BaseAlgorithm:
         """An agent, trained without run folder, log and checkpoints."""
