@@ -294,8 +294,8 @@ def test_finds_the_valley_that_one_start_misses() -> None:
     assert found[1] >= 5
 
 
-def test_a_single_step_has_nothing_to_choose() -> None:
-    found = _run(Landscape(1))
+def test_a_single_step_has_nothing_to_choose(tmp_path: Path) -> None:
+    found = _run(Landscape(1), record=Record(tmp_path / "search.npz"))
     assert found.actions.tolist() == [0.0]
     assert found.env_steps == 0
 
@@ -359,9 +359,10 @@ def test_a_record_of_another_search(tmp_path: Path) -> None:
         _run(Landscape(kill_after=100), record=Record(path))
     with pytest.raises(ValueError, match="is of another search"):
         _run(Landscape(), record=Record(path), seed=1)
-    path.write_bytes(b"no archive")
-    with pytest.raises(ValueError, match="cannot be read"):
-        Record(path)
+    for broken in (b"no archive", path.read_bytes()[:1000]):
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match="cannot be read"):
+            Record(path)
 
 
 # All of it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -39,7 +40,7 @@ class Record:
                     self._sums = file["sums"].tolist()
                     self._answers = np.split(file["answers"], np.cumsum(file["sizes"])[:-1])
                     self.evaluations, self._seconds = int(file["evaluations"]), float(file["seconds"])
-            except (OSError, KeyError, ValueError) as error:
+            except (OSError, KeyError, ValueError, BadZipFile) as error:
                 raise ValueError(f"{path} cannot be read ({error!r}); start a new search") from error
 
     @property
@@ -71,7 +72,7 @@ class Record:
 
     def save(self) -> None:
         """Write the file in one piece."""
-        if self.path is None or self.replaying:
+        if self.path is None or self.replaying or not self._answers:
             return
         with atomic_path(self.path) as temporary, temporary.open("wb") as file:
             np.savez(
