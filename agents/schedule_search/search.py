@@ -135,7 +135,7 @@ class ScheduleSearch:
     ) -> None:
         self.objective, self.options, self.seed = objective, options or Options(), seed
         self.record, self.callback = record or Record(), callback
-        self.rollouts = budget / (self.options.rows * objective.num_steps)
+        self.rollouts = budget // (self.options.rows * objective.num_steps)
         if self.rollouts < 1:
             raise ValueError(
                 f"budget = {budget} is less than one rollout, {self.options.rows * objective.num_steps}"
@@ -206,7 +206,7 @@ class ScheduleSearch:
         """
         begun, (first, last) = self._spent, batches
         average, returns, averaged, estimated = np.zeros(len(strategy.mean)), 0.0, 0, 0
-        while (left := begun + length - self._spent) >= 0.5:
+        while (left := begun + length - self._spent) >= 1.0:
             done = 1.0 - left / length
             if self.objective.paired and estimated < estimates and estimated / estimates <= done:
                 self._estimate_costs(sampler, strategy.mean, ESTIMATE)
@@ -215,7 +215,7 @@ class ScheduleSearch:
             batch = first + (last - first) * done
             # The batch grows evenly over rollouts, hence geometrically over updates.
             part = math.log(batch / first) / math.log(last / first) if last > first else done
-            held = min(max(round(batch), 1), max(round(left), 1))
+            held = min(max(round(batch), 1), int(left))
             scores = self._scores(strategy.ask(rng, part), held, sampler, rng)
             strategy.tell(scores, part)
             if part >= 1.0 - AVERAGE_LAST:
