@@ -118,6 +118,9 @@ class CMAES:
     Steps of a schedule trade against each other, and with many of them the error is far steeper along some directions
     than along others.
 
+    Why not the package ``cmaes``: where the optimum lies beyond the border of the actions, its width grows without
+    end, and its mean wanders. Elsewhere the two are alike.
+
     Args:
         mean: ``[n]`` actions to start from.
         std: width to start from.
