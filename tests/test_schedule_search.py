@@ -21,7 +21,7 @@ from agents.training import SearchSettings, train
 from agents.training.report import report, write
 from art_env.envs.dynamics import Dynamics
 from art_env.envs.vector_env import ARTVectorEnv
-from art_env.schedules.gradient import direct
+from art_env.schedules.gradient import gradient_search
 from art_env.schedules.optimal import final_rmse
 from art_env.schedules.schedule import Schedule
 
@@ -374,7 +374,7 @@ def test_the_best_schedule_of_heun() -> None:
     objective = Objective(dynamics, batch=512)
     found = ScheduleSearch(objective, 600 * 512 * 5, Options(noises=32)).run()
     denoiser = dynamics.problem.denoiser
-    oracle = direct(denoiser, dynamics.reference, 5, "heun")
+    oracle = gradient_search(denoiser, dynamics.reference, 5, "heun")
     errors = [final_rmse(denoiser, dynamics.reference, s.sigmas, "heun") for s in (found.schedule, oracle)]
     assert errors[0] / errors[1] < 1.01
     (base,) = objective(np.zeros((1, 5)), np.arange(1024))
@@ -398,7 +398,7 @@ TINY = {
     "num_steps": (3,),
     "num_envs": 64,
     "total_timesteps": 600 * 64 * 3,
-    "limit": False,
+    "oracle": False,
     "progress": False,
 }
 
