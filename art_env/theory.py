@@ -179,7 +179,7 @@ def surviving_curvature(problem: Problem, reference: ReferenceFlow, offset: floa
         raise ValueError(
             f"problem {problem.name!r} has shape {problem.shape}; neighbours are those on a line"
         )
-    gaps = []
+    ratios = []
     for sign in (1, -1):
         start = reference.start + sign * offset * problem.sigma_max
         flow = ReferenceFlow.integrate(
@@ -190,14 +190,14 @@ def surviving_curvature(problem: Problem, reference: ReferenceFlow, offset: floa
             problem.sigma_end,
             len(reference.sigmas),
         )
-        gaps.append((flow.x, flow.x_end))
-    propagator = (gaps[0][1] - gaps[1][1]) / (gaps[0][0] - gaps[1][0])
+        ratios.append((flow.x, flow.x_end))
+    propagator = (ratios[0][1] - ratios[1][1]) / (ratios[0][0] - ratios[1][0])
     Q = [curvature(problem.denoiser, x, s)[1] for x, s in zip(reference.x, reference.sigmas, strict=True)]
     return (propagator * torch.stack(Q))[..., 0].cpu().numpy()
 
 
 def quantile_flow(problem: Problem, n: int) -> ReferenceFlow:
-    """Exact trajectories of the ``n`` even quantiles of the start noise: a quadrature in one dimension."""
+    """Exact trajectories of the ``n`` even quantiles of the initial noise: a quadrature in one dimension."""
     levels = torch.special.ndtri((torch.arange(n, dtype=torch.float64) + 0.5) / n)
     start = problem.prior_std * levels[:, None]
     return ReferenceFlow.integrate(

@@ -1,6 +1,6 @@
-"""Where the benchmarks start trainings and keep limits: with a run folder, without one, or several at once.
+"""Where the benchmarks start trainings and keep oracles: with a run folder, without one, or several at once.
 
-python -m benchmarks.leaderboard --problems gaussian-1d --solvers euler --steps 3 --methods limit art --seeds 0
+python -m benchmarks.leaderboard --problems gaussian-1d --solvers euler --steps 3 --methods oracle art --seeds 0
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from agents.distill import distill
 from agents.training import COMMANDS, Settings, Training, train
 from agents.training.report import write
 from art_env._util.names import look_up
-from art_env.evaluation.evaluator import Scorer
+from art_env.evaluation.evaluator import Evaluator
 from art_env.schedules import Schedule
 
 
@@ -26,7 +26,7 @@ def run_training(folder: Path, algorithm: str, **options: object) -> dict[str, A
 
     Args:
         folder: the run folder; what a broken run has left there is removed.
-        algorithm, options: those of train.py, such as ``num_steps=5`` or ``limit=False``.
+        algorithm, options: those of train.py, such as ``num_steps=5`` or ``oracle=False``.
 
     Raises:
         ValueError: train.py refuses the options.
@@ -63,6 +63,8 @@ def training_processes(jobs: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
 
 
-def kept_limit(scorer: Scorer, K: int, folder: Path) -> Schedule:
-    """The limit of the scorer's problem and solver at K, computed once and kept in ``folder``."""
-    return scorer.limit(K, folder / f"limit__{scorer.problem.name}__{scorer.solver.name}__{K}.json")
+def kept_oracle(evaluator: Evaluator, K: int, folder: Path) -> Schedule:
+    """The oracle of the evaluator's problem and solver at K, computed once and kept in ``folder``."""
+    return evaluator.oracle(
+        K, folder / f"oracle__{evaluator.problem.name}__{evaluator.solver.name}__{K}.json"
+    )

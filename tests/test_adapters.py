@@ -23,7 +23,7 @@ from art_env.adapters.edm import EDMDenoiser, load_edm_pickle
 from art_env.adapters.guidance import GuidedDenoiser
 from art_env.adapters.load import load_model
 from art_env.diffusion.analytic import GaussianDenoiser
-from art_env.diffusion.denoiser import CheckedDenoiser, Denoiser, DenoiserError, per_row
+from art_env.diffusion.denoiser import CheckedDenoiser, Denoiser, DenoiserError, append_dims
 from art_env.diffusion.ode import curvature, velocity
 from art_env.networks.unet import UNetConfig, UNetDenoiser
 from art_env.problems.custom import custom_problem
@@ -135,7 +135,7 @@ def _edit(path: Path, **changes: Any) -> None:
 
 def _exact_gaussian(x: Tensor, sigma: Tensor) -> Tensor:
     """``E[x0 | x]`` of N(0, 0.25)."""
-    s = per_row(sigma, x)
+    s = append_dims(sigma, x)
     return x * 0.25 / (0.25 + s * s)
 
 
@@ -202,7 +202,7 @@ def test_flow_of_a_gaussian_is_its_exact_denoiser(scale: float) -> None:
 
     def v(x: Tensor, t: Tensor) -> Tensor:
         assert t.shape == (len(x),)
-        t = per_row(t / scale, x)
+        t = append_dims(t / scale, x)
         return x * (t - (1 - t) * 0.25) / (t * t + (1 - t) ** 2 * 0.25)
 
     d = FlowDenoiser(v, (3,), time_scale=scale)
@@ -513,9 +513,9 @@ def test_guidance_is_checked(unet: Any) -> None:
 def _central(d: Denoiser, x: Tensor, sigma: Tensor, h: float = 1e-4) -> Tensor:
     step = h * sigma
     F = velocity(d, x, sigma)
-    ahead = velocity(d, x + per_row(step, x) * F, sigma - step)
-    behind = velocity(d, x - per_row(step, x) * F, sigma + step)
-    return (ahead - behind) / (2 * per_row(step, x))
+    ahead = velocity(d, x + append_dims(step, x) * F, sigma - step)
+    behind = velocity(d, x - append_dims(step, x) * F, sigma + step)
+    return (ahead - behind) / (2 * append_dims(step, x))
 
 
 @pytest.mark.parametrize("kind", ["unet", "text", "edm", "flow"])
@@ -525,7 +525,7 @@ def test_curvature_in_forward_mode(kind: str) -> None:
     prompt = _prompt() if kind == "text" else None
     d = DiffusersDenoiser(net, schedulers.get(kind, _ddpm()), encoder_hidden_states=prompt)
     sigma = torch.tensor([0.05, 0.6, 3.0, 20.0], dtype=torch.float64)
-    x = _noise(4, *d.shape) * per_row(1 + sigma, _noise(4, *d.shape))
+    x = _noise(4, *d.shape) * append_dims(1 + sigma, _noise(4, *d.shape))
     F, Q = curvature(d, x, sigma)
     torch.testing.assert_close(F, velocity(d, x, sigma))
     error = (Q - _central(d, x, sigma)).flatten(1).norm(dim=1) / Q.flatten(1).norm(dim=1)
@@ -555,8 +555,8 @@ class _NoForwardMode(torch.autograd.Function):
 
 @pytest.mark.parametrize("scalar", [True, False])
 def test_networks_without_forward_mode_fall_back_to_differences(scalar: bool) -> None:
-    d = CallableDenoiser(lambda x, s: _NoForwardMode.apply(x / per_row(s, x)), (3,))
-    exact = CallableDenoiser(lambda x, s: (x / per_row(s, x)).tanh(), (3,))
+    d = CallableDenoiser(lambda x, s: _NoForwardMode.apply(x / append_dims(s, x)), (3,))
+    exact = CallableDenoiser(lambda x, s: (x / append_dims(s, x)).tanh(), (3,))
     x = _noise(3, 3)
     sigma = torch.tensor(0.7 if scalar else [0.1, 1.0, 5.0], dtype=torch.float64)
     with pytest.warns(RuntimeWarning, match="no derivative in forward mode"):

@@ -23,7 +23,7 @@ def mixture():
 
 
 class Recorder:
-    """A Gaussian denoiser that keeps the noise levels that it is asked about, by row of the start noises."""
+    """A Gaussian denoiser that keeps the noise levels that it is asked about, by row of the initial noises."""
 
     shape, sigma_data = (1,), 1.0
 

@@ -22,7 +22,7 @@ from art_env.envs.sb3 import to_sb3
 from art_env.envs.vector_env import ARTVectorEnv
 from art_env.problems.library import make_problem
 from art_env.schedules.optimal import final_rmse
-from art_env.schedules.registry import baseline
+from art_env.schedules.registry import make_schedule
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -51,7 +51,7 @@ def _paper_env(rows: int = 1, K: int = 6, **settings) -> VecEnv:
         "num_steps": K,
         "reward": "euler",
         "control": "speed",
-        "features": ("x", "log_q"),
+        "features": ("x", "log_curvature"),
         **settings,
     }
     return to_sb3(ARTVectorEnv(rows, autoreset_mode="SAME_STEP", **settings))
@@ -77,7 +77,7 @@ def _collect(model: ARTRL, remaining: float = 1.0) -> None:
 
 
 def test_beats_the_closed_form() -> None:
-    env = _env(16 * 32, 16, clock=7.0, num_noises=None)
+    env = _env(16 * 32, 16, base_schedule=7.0, num_noises=None)
     problem = make_problem("mixture-1d")
     held_out = problem.reference(1024, 12345)
 
@@ -88,14 +88,14 @@ def test_beats_the_closed_form() -> None:
     start = error(distill(model, _dynamics(env), 1))
     model.learn(160 * 16 * 32 * 5)
     learned = error(distill(model, _dynamics(env), 1))
-    assert learned < error(baseline("closed_form", problem, 5, "heun"))
+    assert learned < error(make_schedule("closed_form", problem, 5, "heun"))
     assert learned < 0.7 * start
     assert model.num_timesteps == 160 * 16 * 32 * 5
     assert model.search is not None
     assert isinstance(model.search.explorers[0], AdaptedGaussian)
 
 
-@pytest.mark.parametrize("features", [(), ("size", "log_f")])
+@pytest.mark.parametrize("features", [(), ("rms", "log_velocity")])
 def test_same_seed_same_agent(features) -> None:
     agents = []
     for seed in (3, 3, 4):
@@ -112,10 +112,10 @@ def test_same_seed_same_agent(features) -> None:
 def test_save_load_predict_and_go_on(tmp_path) -> None:
     kwargs = {"net_arch": [16], "adam_betas": (0.8, 0.9)}
     settings = {"policy_kwargs": kwargs, "critic_learning_rate": 2e-3, "std_start": 0.4}
-    model = ARTRL("ARTPolicy", _env(features=("size",)), seed=1, **settings)
+    model = ARTRL("ARTPolicy", _env(features=("rms",)), seed=1, **settings)
     model.learn(6 * 32 * 5)
     model.save(tmp_path / "agent.zip")
-    loaded = ARTRL.load(tmp_path / "agent.zip", env=_env(features=("size",)))
+    loaded = ARTRL.load(tmp_path / "agent.zip", env=_env(features=("rms",)))
     assert _same(_parameters(model), _parameters(loaded))
     assert loaded.policy.net_arch == (16,)
     assert [m.out_features for m in loaded.policy.critic_net if hasattr(m, "out_features")] == [16, 1]
@@ -190,7 +190,7 @@ class _Memory(KVWriter):
 
 
 def test_callbacks_logger_and_progress_bar() -> None:
-    model = ARTRL("ARTPolicy", _env(features=("size",)), seed=0)
+    model = ARTRL("ARTPolicy", _env(features=("rms",)), seed=0)
     memory, count = _Memory(), _Count()
     model.set_logger(Logger(None, [memory]))
     model.learn(4 * 32 * 5, callback=count, log_interval=1, progress_bar=True)
@@ -211,7 +211,7 @@ def test_a_callback_can_stop_it() -> None:
 
 
 def test_rows_explore_by_themselves_once_the_table_is_found() -> None:
-    model = ARTRL("ARTPolicy", _env(12, 4, features=("size",)), seed=0, table_share=0.5)
+    model = ARTRL("ARTPolicy", _env(12, 4, features=("rms",)), seed=0, table_share=0.5)
     table = model.policy.table
     net = copy.deepcopy(model.policy.actor_net.state_dict())
     model.learn(8 * 12 * 5)
@@ -231,7 +231,7 @@ def test_rows_explore_by_themselves_once_the_table_is_found() -> None:
 
 
 def test_the_network_waits_for_the_table() -> None:
-    model = ARTRL("ARTPolicy", _env(12, 4, features=("size",)), seed=0, table_share=1.0)
+    model = ARTRL("ARTPolicy", _env(12, 4, features=("rms",)), seed=0, table_share=1.0)
     before = copy.deepcopy(model.policy.actor_net.state_dict())
     torch.manual_seed(1)
     model.learn(6 * 12 * 5)
@@ -244,7 +244,7 @@ def test_the_network_waits_for_the_table() -> None:
 
 
 def test_one_row_with_features_learns_by_the_critic() -> None:
-    model = ARTRL("ARTPolicy", _env(1, 1, features=("size",)), seed=0)
+    model = ARTRL("ARTPolicy", _env(1, 1, features=("rms",)), seed=0)
     before = copy.deepcopy(model.policy.actor_net.state_dict())
     model.learn(4 * 5)
     assert not model.policy.table.values.any()
@@ -345,7 +345,7 @@ def test_adapted_gaussian_settles_at_the_border() -> None:
 def test_one_row_has_nothing_to_compare_with() -> None:
     with pytest.raises(ValueError, match=r"num_envs = 1: .*vector environment"):
         ARTRL("ARTPolicy", _env(1, 1))
-    ARTRL("ARTPolicy", _env(1, 1, features=("size",)), seed=0).learn(10)
+    ARTRL("ARTPolicy", _env(1, 1, features=("rms",)), seed=0).learn(10)
 
 
 def test_a_rollout_of_part_of_an_episode_is_refused() -> None:
@@ -359,7 +359,7 @@ def test_without_groups_every_row_explores_by_itself() -> None:
 
 
 def test_groups_meet_the_same_noises_in_training(step_by_step) -> None:
-    env = _env(12, 3, features=("size", "log_f"))
+    env = _env(12, 3, features=("rms", "log_velocity"))
     model = ARTRL("ARTPolicy", env, seed=0)
     _collect(model)
     first = model.rollout_buffer.observations[0].reshape(3, 4, -1)
@@ -370,7 +370,7 @@ def test_groups_meet_the_same_noises_in_training(step_by_step) -> None:
 def test_actor_gradient_by_hand() -> None:
     # Two groups of two rows, two steps; the mean is 0, so the score is a / std^2.
     model = ARTRL(
-        "ARTPolicy", _env(4, 2, num_steps=2, features=("size",)), seed=0, std_adapted=0.5, std_end=0.5
+        "ARTPolicy", _env(4, 2, num_steps=2, features=("rms",)), seed=0, std_adapted=0.5, std_end=0.5
     )
     _collect(model)
     model._end_table()
@@ -396,7 +396,7 @@ def test_the_table_stays_in_the_action_space() -> None:
     assert float(model.policy.table.values.detach().abs().max()) <= 1.0
 
 
-@pytest.mark.parametrize("features", [(), ("size",)])
+@pytest.mark.parametrize("features", [(), ("rms",)])
 def test_the_average_is_what_is_deployed(tmp_path, features) -> None:
     """Also by a model that was saved before the end and is not trained on."""
     model = ARTRL("ARTPolicy", _env(features=features), seed=0, average_last=0.5)
@@ -445,7 +445,7 @@ def test_a_budget_that_is_no_multiple_of_the_rollout_never_climbs() -> None:
 
 
 def test_policy_that_depends_on_the_state() -> None:
-    env = _env(64, 8, features=("size", "log_f", "log_q"))
+    env = _env(64, 8, features=("rms", "log_velocity", "log_curvature"))
     model = ARTRL("ARTPolicy", env, seed=0)
     obs = torch.rand(16, 5, generator=torch.Generator().manual_seed(0))
     obs[:, 0] = 0.4
@@ -556,7 +556,7 @@ def test_literal_update_by_the_formulas(rows: int) -> None:
         assert model.multiplier == pytest.approx(gamma, rel=1e-5)
         for name, net in nets.items():
             for ours, theirs in zip(net.parameters(), getattr(model.policy, name).parameters(), strict=True):
-                # 2% of one step of Adam: an entry whose moment is almost 0 is noisy.
+                # 2% of one step of Adam: an entry whose moment is almost 0 is stochastic.
                 assert torch.allclose(ours, theirs, rtol=0, atol=0.02 * lr), name
 
 
@@ -584,7 +584,7 @@ def test_environment_without_num_steps() -> None:
     ("settings", "match"),
     [
         ({"control": "log_speed"}, "control='speed'.*got control='log_speed'"),
-        ({"features": ("x",)}, r"'log_q' among its features; got .*'x0'"),
+        ({"features": ("x",)}, r"'log_curvature' among its features; got .*'x0'"),
         ({"reward": "global"}, "reward='euler'"),
     ],
 )

@@ -11,10 +11,10 @@ from closeness import assert_float32_close
 from art_env.adapters.conditional import InpaintingDenoiser, LabelledDenoiser
 from art_env.diffusion import SOLVERS, CheckedDenoiser, GaussianDenoiser, curvature, sample
 from art_env.envs.dynamics import Dynamics
-from art_env.evaluation.evaluator import Scorer
+from art_env.evaluation.evaluator import Evaluator
 from art_env.problems.library import make_problem
 from art_env.schedules import edm
-from art_env.schedules.registry import baseline
+from art_env.schedules.registry import make_schedule
 
 torch.set_num_threads(1)
 
@@ -103,11 +103,11 @@ def test_conditional_problems(name):
 
 def test_scores_leave_the_condition_out():
     problem = make_problem("digits-inpaint")
-    scorer = Scorer(problem, "euler", (0,), num_images=40, num_noises=8)
-    rows = {r.metric: r for r in scorer.rows(baseline("edm", problem, 4, "euler"))}
-    ends = scorer.samples(baseline("edm", problem, 4, "euler"), 8)
+    evaluator = Evaluator(problem, "euler", (0,), num_images=40, num_noises=8)
+    rows = {r.metric: r for r in evaluator.rows(make_schedule("edm", problem, 4, "euler"))}
+    ends = evaluator.samples(make_schedule("edm", problem, 4, "euler"), 8)
     assert ends.shape == (8, 1, 8, 8)
-    exact = scorer.exact_samples(8)
+    exact = evaluator.exact_samples(8)
     # The network computes in float32: the last digits depend on the size of the batch.
     assert_float32_close(rows["rmse"].mean, float((ends - exact).square().mean().sqrt()))
     # What was given comes back.

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from art_env.diffusion import CheckedDenoiser, DenoiserError, GaussianDenoiser, get_solver, sample
-from art_env.diffusion.denoiser import per_row
+from art_env.diffusion.denoiser import append_dims
 from art_env.schedules import edm
 
 torch.set_num_threads(1)
@@ -112,8 +112,8 @@ def test_sample_names_the_step(solver):
         sample(denoiser, torch.ones(3, 2, dtype=torch.float64), sigmas, get_solver(solver))
 
 
-def test_per_row_broadcasts():
+def test_append_dims_broadcasts():
     x = torch.zeros(3, 1, 2, 2, dtype=torch.float64)
-    assert per_row(0.5, x).shape == ()
-    assert per_row(torch.tensor([1.0, 2.0, 3.0]), x).shape == (3, 1, 1, 1)
-    assert per_row(torch.tensor([1.0, 2.0, 3.0]), x).dtype == torch.float64
+    assert append_dims(0.5, x).shape == ()
+    assert append_dims(torch.tensor([1.0, 2.0, 3.0]), x).shape == (3, 1, 1, 1)
+    assert append_dims(torch.tensor([1.0, 2.0, 3.0]), x).dtype == torch.float64

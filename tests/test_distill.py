@@ -29,11 +29,11 @@ def _dynamics(**settings) -> Dynamics:
     return Dynamics(**settings)
 
 
-@pytest.mark.parametrize("terminal", ["zero", "sigma_min"])
+@pytest.mark.parametrize("final_sigmas_type", ["zero", "sigma_min"])
 @pytest.mark.parametrize("control", ["log_speed", "speed"])
-def test_gives_back_a_schedule(control: str, terminal: str) -> None:
-    schedule = edm(K, 0.002, 80.0, 4.0, terminal=terminal)
-    dynamics = _dynamics(control=control, terminal=terminal)
+def test_gives_back_a_schedule(control: str, final_sigmas_type: str) -> None:
+    schedule = edm(K, 0.002, 80.0, 4.0, final_sigmas_type=final_sigmas_type)
+    dynamics = _dynamics(control=control, final_sigmas_type=final_sigmas_type)
     out = distill(SchedulePolicy(schedule, dynamics), dynamics, name="mine")
     assert out.sigmas == pytest.approx(schedule.sigmas, rel=1e-4)
     assert (out.sigma_max, out.sigma_end) == (schedule.sigma_max, schedule.sigma_end)
@@ -43,7 +43,7 @@ def test_gives_back_a_schedule(control: str, terminal: str) -> None:
 
 
 def test_meta_says_where_it_comes_from() -> None:
-    dynamics = _dynamics(features=("size",), reward="local", solver="euler")
+    dynamics = _dynamics(features=("rms",), reward="local", solver="euler")
     meta = distill(Fixed(lambda o: np.zeros((len(o), 1))), dynamics, num_noises=4).meta
     expected = {
         "problem": "mixture-1d",
@@ -51,20 +51,20 @@ def test_meta_says_where_it_comes_from() -> None:
         "num_steps": K,
         "reward": "local",
         "control": "log_speed",
-        "features": ["size"],
+        "features": ["rms"],
         "method": "distilled",
         "num_noises": 4,
         "seed": 0,
     }
     assert expected.items() <= meta.items()
     assert len(meta["theta_sd"]) == K
-    schedule = edm(K, 0.002, 80.0, terminal="sigma_min")
+    schedule = edm(K, 0.002, 80.0, final_sigmas_type="sigma_min")
     Schedule.from_json(Schedule(schedule.sigmas, "x", meta).to_json())
 
 
 def test_averages_the_speeds_of_trajectories() -> None:
     dynamics = _dynamics(control="speed")
-    two = [edm(K, 0.002, 80.0, rho, terminal="sigma_min") for rho in (2.0, 7.0)]
+    two = [edm(K, 0.002, 80.0, rho, final_sigmas_type="sigma_min") for rho in (2.0, 7.0)]
     rows = np.stack([s.theta() for s in two])
 
     def act(obs: np.ndarray) -> np.ndarray:
@@ -87,7 +87,7 @@ def test_raw_speeds_may_be_negative() -> None:
     assert "raised" in out.meta["note"]
     assert (np.diff(out.sigmas) < 0).all()
     backwards = distill(Fixed(lambda o: -np.ones((len(o), 1))), _dynamics(control="speed"))
-    assert backwards.sigmas == pytest.approx(uniform(K, 0.002, 80.0, terminal="sigma_min").sigmas)
+    assert backwards.sigmas == pytest.approx(uniform(K, 0.002, 80.0, final_sigmas_type="sigma_min").sigmas)
 
 
 def test_without_a_reference_the_noises_are_fresh() -> None:

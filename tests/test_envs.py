@@ -37,7 +37,7 @@ IDS = {
     "ART/Diffusion-v0": {"denoiser": GaussianDenoiser(0.5, shape=(2,)), "num_noises": 16},
 }
 MODES = (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED)
-ODE = [name for name, solver in SOLVERS.items() if not solver.noisy]
+ODE = [name for name, solver in SOLVERS.items() if not solver.stochastic]
 MIXTURE = {"problem": "mixture-1d", "num_noises": 128}
 
 
@@ -113,7 +113,7 @@ def test_make_in_a_fresh_process():
 
 
 @pytest.mark.parametrize(
-    ("problem", "terminal"),
+    ("problem", "final_sigmas_type"),
     [
         ("gaussian-1d", "zero"),
         ("gaussian-1d", "sigma_min"),
@@ -122,36 +122,48 @@ def test_make_in_a_fresh_process():
     ],
 )
 @pytest.mark.parametrize("K", [1, 2, 5, 18])
-def test_action_zero_is_edm_and_clock_1_is_uniform(problem, terminal, K):
+def test_action_zero_is_edm_and_clock_1_is_uniform(problem, final_sigmas_type, K):
     for clock, build in ((7.0, edm), (3, lambda *a, **k: edm(*a, 3.0, **k)), (1, uniform)):
-        env = ARTEnv(problem=problem, num_steps=K, clock=clock, terminal=terminal, num_noises=4)
+        env = ARTEnv(
+            problem=problem,
+            num_steps=K,
+            base_schedule=clock,
+            final_sigmas_type=final_sigmas_type,
+            num_noises=4,
+        )
         p = env.dynamics.problem
         *_, sigmas = _run(env, [0.0] * K, seed=0)
-        grid = build(K, p.sigma_min, p.sigma_max, terminal=terminal)
+        grid = build(K, p.sigma_min, p.sigma_max, final_sigmas_type=final_sigmas_type)
         np.testing.assert_allclose(sigmas, grid.sigmas, rtol=1e-9, atol=1e-15)
 
 
 def test_action_zero_follows_a_schedule_as_clock():
-    grid = arctan(6, 0.002, 80.0, 2.0, terminal="sigma_min")
-    *_, sigmas = _run(ARTEnv(num_steps=6, clock=grid, **MIXTURE), [0.0] * 6)
+    grid = arctan(6, 0.002, 80.0, 2.0, final_sigmas_type="sigma_min")
+    *_, sigmas = _run(ARTEnv(num_steps=6, base_schedule=grid, **MIXTURE), [0.0] * 6)
     np.testing.assert_allclose(sigmas, grid.sigmas, rtol=1e-9)
-    env = ARTEnv(num_steps=6, clock="closed_form", **MIXTURE)
+    env = ARTEnv(num_steps=6, base_schedule="closed_form", **MIXTURE)
     *_, sigmas = _run(env, [0.0] * 6)
     grid = closed_form(make_problem("mixture-1d").reference(256), 6)
     np.testing.assert_allclose(sigmas, grid.sigmas, rtol=0.02)
 
 
 @pytest.mark.parametrize("solver", ODE)
-@pytest.mark.parametrize("terminal", ["zero", "sigma_min"])
-def test_the_end_is_exact_and_sigma_descends_whatever_the_actions(solver, terminal):
+@pytest.mark.parametrize("final_sigmas_type", ["zero", "sigma_min"])
+def test_the_end_is_exact_and_sigma_descends_whatever_the_actions(solver, final_sigmas_type):
     rng = np.random.default_rng(0)
     for K, action_range in ((1, 3.0), (4, 3.0), (30, 3.0), (30, 8.0)):
-        env = ARTEnv(terminal=terminal, solver=solver, num_steps=K, action_range=action_range, **MIXTURE)
+        env = ARTEnv(
+            final_sigmas_type=final_sigmas_type,
+            solver=solver,
+            num_steps=K,
+            action_range=action_range,
+            **MIXTURE,
+        )
         runs = [rng.uniform(-1, 1, K), np.ones(K), -np.ones(K), rng.choice([-1.0, 1.0], K)]
         for actions in runs:
             observations, rewards, infos, sigmas = _run(env, actions)
             assert sigmas[-1] == env.dynamics.problem.sigma_end
-            assert infos[-1]["terminal_mismatch"] == 0.0
+            assert infos[-1]["final_sigma_mismatch"] == 0.0
             assert (np.diff(sigmas) < 0).all()
             assert np.isfinite(rewards).all()
             assert all(o in env.observation_space for o in observations)
@@ -162,14 +174,14 @@ def test_the_end_is_exact_and_sigma_descends_whatever_the_actions(solver, termin
             end = sample(env.dynamics.problem.denoiser, flow.start[i : i + 1], sigmas, solver)
             paired = float((end - flow.x_end[i]).norm())
             # On the way from sigma_min to 0 the environment takes the slope at sigma_min.
-            tolerance = 1e-4 if terminal == "zero" else 1e-7
+            tolerance = 1e-4 if final_sigmas_type == "zero" else 1e-7
             assert infos[-1]["final_rmse"] == pytest.approx(paired, rel=tolerance, abs=tolerance)
 
 
 def test_log_speed_by_hand():
     """With n steps left the step takes m / (m + n - 1) of what remains."""
     env = ARTEnv(
-        problem="gaussian-1d", num_steps=3, clock=1, action_range=2.0, solver="euler", reward="euler"
+        problem="gaussian-1d", num_steps=3, base_schedule=1, action_range=2.0, solver="euler", reward="euler"
     )
     *_, sigmas = _run(env, [0.5, -1.0, 0.3])
     first = 2.0 / (2.0 + 2.0)
@@ -187,18 +199,25 @@ def test_speed_may_miss_the_end_and_is_held_in_the_range():
     assert env.action_space.high == 1e4  # SB3 refuses an infinite bound
     *_, infos, sigmas = _run(env, [1.0, 1.0, 0.5, 0.5])
     np.testing.assert_allclose(sigmas, [3.0, 2.25, 1.5, 1.125, 0.75], rtol=1e-6)
-    assert infos[-1]["terminal_mismatch"] == pytest.approx(0.75)
+    assert infos[-1]["final_sigma_mismatch"] == pytest.approx(0.75)
     # Backwards is held at sigma_max, too far is held at the end; theta may be negative in between.
     *_, infos, sigmas = _run(env, [-5.0, 1.0, -0.5, 50.0])
     np.testing.assert_allclose(sigmas, [3.0, 3.0, 2.25, 2.625, 0.0], rtol=1e-6)
-    assert infos[-1]["terminal_mismatch"] == 0.0
+    assert infos[-1]["final_sigma_mismatch"] == 0.0
 
 
 @pytest.mark.parametrize("solver", ODE)
 @pytest.mark.parametrize("reward", ["euler", "local", "global"])
-@pytest.mark.parametrize("terminal", ["zero", "sigma_min"])
-def test_speed_survives_arriving_early(solver, reward, terminal):
-    env = ARTEnv(solver=solver, reward=reward, control="speed", terminal=terminal, num_steps=5, **MIXTURE)
+@pytest.mark.parametrize("final_sigmas_type", ["zero", "sigma_min"])
+def test_speed_survives_arriving_early(solver, reward, final_sigmas_type):
+    env = ARTEnv(
+        solver=solver,
+        reward=reward,
+        control="speed",
+        final_sigmas_type=final_sigmas_type,
+        num_steps=5,
+        **MIXTURE,
+    )
     for actions in ([50.0, 1.0, 0.0, -0.01, 3.0], [0.0] * 5, [4.9999, 1e-6, 1e-6, 1e-6, 1.0]):
         observations, rewards, _, sigmas = _run(env, actions)
         assert np.isfinite(rewards).all()
@@ -210,8 +229,13 @@ def test_speed_survives_arriving_early(solver, reward, terminal):
 
 
 def test_features_and_their_meaning():
-    env = ARTEnv(features=("x", "size", "log_f", "log_q", "cosine"), num_steps=6, clock=2.0, **MIXTURE)
-    assert env.feature_names == ("time", "budget", "x0", "size", "log_f", "log_q", "cosine")
+    env = ARTEnv(
+        features=("x", "rms", "log_velocity", "log_curvature", "turn"),
+        num_steps=6,
+        base_schedule=2.0,
+        **MIXTURE,
+    )
+    assert env.feature_names == ("time", "remaining", "x0", "rms", "log_velocity", "log_curvature", "turn")
     actions = [0.3, -0.5, 0.2, 0.7, -0.1, 0.0]
     index = 11
     observations, _, _, sigmas = _run(env, actions, options={"noise_index": index})
@@ -286,7 +310,7 @@ def test_euler_reward_on_a_mixture_is_the_jvp():
 
 @pytest.mark.parametrize("solver", ODE)
 @pytest.mark.parametrize(
-    "settings", [{**MIXTURE}, {"problem": "mixture-2d", "terminal": "zero", "num_noises": 32}]
+    "settings", [{**MIXTURE}, {"problem": "mixture-2d", "final_sigmas_type": "zero", "num_noises": 32}]
 )
 def test_global_return_is_minus_the_final_weighted_error(solver, settings):
     # Wider actions reach noise levels so near 0 that (x - D) / sigma loses its digits.
@@ -315,7 +339,7 @@ def test_local_reward_is_the_true_error_of_one_step():
 
 def test_local_is_half_dt_times_euler_for_small_steps():
     K = 200
-    settings = {"num_steps": K, "solver": "euler", "clock": 1.0}
+    settings = {"num_steps": K, "solver": "euler", "base_schedule": 1.0}
     local = ARTEnv(problem="gaussian-1d", reward="local", num_noises=4, **settings)
     _, local_rewards, _, _ = _run(local, [0.0] * K, options={"noise_index": 1})
     euler = ARTEnv(problem="gaussian-1d", reward="euler", **settings)
@@ -338,7 +362,7 @@ def test_evaluations_are_counted():
 
 def test_an_early_arrival_counts_what_it_evaluates():
     """With the raw clock the step into the end is an Euler step, also when it is not the last."""
-    settings = {"control": "speed", "solver": "heun", "num_steps": 3, "terminal": "zero"}
+    settings = {"control": "speed", "solver": "heun", "num_steps": 3, "final_sigmas_type": "zero"}
     *_, infos, _ = _run(ARTEnv(**MIXTURE, **settings), [1.0, 50.0, 0.0])
     assert [i["nfe"] for i in infos] == [0, 2, 3, 4]
 
@@ -346,7 +370,7 @@ def test_an_early_arrival_counts_what_it_evaluates():
 def test_local_reward_names_its_own_step():
     """The model breaks only where the exact trajectory goes, which the reward alone visits."""
     clean = make_problem("mixture-1d").reference(128)
-    exact = float(clean.at(float(edm(4, 0.002, 80.0, terminal="sigma_min").sigmas[1]))[3])
+    exact = float(clean.at(float(edm(4, 0.002, 80.0, final_sigmas_type="sigma_min").sigmas[1]))[3])
 
     class Hole:
         shape, sigma_data = (1,), 2.0
@@ -356,7 +380,12 @@ def test_local_reward_names_its_own_step():
             return torch.where((x - exact).abs() < 1e-9, float("nan"), out)
 
     env = ARTEnv(
-        problem="custom", denoiser=Hole(), reward="local", reference=clean, num_steps=4, terminal="sigma_min"
+        problem="custom",
+        denoiser=Hole(),
+        reward="local",
+        reference=clean,
+        num_steps=4,
+        final_sigmas_type="sigma_min",
     )
     env.reset(options={"noise_index": 3})
     env.step([0.0])
@@ -640,22 +669,22 @@ def test_step_outside_an_episode():
     [
         ({"reward": "globl"}, "unknown reward 'globl'. Did you mean 'global'"),
         ({"control": "log-speed"}, "unknown control 'log-speed'. Did you mean 'log_speed'"),
-        ({"features": ("log_F", "size")}, "unknown feature 'log_F'. Did you mean 'log_f'"),
-        ({"features": "sizes"}, "unknown feature 'sizes'. Did you mean 'size'"),
+        ({"features": ("log_F", "rms")}, "unknown feature 'log_F'"),
+        ({"features": "rmss"}, "unknown feature 'rmss'. Did you mean 'rms'"),
         ({"solver": "Heun"}, "unknown solver 'Heun'. Did you mean 'heun'"),
-        ({"clock": "closed-form"}, "unknown clock 'closed-form'. Did you mean 'closed_form'"),
-        ({"clock": 0.0}, "clock = 0.0 must be a positive number"),
-        ({"clock": float("nan")}, "clock = nan must be a positive"),
-        ({"clock": None}, "clock = None must be a positive number"),
-        ({"clock": edm(5, 0.002, 70.0)}, "starts at sigma=70"),
-        ({"clock": edm(5, 0.002, 80.0)}, r"ends at sigma=0, the problem at sigma=0\.002"),
+        ({"base_schedule": "closed-form"}, "unknown base_schedule 'closed-form'. Did you mean 'closed_form'"),
+        ({"base_schedule": 0.0}, "base_schedule = 0.0 must be a positive number"),
+        ({"base_schedule": float("nan")}, "base_schedule = nan must be a positive"),
+        ({"base_schedule": None}, "base_schedule = None must be a positive number"),
+        ({"base_schedule": edm(5, 0.002, 70.0)}, "starts at sigma=70"),
+        ({"base_schedule": edm(5, 0.002, 80.0)}, r"ends at sigma=0, the problem at sigma=0\.002"),
         ({"num_steps": 0}, "num_steps = 0"),
         ({"num_steps": 2.5}, "num_steps = 2.5"),
         ({"action_range": 0.0}, "action_range = 0.0"),
         ({"action_range": float("inf")}, "action_range = inf"),
         ({"num_noises": 0}, "num_noises = 0"),
         ({"problem": "mixture"}, "unknown problem 'mixture'. Did you mean 'mixture-"),
-        ({"terminal": "sigma_mim"}, "Did you mean 'sigma_min'"),
+        ({"final_sigmas_type": "sigma_mim"}, "Did you mean 'sigma_min'"),
         ({"sigma_max": 0.001}, "must be below sigma_max"),
         ({"render_mode": "rgb-array"}, "unknown render_mode 'rgb-array'. Did you mean 'rgb_array'"),
         ({"device": "cpu0"}, "device = 'cpu0' is not a device"),
@@ -816,6 +845,8 @@ def test_dynamics_is_pure():
 
 
 def test_a_schedule_object_as_clock_survives_gym_make():
-    env = gym.make("ART/Mixture1D-v0", clock=Schedule([80.0, 5.0, 1.0, 0.002]), num_steps=3, num_noises=8)
+    env = gym.make(
+        "ART/Mixture1D-v0", base_schedule=Schedule([80.0, 5.0, 1.0, 0.002]), num_steps=3, num_noises=8
+    )
     env.reset(seed=0)
     assert env.step(np.zeros(1, np.float32))[4]["sigma"] == pytest.approx(5.0)

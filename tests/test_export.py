@@ -323,7 +323,9 @@ def test_subclasses_are_their_parent():
     ],
 )
 def test_a_schedule_that_ends_above_zero_is_refused_where_zero_is_appended(make):
-    with pytest.raises(ValueError, match=r"ends at sigma=0.03, but .* goes on to 0.*terminal='zero'"):
+    with pytest.raises(
+        ValueError, match=r"ends at sigma=0.03, but .* goes on to 0.*final_sigmas_type='zero'"
+    ):
         to_diffusers(grid(5, 14.0, 0.03, zero=False), make(), quantize=True)
 
 
@@ -346,7 +348,7 @@ def test_a_schedule_that_ends_above_zero_is_refused_where_zero_is_appended(make)
             lambda: diffusers.EDMEulerScheduler(),
             40.0,
             0.002,
-            r"starts at sigma=40.*start noise.*sigma_max=80.*=40",
+            r"starts at sigma=40.*initial noise.*sigma_max=80.*=40",
         ),
     ],
 )
@@ -462,8 +464,8 @@ def test_k_diffusion(K, solver, dtype):
     x = noise(80.0)
     got = sampler(model, x, sigmas, disable=True)
     np.testing.assert_allclose(asked[:: 2 if solver == "heun" else 1], schedule.sigmas[:-1], rtol=1e-7)
-    limit = RTOL if dtype == torch.float32 else 1e-12
-    assert_same(got, solver, x, schedule.sigmas, limit)
+    oracle = RTOL if dtype == torch.float32 else 1e-12
+    assert_same(got, solver, x, schedule.sigmas, oracle)
 
 
 @pytest.mark.parametrize("solver", ["euler", "dpmpp_2m"])
@@ -505,7 +507,7 @@ def test_diff_sampler():
     assert option.startswith("--t_steps=[")
     assert " " not in option
     assert json.loads(option.removeprefix("--t_steps=")) == schedule.sigmas.tolist()
-    with pytest.raises(ValueError, match="terminal='sigma_min'"):
+    with pytest.raises(ValueError, match="final_sigmas_type='sigma_min'"):
         to_diff_sampler(grid(5, 80.0, 0.002))
 
 
@@ -577,7 +579,7 @@ def test_configs_of_other_models(files, capsys):
     rc, out, _ = run("diffusers-flow", {"shift": 2.0}, "--shift", "5.0")
     assert pasted(out)["sigmas"] == to_flow(schedule, 5.0).tolist()
     rc, _, err = run("diffusers-edm-euler", {"sigma_max": 80.0})
-    assert (rc, "start noise" in err) == (2, True)
+    assert (rc, "initial noise" in err) == (2, True)
     rc, _, err = run("diffusers-flow", {"use_dynamic_shifting": True})
     assert (rc, "use_dynamic_shifting=False" in err) == (2, True)
 
@@ -587,8 +589,8 @@ def test_configs_of_other_models(files, capsys):
     [
         (["zero", "--to", "k-difusion"], "unknown target 'k-difusion'. Did you mean 'k-diffusion'?"),
         (["zero", "--to", "diffusers-heun"], "needs --scheduler-config"),
-        (["zero", "--to", "diff-sampler"], "terminal='sigma_min'"),
-        (["min", "--to", "edm"], "terminal='zero'"),
+        (["zero", "--to", "diff-sampler"], "final_sigmas_type='sigma_min'"),
+        (["min", "--to", "edm"], "final_sigmas_type='zero'"),
         (["zero", "--to", "edm", "--shift", "3"], "--shift is for diffusers-flow"),
         (
             ["zero", "--to", "edm", "--scheduler-config", "config"],

@@ -37,8 +37,8 @@ def test_digit_features() -> None:
     # Values out of range count as the nearest in range.
     assert_float32_close(features(images[:5] * 3), features((images[:5] * 3).clamp(-1, 1)))
     # They tell digits apart: the nearest other digit is nearly always of the same class.
-    gap = torch.cdist(torch.from_numpy(real), torch.from_numpy(real)).fill_diagonal_(torch.inf)
-    assert float((labels[gap.argmin(1)] == labels).double().mean()) > 0.95
+    ratio = torch.cdist(torch.from_numpy(real), torch.from_numpy(real)).fill_diagonal_(torch.inf)
+    assert float((labels[ratio.argmin(1)] == labels).double().mean()) > 0.95
 
 
 def test_frechet_of_digits_grows_with_damage() -> None:

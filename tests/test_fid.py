@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from art_env.evaluation.evaluator import Scorer
+from art_env.evaluation.evaluator import Evaluator
 from art_env.evaluation.fid import InceptionFID
 from art_env.evaluation.metrics import frechet_distance
 from art_env.problems.library import make_problem
-from art_env.schedules.registry import baseline
+from art_env.schedules.registry import make_schedule
 
 pytest.importorskip("torchmetrics")
 
@@ -40,7 +40,7 @@ def test_against_our_own_formula():
 
 def test_as_a_metric_of_the_table():
     problem = make_problem("photos")
-    scorer = Scorer(
+    evaluator = Evaluator(
         problem,
         "euler",
         (0,),
@@ -49,9 +49,9 @@ def test_as_a_metric_of_the_table():
         metrics=("fid",),
         fid=InceptionFID(extractor=Means()),
     )
-    rows = {r.metric: r.mean for r in scorer.rows(baseline("edm", problem, 2, "euler"))}
+    rows = {r.metric: r.mean for r in evaluator.rows(make_schedule("edm", problem, 2, "euler"))}
     assert set(rows) == {"rmse", "fid"}
-    assert rows["fid"] > 10 * scorer.floor()[0].mean
+    assert rows["fid"] > 10 * evaluator.floor()[0].mean
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_what_is_missing(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="no Inception weights"):
         InceptionFID(weights=tmp_path / "none.pth")
     with pytest.raises(ValueError, match=r"metric of 'photos' 'fidd'"):
-        Scorer(make_problem("photos"), "euler", (0,), num_images=40, metrics=("fidd",))
+        Evaluator(make_problem("photos"), "euler", (0,), num_images=40, metrics=("fidd",))
     monkeypatch.setitem(sys.modules, "torchmetrics.image.fid", None)
     with pytest.raises(ImportError, match=r"art-rl\[fid\]"):
         InceptionFID()

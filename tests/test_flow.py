@@ -13,7 +13,7 @@ from art_env.diffusion import (
     curvature,
     velocity,
 )
-from art_env.diffusion.denoiser import per_row
+from art_env.diffusion.denoiser import append_dims
 from art_env.diffusion.ode import norm
 from art_env.problems.library import make_problem
 
@@ -29,8 +29,8 @@ def _secant(denoiser, x, sigma, h):
     levels = torch.as_tensor(sigma, dtype=x.dtype).expand(len(x))
     step = h * levels
     F = velocity(denoiser, x, levels)
-    ahead = velocity(denoiser, x + per_row(step, x) * F, levels - step)
-    return F, (ahead - F) / per_row(step, x)
+    ahead = velocity(denoiser, x + append_dims(step, x) * F, levels - step)
+    return F, (ahead - F) / append_dims(step, x)
 
 
 def test_velocity_and_curvature_of_the_gaussian():

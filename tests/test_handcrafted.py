@@ -17,7 +17,7 @@ TABLE_1 = {
     "edm": (lambda K: edm(K, 0.0, 3.0), (0.6617, 0.3158, 0.1736, 0.0908, 0.0373, 0.0188)),
     "edm rho=3": (lambda K: edm(K, 0.0, 3.0, 3.0), (0.4109, 0.1923, 0.1014, 0.0520, 0.0212, 0.0106)),
     "log_snr": (
-        lambda K: log_snr(K, 1e-4, 3.0, terminal="sigma_min"),
+        lambda K: log_snr(K, 1e-4, 3.0, final_sigmas_type="sigma_min"),
         (0.6674, 0.3982, 0.2081, 0.1097, 0.0453, 0.0229),
     ),
     "arctan": (lambda K: arctan(K, 0.0, 3.0), (0.3419, 0.1459, 0.0752, 0.0383, 0.0155, 0.0078)),
@@ -48,16 +48,18 @@ def test_arctan_end_error_in_closed_form(K):
 def test_terminal_conventions(name):
     build = HANDCRAFTED[name]
     zero = build(6, 0.002, 80.0)
-    ramp = build(6, 0.002, 80.0, terminal="sigma_min")
+    ramp = build(6, 0.002, 80.0, final_sigmas_type="sigma_min")
     assert zero.num_steps == ramp.num_steps == 6
     assert (zero.sigmas[0], zero.sigmas[-2], zero.sigmas[-1]) == (80.0, 0.002, 0.0)
     assert (ramp.sigmas[0], ramp.sigmas[-1]) == (80.0, 0.002)
     # K levels and then 0: the levels are the ramp of one step fewer.
-    np.testing.assert_array_equal(zero.sigmas[:-1], build(5, 0.002, 80.0, terminal="sigma_min").sigmas)
+    np.testing.assert_array_equal(
+        zero.sigmas[:-1], build(5, 0.002, 80.0, final_sigmas_type="sigma_min").sigmas
+    )
     assert zero.name == name
     # One step: straight there.
     assert build(1, 0.002, 80.0).sigmas.tolist() == [80.0, 0.0]
-    assert build(1, 0.002, 80.0, terminal="sigma_min").sigmas.tolist() == [80.0, 0.002]
+    assert build(1, 0.002, 80.0, final_sigmas_type="sigma_min").sigmas.tolist() == [80.0, 0.002]
 
 
 @pytest.mark.parametrize("name", HANDCRAFTED)
@@ -67,7 +69,7 @@ def test_two_steps_to_zero_are_the_same_for_everybody(name):
 
 
 def test_each_is_even_in_its_own_coordinate():
-    kwargs = {"sigma_min": 0.01, "sigma_max": 20.0, "terminal": "sigma_min"}
+    kwargs = {"sigma_min": 0.01, "sigma_max": 20.0, "final_sigmas_type": "sigma_min"}
     coordinates = {
         "uniform": (uniform(9, **kwargs), lambda s: s),
         "edm": (edm(9, **kwargs), lambda s: s ** (1 / 7)),
@@ -117,14 +119,14 @@ def test_negative_sigma_min(name):
 
 
 @pytest.mark.parametrize("name", HANDCRAFTED)
-def test_bad_steps_and_terminal(name):
+def test_bad_steps_and_end(name):
     for K in (0, -1, 2.0, True, "5"):
         with pytest.raises(ValueError, match=r"num_steps = .*whole number of at least 1"):
             HANDCRAFTED[name](K, 0.002, 80.0)
-    with pytest.raises(ValueError, match=r"unknown terminal 'zreo'\. Did you mean 'zero'"):
-        HANDCRAFTED[name](5, 0.002, 80.0, terminal="zreo")
+    with pytest.raises(ValueError, match=r"unknown final_sigmas_type 'zreo'\. Did you mean 'zero'"):
+        HANDCRAFTED[name](5, 0.002, 80.0, final_sigmas_type="zreo")
     with pytest.raises(ValueError, match="Did you mean 'sigma_min'"):
-        HANDCRAFTED[name](5, 0.002, 80.0, terminal="sigma-min")
+        HANDCRAFTED[name](5, 0.002, 80.0, final_sigmas_type="sigma-min")
 
 
 @pytest.mark.parametrize("bad", [0.0, -7.0, float("nan"), float("inf")])

@@ -25,10 +25,10 @@ SETTINGS: dict[str, Any] = {
     "num_steps": 3,
     "reward": "euler",
     "control": "log_speed",
-    "features": ["size"],
-    "clock": 7.0,
+    "features": ["rms"],
+    "base_schedule": 7.0,
     "action_range": 2.5,
-    "terminal": None,
+    "final_sigmas_type": None,
     "sigma_min": None,
     "sigma_max": None,
     "num_noises": None,
@@ -66,7 +66,7 @@ def test_round_trip(name: str, tmp_path) -> None:
     assert (dynamics.problem.name, dynamics.solver.name, dynamics.num_steps) == ("gaussian-1d", "euler", 3)
     assert (dynamics.reward_name, dynamics.features, dynamics.config.action_range) == (
         "euler",
-        ("size",),
+        ("rms",),
         2.5,
     )
     obs = np.random.default_rng(0).random((9, 3), dtype=np.float32)
@@ -164,7 +164,7 @@ def test_a_model_without_our_settings(tmp_path) -> None:
         load_agent(tmp_path / "model.zip")
 
 
-@pytest.mark.parametrize(("features", "have"), [([], "(2,)"), (["size", "log_f"], "(4,)")])
+@pytest.mark.parametrize(("features", "have"), [([], "(2,)"), (["rms", "log_velocity"], "(4,)")])
 def test_another_observation(zips, features, have: str, tmp_path) -> None:
     model, _ = load_agent(zips["art"])
     save_agent(model, tmp_path / "m.zip", "art", {**SETTINGS, "features": features})
@@ -175,7 +175,7 @@ def test_another_observation(zips, features, have: str, tmp_path) -> None:
 
 def test_acts_on_another_problem_in_its_clock(tmp_path) -> None:
     """Even spending is even spending anywhere: the closed form of whatever problem it acts on."""
-    settings = {**SETTINGS, "features": [], "clock": "closed_form", "num_noises": 512}
+    settings = {**SETTINGS, "features": [], "base_schedule": "closed_form", "num_noises": 512}
     model = ARTRL("ARTPolicy", to_sb3(ARTVectorEnv(16, autoreset_mode="SAME_STEP", **settings)), seed=0)
     path = tmp_path / "model.zip"
     save_agent(model, path, "art", settings)

@@ -1,4 +1,4 @@
-"""Computed schedules: the closed form, dynamic programming, and the limit."""
+"""Computed schedules: the closed form, dynamic programming, and the oracle."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 from scipy.integrate import quad
 
 from art_env.diffusion import get_solver, sample
-from art_env.diffusion.solvers import Carry, euler_step
+from art_env.diffusion.solvers import SolverState, euler_step
 from art_env.problems.library import make_problem
 from art_env.schedules import (
     Schedule,
     arctan,
     closed_form,
-    direct,
     dynamic_programming,
     edm,
     final_rmse,
+    gradient_search,
     log_snr,
     uniform,
 )
@@ -68,48 +68,48 @@ def test_closed_form_has_equal_sqrt_q_per_step(gaussian, mixture):
     np.testing.assert_allclose(areas, np.mean(areas), rtol=0.01)
 
 
-def test_direct_finds_the_arctan_grid(gaussian):
+def test_gradients_find_the_arctan_grid(gaussian):
     """On Gaussian data the optimum is known: even steps of arctan(sigma)."""
     denoiser, reference = gaussian
     for K in (1, 2, 5, 10):
-        limit = direct(denoiser, reference, K, "euler")
-        assert _w2(denoiser, limit) == pytest.approx(_w2(denoiser, arctan(K, 0.0, 3.0)), rel=1e-3)
+        oracle = gradient_search(denoiser, reference, K, "euler")
+        assert _w2(denoiser, oracle) == pytest.approx(_w2(denoiser, arctan(K, 0.0, 3.0)), rel=1e-3)
         if K > 1:
-            np.testing.assert_allclose(limit.sigmas, arctan(K, 0.0, 3.0).sigmas, atol=5e-3)
-        assert limit.meta["rmse"] == pytest.approx(final_rmse(denoiser, reference, limit.sigmas, "euler"))
+            np.testing.assert_allclose(oracle.sigmas, arctan(K, 0.0, 3.0).sigmas, atol=5e-3)
+        assert oracle.meta["rmse"] == pytest.approx(final_rmse(denoiser, reference, oracle.sigmas, "euler"))
 
 
-def test_direct_is_no_worse_than_any_start(mixture):
+def test_gradients_are_no_worse_than_any_start(mixture):
     denoiser, reference = mixture
     K = 5
-    extra = [edm(9, 0.002, 80.0, 4.0, terminal="sigma_min")]
-    limit = direct(
+    extra = [edm(9, 0.002, 80.0, 4.0, final_sigmas_type="sigma_min")]
+    oracle = gradient_search(
         denoiser, reference, K, "heun", starts=extra, num_searches=1, max_iterations=40, screen_noises=128
     )
     starts = [
-        edm(K, 0.002, 80.0, terminal="sigma_min"),
-        edm(K, 0.002, 80.0, 3.0, terminal="sigma_min"),
-        log_snr(K, 0.002, 80.0, terminal="sigma_min"),
+        edm(K, 0.002, 80.0, final_sigmas_type="sigma_min"),
+        edm(K, 0.002, 80.0, 3.0, final_sigmas_type="sigma_min"),
+        log_snr(K, 0.002, 80.0, final_sigmas_type="sigma_min"),
         closed_form(reference, K),
         dynamic_programming(denoiser, reference, K, "heun", 48, max_noises=64),
         extra[0].resample(K),
     ]
     errors = [final_rmse(denoiser, reference, s.sigmas, "heun") for s in starts]
-    reached = final_rmse(denoiser, reference, limit.sigmas, "heun")
-    assert reached == pytest.approx(limit.meta["rmse"])
+    reached = final_rmse(denoiser, reference, oracle.sigmas, "heun")
+    assert reached == pytest.approx(oracle.meta["rmse"])
     assert reached < 0.8 * min(errors)
-    assert (limit.sigma_max, limit.sigma_end, limit.num_steps) == (80.0, 0.002, K)
-    assert limit.meta["evaluations"] > 0
-    assert limit.meta["solver"] == "heun"
-    assert Schedule.from_json(limit.to_json()) == limit
+    assert (oracle.sigma_max, oracle.sigma_end, oracle.num_steps) == (80.0, 0.002, K)
+    assert oracle.meta["evaluations"] > 0
+    assert oracle.meta["solver"] == "heun"
+    assert Schedule.from_json(oracle.to_json()) == oracle
 
 
-def test_direct_keeps_a_start_that_is_already_the_optimum(gaussian):
+def test_gradients_keep_a_start_that_is_already_the_optimum(gaussian):
     """With no iterations allowed the best start is returned, unchanged."""
     denoiser, reference = gaussian
     best = arctan(6, 0.0, 3.0)
-    limit = direct(denoiser, reference, 6, "euler", starts=[best], max_iterations=0)
-    assert final_rmse(denoiser, reference, limit.sigmas, "euler") <= final_rmse(
+    oracle = gradient_search(denoiser, reference, 6, "euler", starts=[best], max_iterations=0)
+    assert final_rmse(denoiser, reference, oracle.sigmas, "euler") <= final_rmse(
         denoiser, reference, best.sigmas, "euler"
     ) * (1 + 1e-12)
 
@@ -120,7 +120,9 @@ def test_dynamic_programming_beats_edm(mixture, solver, K):
     path = dynamic_programming(denoiser, reference, K, solver, 40, max_noises=96)
     assert (path.num_steps, path.sigma_max, path.sigma_end) == (K, 80.0, 0.002)
     ours = final_rmse(denoiser, reference, path.sigmas, solver)
-    theirs = final_rmse(denoiser, reference, edm(K, 0.002, 80.0, terminal="sigma_min").sigmas, solver)
+    theirs = final_rmse(
+        denoiser, reference, edm(K, 0.002, 80.0, final_sigmas_type="sigma_min").sigmas, solver
+    )
     assert ours < 0.75 * theirs
 
 
@@ -139,7 +141,7 @@ def test_dynamic_programming_is_the_cheapest_path(gaussian, solver):
         for hi, lo in pairwise(sigmas):
             step = get_solver(solver).step if lo > 0 else euler_step
             hi, lo = torch.tensor(hi, dtype=torch.float64), torch.tensor(lo, dtype=torch.float64)
-            end, _ = step(denoiser, reference.at(hi), hi, lo, Carry())
+            end, _ = step(denoiser, reference.at(hi), hi, lo, SolverState())
             total += float((end - reference.at(lo)).abs().mean())
         return total
 
@@ -155,11 +157,11 @@ def test_errors(gaussian):
     with pytest.raises(ValueError, match="Did you mean 'heun'"):
         dynamic_programming(denoiser, reference, 10, "huen")
     with pytest.raises(ValueError, match="Did you mean 'euler'"):
-        direct(denoiser, reference, 10, "eular")
+        gradient_search(denoiser, reference, 10, "eular")
     for build in (
         lambda: closed_form(reference, 0),
         lambda: dynamic_programming(denoiser, reference, 0),
-        lambda: direct(denoiser, reference, 0),
+        lambda: gradient_search(denoiser, reference, 0),
     ):
         with pytest.raises(ValueError, match="num_steps = 0"):
             build()

@@ -15,7 +15,7 @@ torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize(
-    ("name", "terminal", "sigma_max", "sigma_min", "shape"),
+    ("name", "final_sigmas_type", "sigma_max", "sigma_min", "shape"),
     [
         ("gaussian-1d", "zero", 3.0, 0.0, (1,)),
         ("mixture-1d", "sigma_min", 80.0, 0.002, (1,)),
@@ -29,13 +29,17 @@ torch.set_num_threads(1)
         ("photos-latent", "zero", 80.0, 0.002, (8, 4, 4)),
     ],
 )
-def test_the_named_problems(name, terminal, sigma_max, sigma_min, shape):
+def test_the_named_problems(name, final_sigmas_type, sigma_max, sigma_min, shape):
     assert name in PROBLEMS
     problem = make_problem(name)
     assert problem.name == name
-    assert (problem.terminal, problem.sigma_max, problem.sigma_min) == (terminal, sigma_max, sigma_min)
+    assert (problem.final_sigmas_type, problem.sigma_max, problem.sigma_min) == (
+        final_sigmas_type,
+        sigma_max,
+        sigma_min,
+    )
     assert problem.shape == shape
-    assert problem.sigma_end == (0.0 if terminal == "zero" else sigma_min)
+    assert problem.sigma_end == (0.0 if final_sigmas_type == "zero" else sigma_min)
     assert 0 < problem.sigma_floor <= 0.002
     assert len(PROBLEMS) == 10
     assert (problem.effort.pictures < 100) == (len(shape) == 3)
@@ -76,9 +80,9 @@ def test_digits_data_is_drawn_without_replacement():
     assert make_problem("digits").sample_data(2000, 1).shape[0] == 2000
 
 
-def test_terminals_and_ranges():
-    assert make_problem("gaussian-1d", terminal="sigma_min").sigma_end == 1e-4
-    assert make_problem("mixture-1d", terminal="zero").sigma_end == 0.0
+def test_ends_and_ranges():
+    assert make_problem("gaussian-1d", final_sigmas_type="sigma_min").sigma_end == 1e-4
+    assert make_problem("mixture-1d", final_sigmas_type="zero").sigma_end == 0.0
     changed = make_problem("mixture-1d", sigma_min=0.01, sigma_max=20)
     assert (changed.sigma_min, changed.sigma_max, changed.prior_std) == (0.01, 20.0, 20.0)
     # The Gaussian starts from its exact marginal.
@@ -90,12 +94,12 @@ def test_terminals_and_ranges():
     [
         ({"name": "mixture1d"}, "unknown problem 'mixture1d'. Did you mean 'mixture-1d'"),
         ({"name": "zzz"}, "unknown problem 'zzz'. Known: gaussian-1d"),
-        ({"name": "mixture-1d", "terminal": "sigma_mn"}, "Did you mean 'sigma_min'"),
+        ({"name": "mixture-1d", "final_sigmas_type": "sigma_mn"}, "Did you mean 'sigma_min'"),
         ({"name": "mixture-1d", "sigma_min": 100.0}, "sigma_min = 100 must be below sigma_max = 80"),
         ({"name": "mixture-1d", "sigma_max": 0.0}, "sigma_max = 0 must be above 0"),
         ({"name": "mixture-1d", "sigma_max": float("nan")}, "sigma_max = nan is not finite"),
         ({"name": "mixture-1d", "sigma_min": -0.1}, "sigma_min = -0.1 must not be negative"),
-        ({"name": "mixture-1d", "sigma_min": 0.0}, "needs sigma_min above 0; use terminal='zero'"),
+        ({"name": "mixture-1d", "sigma_min": 0.0}, "needs sigma_min above 0; use final_sigmas_type='zero'"),
         ({"name": "mixture-1d", "device": "gpu"}, "device = 'gpu' is not a device"),
     ],
 )
@@ -116,7 +120,12 @@ def test_device_that_is_not_there():
 
 def test_custom_problem():
     problem = custom_problem(GaussianDenoiser(0.5, shape=(3, 2)), sigma_min=0.01, sigma_max=10, name="mine")
-    assert (problem.name, problem.shape, problem.terminal, problem.sigma_end) == ("mine", (3, 2), "zero", 0.0)
+    assert (problem.name, problem.shape, problem.final_sigmas_type, problem.sigma_end) == (
+        "mine",
+        (3, 2),
+        "zero",
+        0.0,
+    )
     assert (problem.prior_std, problem.sigma_floor) == (10.0, 0.01)
     with pytest.raises(ValueError, match="problem 'mine' has no data"):
         problem.sample_data(5, 0)
@@ -137,7 +146,7 @@ def test_custom_problem():
     with pytest.raises(ValueError, match="must be below sigma_max"):
         custom_problem(GaussianDenoiser(), sigma_min=5.0, sigma_max=1.0)
     with pytest.raises(ValueError, match="Did you mean 'zero'"):
-        custom_problem(GaussianDenoiser(), terminal="Zero")
+        custom_problem(GaussianDenoiser(), final_sigmas_type="Zero")
 
 
 def test_reference_is_cached_and_keyed():
@@ -149,7 +158,7 @@ def test_reference_is_cached_and_keyed():
     assert torch.equal(flow.start, problem.sample_noise(16, 3))
     assert problem.reference(16, seed=4, num_knots=17) is not flow
     assert problem.reference(17, seed=3, num_knots=17) is not flow
-    other = make_problem("mixture-1d", terminal="zero").reference(16, seed=3, num_knots=17)
+    other = make_problem("mixture-1d", final_sigmas_type="zero").reference(16, seed=3, num_knots=17)
     assert (flow.sigma_end, other.sigma_end) == (0.002, 0.0)
     for bad in (0, -5):
         with pytest.raises(ValueError, match=f"num_noises = {bad}"):

@@ -14,20 +14,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from art_env.evaluation.evaluator import Scorer
+from art_env.evaluation.evaluator import Evaluator
 from art_env.problems.library import make_problem
 from art_env.schedules import Schedule
-from art_env.schedules.registry import baseline
+from art_env.schedules.registry import make_schedule
 from benchmarks import figures, leaderboard, noises, report, statistics
 from benchmarks.records import Cell, Leaderboard, Record, amount, number
 
 ROOT = Path(__file__).parents[1]
 
 
-def _record(method: str, gap: float, seed: int = 0, cell: str = "mixture-1d:heun:5", **more: object) -> dict:
+def _record(
+    method: str, ratio: float, seed: int = 0, cell: str = "mixture-1d:heun:5", **more: object
+) -> dict:
     problem, solver, K = cell.split(":")
     fields = {"problem": problem, "solver": solver, "num_steps": int(K), "nfe": 2 * int(K) - 1}
-    fields |= {"method": method, "seed": seed, "error": 0.1 * gap, "gap": gap}
+    fields |= {"method": method, "seed": seed, "error": 0.1 * ratio, "ratio": ratio}
     return {**fields, "evaluations": 1000, "seconds": 2.0, **more}
 
 
@@ -41,20 +43,20 @@ def read(tmp_path):
     return lambda records: Leaderboard.read(_write(tmp_path / "records.jsonl", records))
 
 
-def _curve(gap: float) -> list[list[float]]:
-    return [[0, 0, 50.0], [100, 200, 3 * gap], [200, 400, 2 * gap], [400, 800, gap]]
+def _curve(ratio: float) -> list[list[float]]:
+    return [[0, 0, 50.0], [100, 200, 3 * ratio], [200, 400, 2 * ratio], [400, 800, ratio]]
 
 
 def _small() -> list[dict]:
     """Two cells; ART-RL with four seeds, PPO in one cell only, a method that nobody knows."""
     records = [{"header": {"command": "make it", "versions": {"numpy": "2"}}}]
     for cell, shift in (("mixture-1d:heun:5", 0.0), ("digits:euler:3", 0.1)):
-        records += [_record("limit", 1.0, cell=cell), _record("edm", 5 + shift, cell=cell)]
+        records += [_record("oracle", 1.0, cell=cell), _record("edm", 5 + shift, cell=cell)]
         records += [_record("new one", 1.025 + shift, cell=cell, evaluations=0)]
-        for seed, gap in enumerate((1.01, 1.02, 1.03, 1.04)):
-            more = {"env_steps": 400, "curve": _curve(gap + shift)}
-            records.append(_record("art", gap + shift, seed, cell, evaluations=3_100_000, **more))
-    return records + [_record("ppo", gap, seed) for seed, gap in enumerate((1.02, 1.5))]
+        for seed, ratio in enumerate((1.01, 1.02, 1.03, 1.04)):
+            more = {"env_steps": 400, "curve": _curve(ratio + shift)}
+            records.append(_record("art", ratio + shift, seed, cell, evaluations=3_100_000, **more))
+    return records + [_record("ppo", ratio, seed) for seed, ratio in enumerate((1.02, 1.5))]
 
 
 def _page(folder: Path) -> str:
@@ -87,21 +89,21 @@ def test_summary(read):
     assert (ppo.cells, ppo.runs) == (1, 2)
     assert ppo.improvement == pytest.approx((1 + 0.5 + 4) / 8)
     assert ppo.ours == pytest.approx((1.02 + 1.03) / 2)
-    assert min(found.values(), key=lambda s: s.iqm).method == next(iter(found)) == "limit"
+    assert min(found.values(), key=lambda s: s.iqm).method == next(iter(found)) == "oracle"
 
 
 def test_misses(read):
-    records = [_record("limit", 1.0)]
-    records += [_record("art", gap, s) for s, gap in enumerate((1.04, 1.06, 1.07))]  # median above 1.05
+    records = [_record("oracle", 1.0)]
+    records += [_record("art", ratio, s) for s, ratio in enumerate((1.04, 1.06, 1.07))]  # median above 1.05
     records += [_record("art", 1.06, s, "digits:heun:5") for s in range(3)]  # below 1.10
     records += [_record("art", 1.11, 0, "photos:heun:18"), _record("dp", 1.0, 0, "photos:heun:18")]
     records += [_record("edm", 1.065, 0), _record("dp", 1.2, 0), _record("cma", 1.06, 0, "digits:heun:5")]
     made = read(records)
-    assert [(str(c), g) for c, g in statistics.high_gaps(made)] == [
+    assert [(str(c), g) for c, g in statistics.high_ratios(made)] == [
         ("mixture-1d, heun, 5", 1.06),
         ("photos, heun, 18", 1.11),
     ]
-    # dp is beaten by all; the limit and K = 18 are left out.
+    # dp is beaten by all; the oracle and K = 18 are left out.
     assert [(str(d.cell), d.method, d.ours, d.theirs) for d in statistics.doubts(made)] == [
         ("digits, heun, 5", "cma", 1.06, 1.06),
         ("mixture-1d, heun, 5", "edm", 1.06, 1.065),
@@ -117,7 +119,7 @@ def test_misses(read):
 
 
 def test_doubtful_cells_that_are_no_ties(read):
-    records = [_record("art", gap, s) for s, gap in enumerate((1.04, 1.06, 1.07))]
+    records = [_record("art", ratio, s) for s, ratio in enumerate((1.04, 1.06, 1.07))]
     records += [_record("art", 1.10, 0, "digits:heun:5"), _record("edm", 1.09, 0, "digits:heun:5")]
     records += [_record("edm", 1.05, 0), _record("dp", 1.02, 0), _record("cma", 1.04, 0)]
     made = read(records)
@@ -132,7 +134,7 @@ def test_doubtful_cells_that_are_no_ties(read):
 def test_fresh_noises(read, tmp_path):
     """Beside a miss, and as a miss of their own; read from beside the records."""
     made = read([_record("art", 1.2), _record("art", 1.01, cell="mixture-1d:rk4:5")])
-    header = "problem,solver,num_steps,noises,gap,fresh,low,high,gradients\n"
+    header = "problem,solver,num_steps,noises,ratio,fresh,low,high,gradients\n"
     lines = "mixture-1d,heun,5,64,1.2,0.98,0.9,1.3,nan\nmixture-1d,rk4,5,64,1.01,1.0502,1,1.1,1.0\n"
     (tmp_path / "fresh_noises.csv").write_text(header + lines)
     fresh = report.fresh_of(report.Args(tmp_path / "records.jsonl"))
@@ -145,38 +147,39 @@ def test_fresh_noises(read, tmp_path):
 
 
 def test_fresh_noises_of_a_cell():
-    """The limit on other noises: ratios from the errors of each set."""
+    """The oracle on other noises: ratios from the errors of each set."""
     problem = replace(make_problem("mixture-1d"), num_noises=128)
-    scorers = [Scorer(problem, "euler", (seed,), metrics=()) for seed in (1, 2)]
-    grids = {"limit": [80.0, 3.0, 0.6, 0.002], "art": [80.0, 2.0, 0.5, 0.002]}
+    evaluators = [Evaluator(problem, "euler", (seed,), metrics=()) for seed in (1, 2)]
+    grids = {"oracle": [80.0, 3.0, 0.6, 0.002], "art": [80.0, 2.0, 0.5, 0.002]}
     rows = [_record(name, 1.0, cell="mixture-1d:euler:3", sigmas=grid) for name, grid in grids.items()]
-    worse = [_record("art", gap, seed, "mixture-1d:euler:3") for seed, gap in ((1, 0.9), (2, 1.1))]
-    line = noises.measure_fresh(scorers, [Record.parse(row) for row in rows + worse])
-    limit, art = (
-        [scorer.rows(Schedule(grid, name))[0].mean for scorer in scorers] for name, grid in grids.items()
+    worse = [_record("art", ratio, seed, "mixture-1d:euler:3") for seed, ratio in ((1, 0.9), (2, 1.1))]
+    line = noises.measure_fresh(evaluators, [Record.parse(row) for row in rows + worse])
+    oracle, art = (
+        [evaluator.rows(Schedule(grid, name))[0].mean for evaluator in evaluators]
+        for name, grid in grids.items()
     )
     assert line.noises == 256
-    assert line.fresh == pytest.approx(math.hypot(*art) / math.hypot(*limit), rel=1e-4)
-    assert line.low == pytest.approx(min(a / b for a, b in zip(art, limit, strict=True)), rel=1e-4)
+    assert line.fresh == pytest.approx(math.hypot(*art) / math.hypot(*oracle), rel=1e-4)
+    assert line.low == pytest.approx(min(a / b for a, b in zip(art, oracle, strict=True)), rel=1e-4)
     assert line.high > line.low
     assert math.isnan(line.gradients)
 
 
 def test_polish_ends_at_the_optimum(tmp_path):
     """On N(0, 1) with Euler there is one minimum, the arctan grid."""
-    best = baseline("arctan", make_problem("gaussian-1d"), 3, "euler").sigmas.tolist()
-    grids = {"limit": best, "art": [best[0], 0.5 * best[1], 0.5 * best[2], best[3]]}
+    best = make_schedule("arctan", make_problem("gaussian-1d"), 3, "euler").sigmas.tolist()
+    grids = {"oracle": best, "art": [best[0], 0.5 * best[1], 0.5 * best[2], best[3]]}
     records = [_record(name, 1.3, cell="gaussian-1d:euler:3", sigmas=grid) for name, grid in grids.items()]
     board = Leaderboard.read(_write(tmp_path / "records.jsonl", records))
     cell = Cell("gaussian-1d", "euler", 3)
-    limit = board.limit(cell)
-    assert limit is not None
-    (line,) = noises.measure_polish(noises.learned(board, cell), limit)
-    assert line.gap == 1.3
+    oracle = board.oracle(cell)
+    assert oracle is not None
+    (line,) = noises.measure_polish(noises.learned(board, cell), oracle)
+    assert line.ratio == 1.3
     assert line.training > 1.01
     assert line.training_after == pytest.approx(1.0, abs=1e-4)
-    assert line.gap_after == pytest.approx(1.0, abs=1e-4)
-    with pytest.raises(ValueError, match="cells = gaussian-1d:heun:3 must have art and limit"):
+    assert line.ratio_after == pytest.approx(1.0, abs=1e-4)
+    with pytest.raises(ValueError, match="cells = gaussian-1d:heun:3 must have art and oracle"):
         noises.learned(board, Cell("gaussian-1d", "heun", 3))
 
 
@@ -189,28 +192,30 @@ def test_a_bad_name_of_a_cell(text):
 def test_tables(read):
     made = read(_small())
     parts = report.tables(made, statistics.summarize(made), {})
-    assert set(parts) == {"records", "iqm", "misses", "seconds", "gaps:mixture-1d", "gaps:digits"}
+    assert set(parts) == {"records", "iqm", "misses", "seconds", "ratios:mixture-1d", "ratios:digits"}
     assert "16 records of 5 methods in 2 cells." in parts["records"]
     assert "command: make it; versions: numpy 2" in parts["records"]
     assert "| PPO | 1 of 2 | 2 | 1.260" in parts["iqm"]
     assert "Not every method is in every cell" in parts["iqm"]
-    assert "| heun, gap | K = 5 (9) |" in parts["gaps:mixture-1d"]
-    assert "| **ART-RL** | **1.025** |" in parts["gaps:mixture-1d"]
-    assert "| EDM (rho = 7) | 5.00 |" in parts["gaps:mixture-1d"]
-    assert "PPO" not in parts["gaps:digits"]
+    assert "| heun, ratio | K = 5 (9) |" in parts["ratios:mixture-1d"]
+    assert "| **ART-RL** | **1.025** |" in parts["ratios:mixture-1d"]
+    assert "| EDM (rho = 7) | 5.00 |" in parts["ratios:mixture-1d"]
+    assert "PPO" not in parts["ratios:digits"]
     assert "| problem, solver | ART-RL | PPO |" in parts["seconds"]
     assert "| digits, euler | 2 (2) | - |" in parts["seconds"]
 
 
-def test_later_lines_count_and_doubtful_gaps_are_told(read):
-    made = read([_record("edm", 3.0), _record("limit", 1.0), _record("edm", 2.0), _record("dp", 0.9)])
-    assert made.gaps(Cell("mixture-1d", "heun", 5), "edm").tolist() == [2.0]
+def test_later_lines_count_and_doubtful_ratios_are_told(read):
+    made = read([_record("edm", 3.0), _record("oracle", 1.0), _record("edm", 2.0), _record("dp", 0.9)])
+    assert made.ratios(Cell("mixture-1d", "heun", 5), "edm").tolist() == [2.0]
     text = report.table_records(made)
-    assert "Records below the limit: 1, the lowest dynamic programming with 0.9000" in text
+    assert "Records below the oracle: 1, the lowest dynamic programming with 0.9000" in text
     assert "ART-RL is in 0 of 1 cells" in text
-    assert "Records whose gap is not" not in text
-    stale = read([_record("limit", 1.0), _record("edm", 2.0, error=0.3)])
-    assert "**Records whose gap is not their error / the limit's error: 1.**" in report.table_records(stale)
+    assert "Records whose ratio is not" not in text
+    stale = read([_record("oracle", 1.0), _record("edm", 2.0, error=0.3)])
+    assert "**Records whose ratio is not their error / the oracle's error: 1.**" in report.table_records(
+        stale
+    )
 
 
 @pytest.mark.parametrize(
@@ -218,7 +223,7 @@ def test_later_lines_count_and_doubtful_gaps_are_told(read):
     [
         ("{broken", "line 3"),
         (json.dumps({"problem": "digits"}), "line 3: a record without solver, num_steps"),
-        (json.dumps(_record("edm", -1.0)), "line 3: gap = -1.0"),
+        (json.dumps(_record("edm", -1.0)), "line 3: ratio = -1.0"),
         (json.dumps(_record("edm", 2.0, curve=[[1, 2]])), "line 3: curve"),
         (json.dumps(_record("edm", 2.0, error="much")), "line 3: could not convert"),
         ("[1]", "line 3: a record is an object"),
@@ -239,11 +244,11 @@ def test_nothing_to_report(tmp_path):
 
 def test_only_the_text_between_marks_changes():
     page = "Mine \\1.\n<!-- table:iqm -->\nold\n<!-- end -->\nAlso mine.\n"
-    page += "<!-- table:gaps:gone -->\nold\n<!-- end -->\n"
+    page += "<!-- table:ratios:gone -->\nold\n<!-- end -->\n"
     filled = report.fill(page, {"iqm": r"new \1", "seconds": "s"})
     assert filled.startswith("Mine \\1.\n<!-- table:iqm -->\n\nnew \\1\n\n<!-- end -->\nAlso mine.\n")
     assert "old" not in filled
-    assert _block(filled, "gaps:gone") == "No records."
+    assert _block(filled, "ratios:gone") == "No records."
     assert filled.endswith("### seconds\n\n<!-- table:seconds -->\n\ns\n\n<!-- end -->\n")
     assert report.fill(filled, {"iqm": r"new \1", "seconds": "s"}) == filled
 
@@ -312,7 +317,7 @@ def test_command_line(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "| **ART-RL** |" in done.stdout
     text = _page(tmp_path)
-    for name in ("gaps", "heat", "steps", "efficiency"):
+    for name in ("ratios", "heat", "steps", "efficiency"):
         assert (tmp_path / "figures" / f"{name}.png").stat().st_size > 5000
         assert f"(figures/{name}.png)" in text
     with (tmp_path / "leaderboard.csv").open(newline="") as file:
@@ -322,7 +327,7 @@ def test_command_line(tmp_path):
     with (tmp_path / "leaderboard_cells.csv").open(newline="") as file:
         cells = {(line["problem"], line["method"]): line for line in csv.DictReader(file)}
     assert len(cells) == 9
-    assert cells["digits", "art"]["gap"] == "1.125"
+    assert cells["digits", "art"]["ratio"] == "1.125"
     assert cells["mixture-1d", "ppo"]["improvement"] == "0.6875"
 
     # Again, with other records and a text of one's own.
@@ -330,7 +335,7 @@ def test_command_line(tmp_path):
     done = _run(_write(records, [*_small(), _record("edm", 7.0)]), tmp_path, "--no-figures")
     assert done.returncode == 0, done.stderr
     assert "## Mine" in _page(tmp_path)
-    assert "| EDM (rho = 7) | 7.00 |" in _block(_page(tmp_path), "gaps:mixture-1d")
+    assert "| EDM (rho = 7) | 7.00 |" in _block(_page(tmp_path), "ratios:mixture-1d")
 
 
 def test_command_line_errors(tmp_path):
@@ -343,17 +348,21 @@ def test_command_line_errors(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_limit_in_the_records_is_not_searched_again(tmp_path) -> None:
+def test_an_oracle_in_the_records_is_not_searched_again(tmp_path) -> None:
     sigmas = [3.0, 1.0, 0.0]
-    records = _write(tmp_path / "r.jsonl", [_record("limit", 1.0, cell="gaussian-1d:euler:2", sigmas=sigmas)])
-    args = leaderboard.Args(records=records, limits=tmp_path / "limits", runs=tmp_path / "runs")
+    records = _write(
+        tmp_path / "r.jsonl", [_record("oracle", 1.0, cell="gaussian-1d:euler:2", sigmas=sigmas)]
+    )
+    args = leaderboard.Args(records=records, oracles=tmp_path / "oracles", runs=tmp_path / "runs")
     board = Leaderboard.read(records)
     runner = leaderboard.CellRunner(make_problem("gaussian-1d"), "euler", 2, args, board)
-    assert runner.limit.sigmas.tolist() == sigmas
+    assert runner.oracle.sigmas.tolist() == sigmas
     assert list(tmp_path.iterdir()) == [records]
     # Another cell has none there: it is searched and kept.
-    found = leaderboard.CellRunner(make_problem("gaussian-1d"), "euler", 3, args, board).limit
-    assert Schedule.load(tmp_path / "limits" / "gaussian-1d__euler__3.json").num_steps == found.num_steps == 3
+    found = leaderboard.CellRunner(make_problem("gaussian-1d"), "euler", 3, args, board).oracle
+    assert (
+        Schedule.load(tmp_path / "oracles" / "gaussian-1d__euler__3.json").num_steps == found.num_steps == 3
+    )
 
 
 def test_records_are_written_as_they_were_read(tmp_path):
@@ -365,14 +374,14 @@ def test_records_are_written_as_they_were_read(tmp_path):
     board.add(board.records("edm")[0])
     assert path.read_text() == before
 
-    board.add(replace(board.records("edm")[0], gap=4.0))  # in the place of the older one
+    board.add(replace(board.records("edm")[0], ratio=4.0))  # in the place of the older one
     cell = Cell("mixture-1d", "heun", 5)
     board.rebase(cell, 0.05)
     board.add(Record(Cell("digits", "heun", 5), 9, "edm", 0, 0.1, 1.0, 0, 1.0))
     again = Leaderboard.read(path)
     assert again.runs == board.runs
-    assert again.gaps(cell, "art") == pytest.approx([3.0, 2.5])
-    assert again.gaps(cell, "edm") == pytest.approx([4.0])
+    assert again.ratios(cell, "art") == pytest.approx([3.0, 2.5])
+    assert again.ratios(cell, "edm") == pytest.approx([4.0])
     assert [point[2] for point in again.records("art")[0].curve] == pytest.approx([6.0, 3.0])
     assert again.has(cell, "art", 1)
     again.drop(cell)

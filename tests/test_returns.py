@@ -9,14 +9,16 @@ import torch
 from art_env.diffusion import SOLVERS
 from art_env.envs.dynamics import Dynamics
 
-ODE = [name for name, solver in SOLVERS.items() if not solver.noisy]
+ODE = [name for name, solver in SOLVERS.items() if not solver.stochastic]
 
 
-@pytest.mark.parametrize("terminal", ["zero", "sigma_min"])
+@pytest.mark.parametrize("final_sigmas_type", ["zero", "sigma_min"])
 @pytest.mark.parametrize("K", [1, 2, 5])
 @pytest.mark.parametrize("solver", ODE)
-def test_returns_are_the_sums_of_rewards(solver: str, K: int, terminal: str) -> None:
-    dynamics = Dynamics(problem="mixture-2d", solver=solver, num_steps=K, num_noises=16, terminal=terminal)
+def test_returns_are_the_sums_of_rewards(solver: str, K: int, final_sigmas_type: str) -> None:
+    dynamics = Dynamics(
+        problem="mixture-2d", solver=solver, num_steps=K, num_noises=16, final_sigmas_type=final_sigmas_type
+    )
     index = torch.arange(12)
     actions = torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, (12, K)))
     before = dynamics.denoiser.evals
@@ -37,7 +39,7 @@ def test_returns_are_the_sums_of_rewards(solver: str, K: int, terminal: str) -> 
         {"reward": "local"},
         {"control": "speed"},
         {"solver": "euler_maruyama", "group_size": 16},
-        {"clock": 7.0, "terminal": "zero"},
+        {"base_schedule": 7.0, "final_sigmas_type": "zero"},
     ],
 )
 def test_returns_of_every_kind(settings: dict) -> None:

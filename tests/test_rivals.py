@@ -13,7 +13,7 @@ from art_env.diffusion import CheckedDenoiser, GaussianDenoiser, ReferenceFlow, 
 from art_env.problems.library import make_problem
 from art_env.schedules import arctan, closed_form, dmn, dynamic_programming, edm, gits, log_snr, sdm
 from art_env.schedules.published import error_bound
-from art_env.schedules.registry import baseline, check_spec
+from art_env.schedules.registry import check_spec, make_schedule
 
 torch.set_num_threads(1)
 
@@ -46,7 +46,7 @@ def test_known_errors_on_gaussian_data(gaussian):
     for K, best, path, even in zip(
         STEPS, (0.2193, 0.1151, 0.0655), (0.2220, 0.1203, 0.0756), (0.2597, 0.1373, 0.0785), strict=True
     ):
-        assert _relative_error(arctan(K, 0.002, 80.0, 0.5, terminal="sigma_min")) == pytest.approx(
+        assert _relative_error(arctan(K, 0.002, 80.0, 0.5, final_sigmas_type="sigma_min")) == pytest.approx(
             best, abs=1e-4
         )
         # GITS' value depends on the candidates.
@@ -155,23 +155,27 @@ def test_bound_of_higher_order_by_quadrature(order):
 
 
 @pytest.mark.parametrize("solver", ["euler", "heun", "dpmpp_2m", "rk4"])
-@pytest.mark.parametrize("terminal", ["zero", "sigma_min"])
-def test_dmn_minimises_the_bound(solver, terminal):
+@pytest.mark.parametrize("final_sigmas_type", ["zero", "sigma_min"])
+def test_dmn_minimises_the_bound(solver, final_sigmas_type):
     K, order = 7, min(get_solver(solver).order, 3)
-    schedule = dmn(K, 0.002, 80.0, 0.5, solver, terminal=terminal)
-    assert (schedule.num_steps, schedule.sigma_max, schedule.terminal) == (K, 80.0, terminal)
+    schedule = dmn(K, 0.002, 80.0, 0.5, solver, final_sigmas_type=final_sigmas_type)
+    assert (schedule.num_steps, schedule.sigma_max, schedule.final_sigmas_type) == (
+        K,
+        80.0,
+        final_sigmas_type,
+    )
     assert schedule.meta["evaluations"] == 0
 
     def bound(sigmas):
-        return error_bound(sigmas[:-1] if terminal == "zero" else sigmas, 0.5, order)
+        return error_bound(sigmas[:-1] if final_sigmas_type == "zero" else sigmas, 0.5, order)
 
     least = bound(schedule.sigmas)
     for other in (edm, log_snr):
-        assert least < 0.95 * bound(other(K, 0.002, 80.0, terminal=terminal).sigmas)
+        assert least < 0.95 * bound(other(K, 0.002, 80.0, final_sigmas_type=final_sigmas_type).sigmas)
     rng = np.random.default_rng(0)
     for _ in range(50):
         moved = schedule.sigmas.copy()
-        last = K - 1 if terminal == "zero" else K
+        last = K - 1 if final_sigmas_type == "zero" else K
         moved[1:last] *= np.exp(0.02 * rng.standard_normal(last - 1))
         assert bound(moved) > least * (1 - 1e-6)
 
@@ -185,22 +189,24 @@ def test_dmn_scales_with_the_data():
 def test_dmn_of_few_steps():
     assert dmn(1, 0.002, 80.0, 0.5).sigmas.tolist() == [80.0, 0.0]
     assert dmn(2, 0.002, 80.0, 0.5).sigmas.tolist() == [80.0, 0.002, 0.0]
-    assert dmn(1, 0.002, 80.0, 0.5, terminal="sigma_min").sigmas.tolist() == [80.0, 0.002]
+    assert dmn(1, 0.002, 80.0, 0.5, final_sigmas_type="sigma_min").sigmas.tolist() == [80.0, 0.002]
 
 
 # All
 
 
 @pytest.mark.parametrize("problem", ["gaussian-1d", "mixture-1d"])
-@pytest.mark.parametrize("spec", ["gits", "gits:coefficient=1.15", "sdm", "sdm:q=0.1", "dmn", "cma:budget=5"])
-def test_as_baselines(problem, spec):
+@pytest.mark.parametrize(
+    "spec", ["gits", "gits:coefficient=1.15", "sdm", "sdm:q=0.1", "dmn", "cma:max_evaluations=5"]
+)
+def test_by_names(problem, spec):
     problem = make_problem(problem)
     check_spec(spec, problem)
     for K in (1, 2, 6):
-        schedule = baseline(spec, problem, K, "heun")
+        schedule = make_schedule(spec, problem, K, "heun")
         schedule.check_range(problem.sigma_max, problem.sigma_end)
         assert schedule.num_steps == K
-        assert schedule.name == spec.removesuffix(":budget=5")
+        assert schedule.name == spec.removesuffix(":max_evaluations=5")
         assert schedule.meta["evaluations"] >= 0
 
 
@@ -214,7 +220,7 @@ def test_bad_arguments(mixture):
         (lambda: dmn(5, 0.0, 80.0, 0.5), "sigma_min = 0 is infinitely far away"),
         (lambda: dmn(5, 0.002, 80.0, 0.0), "sigma_data = 0.0 must be a positive number"),
         (lambda: dmn(5, 90.0, 80.0, 0.5), "sigma_min = 90 must be below sigma_max = 80"),
-        (lambda: dmn(5, 0.002, 80.0, 0.5, terminal="one"), "unknown terminal 'one'"),
+        (lambda: dmn(5, 0.002, 80.0, 0.5, final_sigmas_type="one"), "unknown final_sigmas_type 'one'"),
         (lambda: check_spec("sdm:p=1", make_problem("mixture-1d")), "unknown option 'p'"),
         (lambda: check_spec("dmn:q=1", make_problem("mixture-1d")), "dmn has no options"),
     ):

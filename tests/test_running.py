@@ -23,17 +23,17 @@ def test_a_finished_run_is_not_made_again_and_a_broken_one_is(tmp_path, capsys):
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "config.json").write_text("{broken")
-    summary = run_training(folder, "art", **TINY, limit=False)
-    assert (summary["env_steps"], summary["seed"], summary["gap"]) == (320, 3, None)
-    assert not (folder / "limit.json").exists()
+    summary = run_training(folder, "art", **TINY, oracle=False)
+    assert (summary["env_steps"], summary["seed"], summary["ratio"]) == (320, 3, None)
+    assert not (folder / "oracle.json").exists()
     (folder / "config.json").unlink()
-    assert run_training(folder, "art", **TINY, limit=False) == summary
+    assert run_training(folder, "art", **TINY, oracle=False) == summary
     assert not (folder / "config.json").exists()
     assert capsys.readouterr().out == ""
 
 
 def test_a_short_training_ends_with_the_schedule_of_a_run(tmp_path):
-    run_training(tmp_path / "run", "art", **TINY, limit=False)
+    run_training(tmp_path / "run", "art", **TINY, oracle=False)
     schedule, seconds = short_training("art", **TINY)
     assert schedule.sigmas == pytest.approx(Schedule.load(tmp_path / "run" / "schedule.json").sigmas)
     assert seconds > 0

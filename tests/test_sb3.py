@@ -54,7 +54,7 @@ def test_same_as_sb3s_own_dummy_vec_env():
                 )
                 assert info["terminal_observation"][0] == 1.0
                 assert info["TimeLimit.truncated"] is info_["TimeLimit.truncated"] is False
-                for key in ("sigma", "nfe", "error", "final_rmse", "terminal_mismatch"):
+                for key in ("sigma", "nfe", "error", "final_rmse", "final_sigma_mismatch"):
                     assert info[key] == pytest.approx(info_[key], rel=1e-9), key
                     assert type(info[key]) is type(info_[key])
 
@@ -102,7 +102,7 @@ def test_attributes_and_methods():
     env = to_sb3(_native(3))
     assert env.get_attr("num_steps") == [4, 4, 4]
     assert env.get_attr("control", indices=[0, 2]) == ["log_speed"] * 2
-    assert env.get_attr("feature_names", indices=1)[0][:2] == ("time", "budget")
+    assert env.get_attr("feature_names", indices=1)[0][:2] == ("time", "remaining")
     assert env.env_is_wrapped(gym.Wrapper) == [False] * 3
     env.reset()
     assert env.env_method("render") == [None] * 3

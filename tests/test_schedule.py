@@ -67,14 +67,14 @@ def test_is_immutable():
 
 def test_what_it_says_about_itself():
     zero, above = Schedule([3.0, 1.0, 0.0]), Schedule([3.0, 1.0, 0.25])
-    assert (zero.num_steps, len(zero), zero.sigma_max, zero.sigma_end, zero.terminal) == (
+    assert (zero.num_steps, len(zero), zero.sigma_max, zero.sigma_end, zero.final_sigmas_type) == (
         2,
         3,
         3.0,
         0.0,
         "zero",
     )
-    assert (above.sigma_end, above.terminal) == (0.25, "sigma_min")
+    assert (above.sigma_end, above.final_sigmas_type) == (0.25, "sigma_min")
     assert zero.sigmas.dtype == np.float64
     assert zero == Schedule((3, 1, 0), "another name")
     assert hash(zero) == hash(Schedule((3, 1, 0)))
@@ -177,17 +177,21 @@ def test_resampling_keeps_the_clock():
     assert _w2(fine.sigmas) == pytest.approx(_w2(arctan(100, 0.0, 3.0).sigmas), rel=0.01)
     # Every fifth node is a node of the original.
     np.testing.assert_allclose(fine.sigmas[::5], arctan(20, 0.0, 3.0).sigmas, rtol=1e-12, atol=1e-15)
-    coarse = edm(40, 0.002, 80.0, terminal="sigma_min").resample(10)
-    np.testing.assert_allclose(coarse.sigmas, edm(10, 0.002, 80.0, terminal="sigma_min").sigmas, rtol=1e-9)
+    coarse = edm(40, 0.002, 80.0, final_sigmas_type="sigma_min").resample(10)
+    np.testing.assert_allclose(
+        coarse.sigmas, edm(10, 0.002, 80.0, final_sigmas_type="sigma_min").sigmas, rtol=1e-9
+    )
     assert (coarse.sigmas[0], coarse.sigmas[-1]) == (80.0, 0.002)
 
 
 @pytest.mark.parametrize("K", [1, 2, 3, 7])
 @pytest.mark.parametrize("new", [1, 2, 5, 64])
-@pytest.mark.parametrize("terminal", ["zero", "sigma_min"])
-def test_resampling_at_any_size_is_a_schedule_with_the_same_ends(K, new, terminal):
+@pytest.mark.parametrize("final_sigmas_type", ["zero", "sigma_min"])
+def test_resampling_at_any_size_is_a_schedule_with_the_same_ends(K, new, final_sigmas_type):
     source = (
-        edm(K, 0.002, 80.0, terminal=terminal) if K > 1 or terminal == "zero" else Schedule([80.0, 0.002])
+        edm(K, 0.002, 80.0, final_sigmas_type=final_sigmas_type)
+        if K > 1 or final_sigmas_type == "zero"
+        else Schedule([80.0, 0.002])
     )
     out = source.resample(new)
     assert out.num_steps == new
@@ -214,9 +218,9 @@ def test_keep_zero_resamples_the_levels_above_zero():
 
 def test_resample_errors():
     with pytest.raises(ValueError, match=r"ends at 0\.002.*keep_zero=False"):
-        edm(8, 0.002, 80.0, terminal="sigma_min").resample(4, keep_zero=True)
+        edm(8, 0.002, 80.0, final_sigmas_type="sigma_min").resample(4, keep_zero=True)
     with pytest.raises(ValueError, match="ends at 0"):
-        edm(8, 0.002, 80.0, terminal="sigma_min").resample(8, keep_zero=True)
+        edm(8, 0.002, 80.0, final_sigmas_type="sigma_min").resample(8, keep_zero=True)
     with pytest.raises(ValueError, match="single step"):
         Schedule([80.0, 0.0]).resample(4, keep_zero=True)
     for bad in (0, -3, 2.5, True, "5", None):
@@ -232,7 +236,7 @@ def test_check_num_steps_takes_numpy_integers():
 def test_theta_is_the_speed_on_the_uniform_clock():
     schedule = Schedule([4.0, 1.0, 0.0])
     assert schedule.theta().tolist() == [1.5, 0.5]
-    for s in (edm(18, 0.002, 80.0), arctan(7, 0.0, 3.0), log_snr(9, 0.1, 5.0, terminal="sigma_min")):
+    for s in (edm(18, 0.002, 80.0), arctan(7, 0.0, 3.0), log_snr(9, 0.1, 5.0, final_sigmas_type="sigma_min")):
         assert s.theta().mean() == pytest.approx(1.0, abs=1e-12)
         assert (s.theta() > 0).all()
         walked = np.cumsum(s.theta()) * (s.sigma_max - s.sigma_end) / s.num_steps
@@ -240,12 +244,12 @@ def test_theta_is_the_speed_on_the_uniform_clock():
 
 
 def test_check_range():
-    schedule = edm(5, 0.002, 80.0, terminal="sigma_min")
+    schedule = edm(5, 0.002, 80.0, final_sigmas_type="sigma_min")
     schedule.check_range(80.0, 0.002)
     schedule.check_range(80.04, 0.002)
     with pytest.raises(ValueError, match=r"starts at sigma=80.*sigma_max=3"):
         schedule.check_range(3.0, 0.002)
-    with pytest.raises(ValueError, match=r"ends at sigma=0\.002.*sigma=0;.*terminal"):
+    with pytest.raises(ValueError, match=r"ends at sigma=0\.002.*sigma=0;.*final_sigmas_type"):
         schedule.check_range(80.0, 0.0)
     with pytest.raises(ValueError, match=r"ends at sigma=0, .*0\.002"):
         edm(5, 0.002, 80.0).check_range(80.0, 0.002)

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from art_env.diffusion import SOLVERS, CheckedDenoiser, GaussianDenoiser, get_solver, sample
-from art_env.diffusion.solvers import Carry, euler_step, to_d
+from art_env.diffusion.solvers import SolverState, euler_step, to_d
 from art_env.problems.library import make_problem
 from art_env.schedules import arctan, edm
 
 torch.set_num_threads(1)
 
 START, END = 3.0, 0.05
-ODE = [name for name, solver in SOLVERS.items() if not solver.noisy]
+ODE = [name for name, solver in SOLVERS.items() if not solver.stochastic]
 
 
 def _exact(x, start, end):
@@ -28,9 +28,9 @@ def _walk(solver, K):
     denoiser = GaussianDenoiser()
     x = torch.tensor([[1.0], [-2.5]], dtype=torch.float64)
     levels = torch.tensor(np.tan(np.linspace(np.arctan(START), np.arctan(END), K + 1)))
-    carry = Carry()
+    state = SolverState()
     for k in range(K):
-        x, carry = solver.step(denoiser, x, levels[k], levels[k + 1], carry)
+        x, state = solver.step(denoiser, x, levels[k], levels[k + 1], state)
     return x
 
 
@@ -63,25 +63,25 @@ def test_evaluations_measured(name, count, K):
 
 
 @pytest.mark.parametrize("name", ODE)
-@pytest.mark.parametrize("per_row", [False, True])
-def test_a_carried_slope_saves_one_evaluation(name, per_row):
+@pytest.mark.parametrize("append_dims", [False, True])
+def test_a_carried_slope_saves_one_evaluation(name, append_dims):
     denoiser = CheckedDenoiser(make_problem("mixture-2d").denoiser)
     x = 2 * torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     sigma, sigma_next = torch.tensor(2.0, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
-    if per_row:
+    if append_dims:
         sigma, sigma_next = torch.linspace(2, 3, 5).double(), torch.linspace(0.5, 1, 5).double()
     d = to_d(denoiser, x, sigma)
     denoiser.reset()
-    plain, carry = SOLVERS[name].step(denoiser, x, sigma, sigma_next, Carry())
+    plain, state = SOLVERS[name].step(denoiser, x, sigma, sigma_next, SolverState())
     without = denoiser.nfe
-    assert len(carry.past) == min(1, SOLVERS[name].memory)
+    assert len(state.past) == min(1, SOLVERS[name].memory)
     denoiser.reset()
-    carried, _ = SOLVERS[name].step(denoiser, x, sigma, sigma_next, Carry(d))
+    carried, _ = SOLVERS[name].step(denoiser, x, sigma, sigma_next, SolverState(d))
     assert torch.equal(plain, carried)
     assert without == SOLVERS[name].evals_per_step
     assert denoiser.nfe == without - 1
-    if per_row:  # each row is its own trajectory
-        alone, _ = SOLVERS[name].step(denoiser, x[3:4], sigma[3:4], sigma_next[3:4], Carry())
+    if append_dims:  # each row is its own trajectory
+        alone, _ = SOLVERS[name].step(denoiser, x[3:4], sigma[3:4], sigma_next[3:4], SolverState())
         torch.testing.assert_close(alone, plain[3:4], rtol=1e-13, atol=1e-13)
 
 
@@ -93,7 +93,7 @@ def test_sample_is_the_steps_with_euler_last(name):
     out = sample(denoiser, x, levels, name, callback=lambda k, y: seen.append((k, y)))
     for k in range(4):
         step = SOLVERS[name].step if k < 3 else euler_step
-        x, _ = step(denoiser, x, levels[k], levels[k + 1], Carry())
+        x, _ = step(denoiser, x, levels[k], levels[k + 1], SolverState())
         assert seen[k][0] == k
         assert torch.equal(seen[k][1], x)
     assert torch.equal(out, x)
@@ -112,10 +112,10 @@ def test_sample_hands_on_what_multistep_solvers_remember(name, end):
     for k in range(6):
         d = to_d(denoiser, xs, levels[k])
         past = tuple(zip(kept, levels_past, strict=True))[: solver.memory]
-        stepped, carry = solver.step(denoiser, xs, levels[k], levels[k + 1], Carry(d, past))
+        stepped, state = solver.step(denoiser, xs, levels[k], levels[k + 1], SolverState(d, past))
         kept.insert(0, solver.remember(xs, levels[k], d))
         levels_past.insert(0, levels[k])
-        assert torch.equal(carry.past[0][0], kept[0])
+        assert torch.equal(state.past[0][0], kept[0])
         xs = stepped
     torch.testing.assert_close(sample(denoiser, x, levels, name), xs, rtol=1e-13, atol=1e-13)
 
@@ -131,10 +131,10 @@ def test_rows_with_and_without_a_past_step_together(name):
     empty = torch.zeros(3, dtype=torch.float64)
     level = torch.tensor([2.0, 0.0, 1.0], dtype=torch.float64)
     past = ((value, level), (0 * value, empty), (0 * value, empty))[: solver.memory]
-    together, _ = solver.step(denoiser, x, sigma, after, Carry(None, past))
+    together, _ = solver.step(denoiser, x, sigma, after, SolverState(None, past))
     for i in range(3):
         own = ((value[i : i + 1], level[i]),) if level[i] > 0 else ()
-        alone, _ = solver.step(denoiser, x[i : i + 1], sigma[i], after[i], Carry(None, own))
+        alone, _ = solver.step(denoiser, x[i : i + 1], sigma[i], after[i], SolverState(None, own))
         torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-13, atol=1e-13)
 
 
@@ -152,7 +152,7 @@ def test_dpmpp_2m_uses_the_denoised_sample_of_halfway():
         levels = torch.tensor([last, now, after], dtype=torch.float64)
         past = ((Linear()(torch.ones(1, 1, dtype=torch.float64), levels[0]), levels[0]),)
         x = torch.tensor([[4.0]], dtype=torch.float64)
-        out, _ = SOLVERS["dpmpp_2m"].step(Linear(), x, levels[1], levels[2], Carry(None, past))
+        out, _ = SOLVERS["dpmpp_2m"].step(Linear(), x, levels[1], levels[2], SolverState(None, past))
         return float(out)
 
     halfway = 2.0 - 3.0 * np.log(3.0) / 2
@@ -167,7 +167,7 @@ def test_dpmpp_2m_uses_the_denoised_sample_of_halfway():
 def test_gradient_through_the_whole_sampler(name):
     denoiser = make_problem("mixture-1d").denoiser
     x = torch.tensor([[40.0], [-90.0]], dtype=torch.float64)
-    sigmas = edm(4, 0.002, 80.0, terminal="sigma_min").sigmas
+    sigmas = edm(4, 0.002, 80.0, final_sigmas_type="sigma_min").sigmas
     leaf = torch.tensor(sigmas, requires_grad=True)
     (grad,) = torch.autograd.grad(sample(denoiser, x, leaf, name).sum(), leaf)
     for k in (1, 2, 3):

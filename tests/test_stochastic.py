@@ -17,22 +17,22 @@ from agents.art_rl import ARTRL
 from agents.distill import distill
 from art_env.diffusion import SOLVERS, CheckedDenoiser, Churn, GaussianDenoiser, edm_churn, sample
 from art_env.diffusion.noise import BLOCK, StepNoise
-from art_env.diffusion.solvers import Carry, heun_step, to_d
+from art_env.diffusion.solvers import SolverState, heun_step, to_d
 from art_env.envs.dynamics import Dynamics
 from art_env.envs.env import ARTEnv
 from art_env.envs.sb3 import to_sb3
 from art_env.envs.vector_env import ARTVectorEnv
 from art_env.envs.wasserstein import GroupDistance, sliced_distance
-from art_env.evaluation.evaluator import Scorer
+from art_env.evaluation.evaluator import Evaluator
 from art_env.evaluation.metrics import sliced_w2, wasserstein_1d
 from art_env.problems.custom import custom_problem
 from art_env.problems.library import make_problem
 from art_env.schedules import edm
-from art_env.schedules.registry import baseline, check_spec
+from art_env.schedules.registry import check_spec, make_schedule
 
 torch.set_num_threads(1)
 
-NOISY = [name for name, solver in SOLVERS.items() if solver.noisy]
+STOCHASTIC = [name for name, solver in SOLVERS.items() if solver.stochastic]
 MIXTURE = {"problem": "mixture-1d", "num_noises": 128}
 
 
@@ -51,14 +51,14 @@ def _randn(*shape, seed=0):
 # Solvers
 
 
-def test_which_are_noisy():
-    assert NOISY == ["euler_maruyama", "edm_churn"]
+def test_which_are_stochastic():
+    assert STOCHASTIC == ["euler_maruyama", "edm_churn"]
 
 
 def test_euler_maruyama_by_hand():
     x, z = _randn(6, 1), _randn(6, 1, seed=1)
     sigma, after = torch.tensor(2.0).double(), torch.tensor(0.5).double()
-    out, _ = SOLVERS["euler_maruyama"].step(GaussianDenoiser(), x, sigma, after, Carry(noise=z))
+    out, _ = SOLVERS["euler_maruyama"].step(GaussianDenoiser(), x, sigma, after, SolverState(noise=z))
     D = x / 5
     torch.testing.assert_close(out, D + (x - D) / 16 + math.sqrt(3.75) * z)
 
@@ -141,7 +141,7 @@ def test_churn_stays_in_the_range_of_the_denoiser():
     assert terminated.all()
 
 
-@pytest.mark.parametrize("name", NOISY)
+@pytest.mark.parametrize("name", STOCHASTIC)
 @pytest.mark.parametrize("K", [1, 2, 7])
 def test_evaluations(name, K):
     denoiser = CheckedDenoiser(GaussianDenoiser())
@@ -149,28 +149,28 @@ def test_evaluations(name, K):
     assert denoiser.nfe == {"euler_maruyama": K, "edm_churn": 2 * K - 1}[name] == SOLVERS[name].nfe(K)
 
 
-@pytest.mark.parametrize("name", NOISY)
+@pytest.mark.parametrize("name", STOCHASTIC)
 def test_a_carried_slope_saves_one_evaluation(name):
     solver, denoiser = SOLVERS[name], CheckedDenoiser(make_problem("mixture-2d").denoiser)
     x, sigma, after = _randn(5, 2), torch.linspace(2, 3, 5).double(), torch.linspace(0.5, 1, 5).double()
-    carry = Carry(noise=_randn(5, 2, seed=1), num_steps=4)
-    plain, _ = solver.step(denoiser, x, sigma, after, carry)
+    state = SolverState(noise=_randn(5, 2, seed=1), num_steps=4)
+    plain, _ = solver.step(denoiser, x, sigma, after, state)
     assert denoiser.nfe == solver.evals_per_step
-    there = solver.lift(x, sigma, carry)
+    there = solver.add_churn(x, sigma, state)
     assert torch.equal(there[1], sigma) is (name == "euler_maruyama")
     d = to_d(denoiser, *there)
     denoiser.reset()
-    carried, _ = solver.step(denoiser, x, sigma, after, carry._replace(d=d))
+    carried, _ = solver.step(denoiser, x, sigma, after, state._replace(d=d))
     assert torch.equal(carried, plain)
     assert denoiser.nfe == solver.evals_per_step - 1
-    alone = Carry(noise=carry.noise[3:4], num_steps=4)
+    alone = SolverState(noise=state.noise[3:4], num_steps=4)
     one, _ = solver.step(denoiser, x[3:4], sigma[3:4], after[3:4], alone)
     torch.testing.assert_close(one, plain[3:4], rtol=1e-13, atol=1e-13)
 
 
-def test_a_gradient_goes_through_a_noisy_run():
+def test_a_gradient_goes_through_a_stochastic_run():
     p = make_problem("mixture-1d")
-    for name in NOISY:
+    for name in STOCHASTIC:
         levels = torch.tensor([40.0, 30.0, 5.0, 0.5, 0.01], dtype=torch.float64, requires_grad=True)
 
         def total(levels, name=name):
@@ -214,7 +214,7 @@ def test_large_tables_are_drawn_anew(monkeypatch):
         assert len(table._kept) <= 2
 
 
-@pytest.mark.parametrize("name", NOISY)
+@pytest.mark.parametrize("name", STOCHASTIC)
 def test_samples_are_a_function_of_the_seed(name):
     p, levels = make_problem("mixture-2d"), edm(5, 0.002, 80.0).sigmas
     x = p.sample_noise(300, 0)
@@ -240,10 +240,12 @@ def _episode(env, actions, **reset):
     return observations, np.array(rewards)
 
 
-@pytest.mark.parametrize("name", NOISY)
-@pytest.mark.parametrize(("problem", "terminal"), [("mixture-1d", "sigma_min"), ("mixture-2d", "zero")])
-def test_the_environment_is_the_plain_sampler(name, problem, terminal):
-    p = make_problem(problem, terminal=terminal)
+@pytest.mark.parametrize("name", STOCHASTIC)
+@pytest.mark.parametrize(
+    ("problem", "final_sigmas_type"), [("mixture-1d", "sigma_min"), ("mixture-2d", "zero")]
+)
+def test_the_environment_is_the_plain_sampler(name, problem, final_sigmas_type):
+    p = make_problem(problem, final_sigmas_type=final_sigmas_type)
     dynamics = Dynamics(problem=p, solver=name, num_steps=4, num_noises=64, noise_seed=5, group_size=32)
     state = dynamics.initial(index=torch.arange(64))
     sigmas = [80.0]
@@ -251,13 +253,13 @@ def test_the_environment_is_the_plain_sampler(name, problem, terminal):
         state = dynamics.transition(state, torch.full((64,), 0.3, dtype=torch.float64))
         sigmas.append(float(state.sigma[0]))
     ends = sample(p.denoiser, p.sample_noise(64, 5), sigmas, name, seed=5)
-    tolerance = 1e-3 if terminal == "zero" else 1e-9  # slopes below sigma_min are taken there
+    tolerance = 1e-3 if final_sigmas_type == "zero" else 1e-9  # slopes below sigma_min are taken there
     torch.testing.assert_close(state.x, ends, rtol=tolerance, atol=tolerance)
     assert state.nfe.tolist() == [SOLVERS[name].nfe(4)] * 64
     assert not state.error.any()
 
 
-@pytest.mark.parametrize("name", NOISY)
+@pytest.mark.parametrize("name", STOCHASTIC)
 def test_transitions_are_pure_and_depend_on_the_row_of_the_pool_alone(name):
     dynamics = Dynamics(
         problem=make_problem("mixture-1d"), solver=name, num_noises=64, num_steps=3, group_size=16
@@ -284,7 +286,7 @@ def test_transitions_are_pure_and_depend_on_the_row_of_the_pool_alone(name):
     assert len(first.unique()) == 3
 
 
-@pytest.mark.parametrize("name", NOISY)
+@pytest.mark.parametrize("name", STOCHASTIC)
 @pytest.mark.parametrize("mode", ["NEXT_STEP", "SAME_STEP", "DISABLED"])
 def test_the_group_reward_is_minus_w2_squared(name, mode):
     env = ARTVectorEnv(96, num_steps=3, noise_groups=3, solver=name, autoreset_mode=mode, **MIXTURE)
@@ -320,12 +322,12 @@ def test_the_group_reward_is_minus_w2_squared(name, mode):
 def test_sliced_parts_sum_to_sliced_w2():
     exact, samples = _randn(100, 3, seed=1), 1.3 * _randn(66, 3)
     distance = GroupDistance(exact, 33, num_projections=100, seed=4)
-    parts = distance.parts(samples).reshape(2, 33)
+    parts = distance.contributions(samples).reshape(2, 33)
     for group, part in zip(samples.reshape(2, 33, 3), parts, strict=True):
         want = sliced_w2(group.repeat_interleave(3, 0), exact[:99], 100, seed=4)
         assert float(part.mean()) == pytest.approx(want**2, rel=1e-10)
     # Whose sample is where does not matter, and the part goes with the sample.
-    turned = distance.parts(samples.reshape(2, 33, 3).flip(1).reshape(66, 3)).reshape(2, 33)
+    turned = distance.contributions(samples.reshape(2, 33, 3).flip(1).reshape(66, 3)).reshape(2, 33)
     torch.testing.assert_close(turned.flip(1), parts)
     assert sliced_distance(exact, exact) == pytest.approx(0.0, abs=1e-12)
     one, two = _randn(40), _randn(40, seed=1)
@@ -341,11 +343,11 @@ def test_images_are_compared_by_their_features():
     assert (rewards < 0).all()
 
 
-@pytest.mark.parametrize("name", NOISY)
+@pytest.mark.parametrize("name", STOCHASTIC)
 def test_the_euler_reward_needs_no_group(name):
     for env in (
         ARTEnv(problem="mixture-2d", solver=name, reward="euler", num_steps=4),
-        ARTEnv(problem="mixture-1d", solver=name, reward="euler", num_steps=4, terminal="zero"),
+        ARTEnv(problem="mixture-1d", solver=name, reward="euler", num_steps=4, final_sigmas_type="zero"),
         ARTEnv(problem="gaussian-1d", solver=name, reward="euler", control="speed", num_steps=3),
     ):
         with warnings.catch_warnings():
@@ -381,7 +383,7 @@ def test_nothing_is_evaluated_twice(name, per_episode):
 
 def test_raw_speed_may_stand_still_run_back_or_end_early():
     settings = {"reward": "euler", "control": "speed", "num_steps": 4, "features": ()}
-    for name in NOISY:
+    for name in STOCHASTIC:
         env = ARTEnv(problem="gaussian-1d", solver=name, **settings)
         for speeds in ([0.0, 1.0, -0.5, 2.0], [4.0, 0.0, 0.0, 0.0], [-1.0, 0.0, 3.0, 9.0]):
             observations, rewards = _episode(env, [np.array([s], np.float32) for s in speeds], seed=0)
@@ -392,15 +394,15 @@ def test_raw_speed_may_stand_still_run_back_or_end_early():
 def test_learning_lowers_the_distance():
     problem = make_problem("gaussian-1d")
     env = ARTVectorEnv(
-        512, problem=problem, noise_groups=4, solver="euler_maruyama", num_steps=4, features=(), clock=7.0,
+        512, problem=problem, noise_groups=4, solver="euler_maruyama", num_steps=4, features=(), base_schedule=7.0,
         autoreset_mode="SAME_STEP",
     )  # fmt: skip
     wrapped = to_sb3(env)
     wrapped.seed(0)
     model = ARTRL("ARTPolicy", wrapped, seed=0).learn(60 * 512 * 4)
     learned = distill(model, env.dynamics)
-    scorer = Scorer(problem, "euler_maruyama")
-    own, other = (scorer.rows(s)[0].mean for s in (learned, edm(4, 0.0, 3.0)))
+    evaluator = Evaluator(problem, "euler_maruyama")
+    own, other = (evaluator.rows(s)[0].mean for s in (learned, edm(4, 0.0, 3.0)))
     assert own < 0.8 * other
 
 
@@ -409,10 +411,10 @@ def test_learning_lowers_the_distance():
 
 def test_scores_of_the_gaussian_are_exact():
     problem = make_problem("gaussian-1d")
-    for name in NOISY:
+    for name in STOCHASTIC:
         schedule = edm(5, 0.0, 3.0)
-        (row,) = Scorer(problem, name).rows(schedule)
-        sampled = Scorer(replace(problem, linear=False), name, range(4), num_noises=20_000).rows(schedule)
+        (row,) = Evaluator(problem, name).rows(schedule)
+        sampled = Evaluator(replace(problem, linear=False), name, range(4), num_noises=20_000).rows(schedule)
         assert (row.metric, row.sd) == ("w2", 0.0)
         assert row.mean == pytest.approx(abs(1 - math.sqrt(_variance(schedule.sigmas, name))), rel=1e-9)
         assert sampled[0].mean == pytest.approx(row.mean, rel=0.1)
@@ -420,32 +422,32 @@ def test_scores_of_the_gaussian_are_exact():
 
 def test_scores_are_distances_on_held_out_noise():
     problem = replace(make_problem("mixture-1d"), num_noises=1024)
-    schedule = edm(5, 0.002, 80.0, terminal="sigma_min")
-    scorer = Scorer(problem, "edm_churn", (0, 1))
-    (row,) = scorer.rows(schedule)
+    schedule = edm(5, 0.002, 80.0, final_sigmas_type="sigma_min")
+    evaluator = Evaluator(problem, "edm_churn", (0, 1))
+    (row,) = evaluator.rows(schedule)
     assert (row.metric, row.nfe, row.n) == ("w2", 9, 2)
-    again = Scorer(problem, "edm_churn", (0, 1)).rows(schedule)
+    again = Evaluator(problem, "edm_churn", (0, 1)).rows(schedule)
     assert again[0].mean == row.mean
     x = problem.sample_noise(1024, 10_000)
     ends = sample(problem.denoiser, x, schedule.sigmas, "edm_churn", seed=10_000)
-    assert Scorer(problem, "edm_churn", (0,)).rows(schedule)[0].mean == pytest.approx(
+    assert Evaluator(problem, "edm_churn", (0,)).rows(schedule)[0].mean == pytest.approx(
         wasserstein_1d(ends, problem.sample_data(1024, 10_000)), rel=1e-9
     )
-    assert scorer.floor()[0].mean < row.mean
-    assert scorer.reference_error() == 0.0
-    torch.testing.assert_close(scorer.samples(schedule, 3), ends[:3])
+    assert evaluator.floor()[0].mean < row.mean
+    assert evaluator.reference_error() == 0.0
+    torch.testing.assert_close(evaluator.samples(schedule, 3), ends[:3])
     for name in ("uniform", "edm", "log_snr", "cosine", "closed_form"):
-        assert baseline(name, problem, 4, "euler_maruyama").num_steps == 4
+        assert make_schedule(name, problem, 4, "euler_maruyama").num_steps == 4
 
 
 def test_a_problem_without_data_is_compared_with_exact_samples():
     problem = replace(custom_problem(GaussianDenoiser(shape=(2,))), num_noises=256)
-    (row,) = Scorer(problem, "euler_maruyama", (0,)).rows(baseline("closed_form", problem, 40))
+    (row,) = Evaluator(problem, "euler_maruyama", (0,)).rows(make_schedule("closed_form", problem, 40))
     assert row.metric == "sliced_w2"
     assert 0 < row.mean < 0.4
 
 
-def test_train_py_learns_a_schedule_for_a_noisy_sampler(tmp_path, monkeypatch, capsys):
+def test_train_py_learns_a_schedule_for_a_stochastic_sampler(tmp_path, monkeypatch, capsys):
     import train
 
     argv = "art --problem gaussian-1d --solver euler_maruyama --num-steps 3 --num-envs 64 --noise-groups 4"
@@ -453,7 +455,7 @@ def test_train_py_learns_a_schedule_for_a_noisy_sampler(tmp_path, monkeypatch, c
     monkeypatch.setattr("sys.argv", ["train.py", *argv.split(), *options])
     assert train.main() == 0, capsys.readouterr().err
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["gap"] is None
+    assert summary["ratio"] is None
     assert summary["rmse"] is None
     assert summary["w2"] > 0
     assert "art/sliced_w2" in (tmp_path / "run" / "progress.csv").read_text()
@@ -464,39 +466,41 @@ def test_train_py_learns_a_schedule_for_a_noisy_sampler(tmp_path, monkeypatch, c
 
 def test_errors():
     p, x, levels = make_problem("mixture-1d"), torch.ones(2, 1, dtype=torch.float64), [80.0, 1.0, 0.0]
-    grid = edm(3, 0.002, 80.0, terminal="sigma_min")
-    for name in NOISY:
+    grid = edm(3, 0.002, 80.0, final_sigmas_type="sigma_min")
+    for name in STOCHASTIC:
         with pytest.raises(ValueError, match=rf"seed = None: solver '{name}' draws noise; pass seed"):
             sample(p.denoiser, x, levels, name)
         with pytest.raises(ValueError, match=r"noise has shape \(2, 2\); expected \(2, 2, 1\)"):
             sample(p.denoiser, x, levels, name, noise=torch.zeros(2, 2))
-        with pytest.raises(ValueError, match=rf"carry.noise = None: a step of '{name}'"):
-            SOLVERS[name].step(p.denoiser, x, torch.tensor(2.0), torch.tensor(1.0), Carry(num_steps=3))
+        with pytest.raises(ValueError, match=rf"state.noise = None: a step of '{name}'"):
+            SOLVERS[name].step(p.denoiser, x, torch.tensor(2.0), torch.tensor(1.0), SolverState(num_steps=3))
         with pytest.raises(
             ValueError, match=r"here a group is 1 row; use ARTVectorEnv with num_envs / noise"
         ):
             ARTEnv(solver=name, **MIXTURE)
         with pytest.raises(ValueError, match="here a group is 8 rows"):
             ARTVectorEnv(32, noise_groups=4, solver=name, **MIXTURE)
-        with pytest.raises(ValueError, match=rf"solver = '{name}' is noisy, and reward = 'local' is paired"):
+        with pytest.raises(
+            ValueError, match=rf"solver = '{name}' is stochastic, and reward = 'local' is paired"
+        ):
             ARTVectorEnv(32, solver=name, reward="local", **MIXTURE)
         with pytest.raises(ValueError, match="group_size = 256 exceeds the 128 exact samples: raise num_noi"):
             ARTVectorEnv(256, solver=name, **MIXTURE)
-        for spec in ("limit", "dp", "edm_tuned"):
+        for spec in ("oracle", "dp", "edm_tuned"):
             with pytest.raises(
-                ValueError, match=rf"'{name}' is noisy, and schedule '{spec}'.*use one of euler,"
+                ValueError, match=rf"'{name}' is stochastic, and schedule '{spec}'.*use one of euler,"
             ):
-                baseline(spec, p, 3, name)
+                make_schedule(spec, p, 3, name)
             with pytest.raises(ValueError, match=f"schedule '{spec}'"):
                 check_spec(spec, p, name)
-        scorer = Scorer(p, name, (0,), num_noises=64)
-        for call in (lambda s=scorer: s.gap(grid, grid), lambda s=scorer: s.rows(grid, grid)):
-            with pytest.raises(ValueError, match="the gap to the limit is paired"):
+        evaluator = Evaluator(p, name, (0,), num_noises=64)
+        for call in (lambda s=evaluator: s.ratio(grid, grid), lambda s=evaluator: s.rows(grid, grid)):
+            with pytest.raises(ValueError, match="the ratio to the oracle is paired"):
                 call()
         with pytest.raises(ValueError, match=r"metrics = \(\): solver .* its metrics: w2"):
-            Scorer(p, name, metrics=())
-    with pytest.raises(ValueError, match=r"carry.num_steps = None"):
-        SOLVERS["edm_churn"].step(p.denoiser, x, torch.tensor(2.0), torch.tensor(1.0), Carry(noise=x))
+            Evaluator(p, name, metrics=())
+    with pytest.raises(ValueError, match=r"state.num_steps = None"):
+        SOLVERS["edm_churn"].step(p.denoiser, x, torch.tensor(2.0), torch.tensor(1.0), SolverState(noise=x))
     for bad in (
         {"S_churn": -1.0},
         {"S_noise": math.nan},
@@ -538,6 +542,6 @@ def test_groups_are_reset_and_stepped_as_a_whole():
 def test_a_plain_heun_step_needs_nothing_of_this():
     x = _randn(3, 1)
     plain, _ = heun_step(GaussianDenoiser(), x, torch.tensor(2.0).double(), torch.tensor(1.0).double())
-    extra = Carry(noise=_randn(3, 1, seed=2), num_steps=3)
+    extra = SolverState(noise=_randn(3, 1, seed=2), num_steps=3)
     given, _ = heun_step(GaussianDenoiser(), x, torch.tensor(2.0).double(), torch.tensor(1.0).double(), extra)
     assert torch.equal(plain, given)

@@ -1,4 +1,4 @@
-"""The tournament that finds ART-RL's table, and the start noises that it asks for."""
+"""The tournament that finds ART-RL's table, and the initial noises that it asks for."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ def test_what_was_never_surveyed_counts_as_average() -> None:
 
 def _model(rows: int = 64, **settings) -> ARTRL:
     vector = ARTVectorEnv(
-        rows, problem="mixture-1d", num_noises=256, features=(), clock="closed_form", noise_groups=8,
+        rows, problem="mixture-1d", num_noises=256, features=(), base_schedule="closed_form", noise_groups=8,
         autoreset_mode="SAME_STEP", **{"num_steps": 3, **settings},
     )  # fmt: skip
     return ARTRL("ARTPolicy", to_sb3(vector), seed=0, updates=10)

@@ -73,7 +73,11 @@ def test_closed_form_is_the_minimum(name, gaussian, mixture):
         np.testing.assert_allclose(rise, square, rtol=0.03)
         assert abs(rise[0] - rise[1]) < 0.05 * square
     # The same change of another clock has a first order.
-    other = uniform(4096, 0.0, 3.0) if name == "gaussian" else edm(4096, 0.002, 80.0, terminal="sigma_min")
+    other = (
+        uniform(4096, 0.0, 3.0)
+        if name == "gaussian"
+        else edm(4096, 0.002, 80.0, final_sigmas_type="sigma_min")
+    )
     cost = [clock_cost(retimed(other, lambda t, s=s: s * 0.01 * np.sin(np.pi * t), 4096), q) for s in (1, -1)]
     assert abs(cost[0] - cost[1]) > 1e-3 * least
 
@@ -145,7 +149,7 @@ def test_arctan_is_optimal_at_every_K(c, end):
         return 1 - sample(denoiser, x, torch.cat([ends[:1], inner, ends[1:]]), "euler")[0, 0] / exact
 
     for K in (2, 5, 10):
-        best = arctan(K, end, high, c, terminal="sigma_min").sigmas
+        best = arctan(K, end, high, c, final_sigmas_type="sigma_min").sigmas
         span = np.ptp(np.arctan(best / c))
         inner = torch.tensor(best[1:-1], requires_grad=True)
         least = error(inner)

@@ -89,7 +89,7 @@ def _check_folder(folder: Path) -> dict:
     schedule = Schedule.load(folder / "schedule.json")
     agent, dynamics = load_agent(folder / "model.zip", config["algorithm"])
     summary = json.loads((folder / "summary.json").read_text())
-    wanted = {"problem", "solver", "num_steps", "reward", "seed", "gap", "rmse", "seconds"}
+    wanted = {"problem", "solver", "num_steps", "reward", "seed", "ratio", "rmse", "seconds"}
     assert wanted | {"denoiser_evals", "env_steps"} <= summary.keys()
     for key in ("problem", "solver", "reward", "seed"):
         assert summary[key] == config["settings"][key]
@@ -123,9 +123,9 @@ def test_run_folder(finished) -> None:
     assert summary["problem"] == "gaussian-1d"
     assert summary["env_steps"] == STEPS
     assert summary["seed"] == 5
-    assert 1.0 <= summary["gap"] < 1.5
+    assert 1.0 <= summary["ratio"] < 1.5
     assert str(folder) in done.stdout
-    for name in ("uniform", "log_snr", "edm", "closed_form", "limit", "gap", "rmse", "NFE"):
+    for name in ("uniform", "log_snr", "edm", "closed_form", "oracle", "ratio", "rmse", "NFE"):
         assert name in done.stdout
     assert "Traceback" not in done.stderr
     assert not list(folder.rglob(".*"))  # no temporary file is left
@@ -137,12 +137,12 @@ def test_logs_of_a_run(finished) -> None:
     with (folder / "progress.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert rows
-    assert {"rollout/ep_rew_mean", "train/std", "train/rollouts_per_update", "art/gap"} <= rows[0].keys()
+    assert {"rollout/ep_rew_mean", "train/std", "train/rollouts_per_update", "art/ratio"} <= rows[0].keys()
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     events = event_accumulator.EventAccumulator(str(folder))
     events.Reload()
     tags = events.Tags()
-    wanted = {"rollout/ep_rew_mean", "train/return_spread", "train/std", "art/gap", "art/rmse"}
+    wanted = {"rollout/ep_rew_mean", "train/return_spread", "train/std", "art/ratio", "art/rmse"}
     assert wanted | {f"art/clock_speed/step_{k:02d}" for k in range(4)} <= set(tags["scalars"])
     assert "art/schedule" in tags["images"]
 
@@ -152,7 +152,7 @@ def test_same_seed_same_sigmas(finished, run, tmp_path) -> None:
     sigmas = Schedule.load(folder / "schedule.json").sigmas
     for seed, same in ((5, True), (6, False)):
         args = [*TINY, "--total-timesteps", STEPS, "--seed", seed, "--run-dir", tmp_path / str(seed)]
-        code, _, err = run(*args, "--no-limit")
+        code, _, err = run(*args, "--no-oracle")
         assert code == 0, err
         again = Schedule.load(tmp_path / str(seed) / "schedule.json").sigmas
         assert (again == sigmas).all() == same
@@ -160,18 +160,18 @@ def test_same_seed_same_sigmas(finished, run, tmp_path) -> None:
 
 @pytest.mark.parametrize("algorithm", ["sac", "ppo"])
 def test_other_algorithms(algorithm: str, run, tmp_path) -> None:
-    args = [algorithm, *TINY, "--total-timesteps", 5 * 32 * 4, "--run-dir", tmp_path / "run", "--no-limit"]
+    args = [algorithm, *TINY, "--total-timesteps", 5 * 32 * 4, "--run-dir", tmp_path / "run", "--no-oracle"]
     code, out, err = run(*args)
     assert code == 0, err
     summary = _check_folder(tmp_path / "run")
     assert summary["algorithm"] == algorithm
     assert summary["env_steps"] == 640
-    assert summary["gap"] is None
+    assert summary["ratio"] is None
     assert f"  {algorithm} " in out
 
 
 def test_the_paper_s_algorithm(run, tmp_path) -> None:
-    args = ["art-paper", "--iterations", 20, "--num-steps", 6, "--run-dir", tmp_path / "run", "--no-limit"]
+    args = ["art-paper", "--iterations", 20, "--num-steps", 6, "--run-dir", tmp_path / "run", "--no-oracle"]
     code, _, err = run(*args, "--no-progress")
     assert code == 0, err
     summary = _check_folder(tmp_path / "run")
@@ -185,19 +185,28 @@ def test_the_paper_s_algorithm(run, tmp_path) -> None:
 
 def test_mixture_with_features_and_heun(run, tmp_path) -> None:
     args = ["--problem", "mixture-1d", "--num-steps", 3, "--num-envs", 32, "--total-timesteps", 960]
-    args += ["--features", "size", "log_f", "--num-noises", 64, "--terminal", "zero", "--no-limit"]
-    code, out, err = run(*args, "--clock", 7, "--no-progress", "--run-dir", tmp_path / "run")
+    args += [
+        "--features",
+        "rms",
+        "log_velocity",
+        "--num-noises",
+        64,
+        "--final-sigmas-type",
+        "zero",
+        "--no-oracle",
+    ]
+    code, out, err = run(*args, "--base-schedule", 7, "--no-progress", "--run-dir", tmp_path / "run")
     assert code == 0, err
     summary = _check_folder(tmp_path / "run")
-    assert (summary["solver"], summary["reward"], summary["terminal"]) == ("heun", "global", "zero")
+    assert (summary["solver"], summary["reward"], summary["final_sigmas_type"]) == ("heun", "global", "zero")
     assert summary["nfe"] == 5
-    assert Schedule.load(tmp_path / "run" / "schedule.json").meta["features"] == ["size", "log_f"]
+    assert Schedule.load(tmp_path / "run" / "schedule.json").meta["features"] == ["rms", "log_velocity"]
     assert "own error" in out
     # The policy itself is scored too, on the noises of the schedules.
     with (tmp_path / "run" / "results.csv").open(newline="") as file:
         rows = {r["metric"]: float(r["mean"]) for r in csv.DictReader(file) if r["schedule"] == "art policy"}
     assert rows == {m: pytest.approx(summary[f"policy_{m}"], rel=1e-6) for m in ("rmse", "w2")}
-    assert summary["policy_gap"] is None
+    assert summary["policy_ratio"] is None
 
 
 def test_several_numbers_of_steps_are_trained_one_after_the_other(run, tmp_path, monkeypatch) -> None:
@@ -206,7 +215,7 @@ def test_several_numbers_of_steps_are_trained_one_after_the_other(run, tmp_path,
     monkeypatch.setattr(problems, "_reference", lambda *args: integrated.append(args[1:]) or real(*args))
     folder = tmp_path / "run"
     args = ["--problem", "mixture-1d", "--num-steps", 4, 2, "--num-envs", 32, "--num-noises", 64]
-    args += ["--total-timesteps", 10 * 32 * 4, "--no-limit", "--no-progress", "--run-dir", folder]
+    args += ["--total-timesteps", 10 * 32 * 4, "--no-oracle", "--no-progress", "--run-dir", folder]
     code, out, err = run(*args)
     assert code == 0, err
     assert sorted(p.name for p in folder.iterdir()) == ["K02", "K04"]
@@ -231,7 +240,7 @@ def test_killed_and_resumed(algorithm: str, run, tmp_path) -> None:
     folder = tmp_path / "run"
     total = 20 * 32 * 4
     args = [algorithm, *TINY, "--total-timesteps", total, "--run-dir", folder, "--seed", 2]
-    args += ["--no-limit"] if algorithm == "sac" else []
+    args += ["--no-oracle"] if algorithm == "sac" else []
     command = [sys.executable, "train.py", *map(str, args)]
     log = (tmp_path / "log.txt").open("w")
     child = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=_environ())
@@ -342,9 +351,9 @@ BAD = [
     (["--problem", "gausian-1d"], "unknown problem 'gausian-1d'. Did you mean 'gaussian-1d'"),
     (["--solver", "huen"], "unknown solver 'huen'. Did you mean 'heun'"),
     (["--reward", "globl"], "unknown reward 'globl'. Did you mean 'global'"),
-    (["--features", "sizes"], "unknown feature 'sizes'. Did you mean 'size'"),
-    (["--clock", "closed"], "unknown clock 'closed'. Did you mean 'closed_form'"),
-    (["--terminal", "zeros"], "unknown terminal 'zeros'. Did you mean 'zero'"),
+    (["--features", "rmss"], "unknown feature 'rmss'. Did you mean 'rms'"),
+    (["--base-schedule", "closed"], "unknown base_schedule 'closed'. Did you mean 'closed_form'"),
+    (["--final-sigmas-type", "zeros"], "unknown final_sigmas_type 'zeros'. Did you mean 'zero'"),
     (["--num-steps", 0], r"num_steps.*0"),
     (["--num-steps", -3], r"num_steps.*-3"),
     (["--problem", "mixture-1d", "--sigma-min", 90], r"sigma_min.*90"),
@@ -524,7 +533,7 @@ def test_killed_while_writing_is_never_half(run, tmp_path, monkeypatch) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr(report, "samples_figure", broken)
-    args = [*TINY, "--total-timesteps", 640, "--no-limit", "--run-dir", tmp_path / "run"]
+    args = [*TINY, "--total-timesteps", 640, "--no-oracle", "--run-dir", tmp_path / "run"]
     code, _, err = run(*args)
     assert code == 2
     assert "disk full" in err
@@ -543,9 +552,9 @@ def test_a_model_of_ones_own(run, tmp_path) -> None:
     folder = tmp_path / "own"
     code, out, err = run("--model", weights, *tiny, "--total-timesteps", 64, "--run-dir", folder)
     assert code == 0, err
-    assert "gap" not in out  # gradients through a model of unknown size are for those who ask
+    assert "ratio" not in out  # gradients through a model of unknown size are for those who ask
     summary = json.loads((folder / "summary.json").read_text())
-    assert (summary["problem"], summary["gap"]) == ("digits_small", None)
+    assert (summary["problem"], summary["ratio"]) == ("digits_small", None)
     agent, dynamics = load_agent(folder / "model.zip")
     assert dynamics.problem.shape == (1, 8, 8)
     assert agent.num_timesteps == 64

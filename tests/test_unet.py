@@ -72,10 +72,10 @@ def test_output_passes_the_checked_wrapper_over_the_whole_range(model: UNetDenoi
 
 def test_tends_to_the_identity_as_sigma_vanishes() -> None:
     net, x = _random(), _noise(4, 1, 8, 8)
-    gaps = [float((net(x, s) - x).abs().max()) for s in (1e-1, 1e-3, 1e-5)]
+    ratios = [float((net(x, s) - x).abs().max()) for s in (1e-1, 1e-3, 1e-5)]
     # c_out is proportional to sigma, so each factor of 100 in sigma shows.
-    assert gaps[1] < gaps[0] / 30
-    assert gaps[2] < gaps[1] / 30
+    assert ratios[1] < ratios[0] / 30
+    assert ratios[2] < ratios[1] / 30
     assert torch.equal(net(x, 0.0), x)
 
 
@@ -103,9 +103,9 @@ def test_network_depends_on_sigma() -> None:
 
 def test_scalar_sigma_equals_one_sigma_per_row(model: UNetDenoiser) -> None:
     x = _noise(5, 1, 8, 8)
-    per_row = model(x, torch.full((5,), 0.6, dtype=torch.float64))
-    assert_float32_close(model(x, 0.6), per_row)
-    assert_float32_close(model(x, torch.tensor(0.6)), per_row)
+    append_dims = model(x, torch.full((5,), 0.6, dtype=torch.float64))
+    assert_float32_close(model(x, 0.6), append_dims)
+    assert_float32_close(model(x, torch.tensor(0.6)), append_dims)
 
 
 def test_rows_are_independent(model: UNetDenoiser) -> None:
@@ -115,11 +115,11 @@ def test_rows_are_independent(model: UNetDenoiser) -> None:
         assert_float32_close(together[i], model(x[i : i + 1], float(sigma[i]))[0])
 
 
-@pytest.mark.parametrize("per_row", [False, True])
-def test_forward_derivative_of_the_slope_matches_finite_differences(per_row: bool) -> None:
+@pytest.mark.parametrize("append_dims", [False, True])
+def test_forward_derivative_of_the_slope_matches_finite_differences(append_dims: bool) -> None:
     """``(D - x) / sigma`` along ``(F, -1)``: the second derivative of a trajectory."""
     net, x = _random().double(), _noise(3, 1, 8, 8)
-    sigma = torch.tensor([0.3, 1.0, 4.0] if per_row else 0.8, dtype=torch.float64)
+    sigma = torch.tensor([0.3, 1.0, 4.0] if append_dims else 0.8, dtype=torch.float64)
 
     def slope(x: Tensor, s: Tensor) -> Tensor:
         return (net(x, s) - x) / s.reshape(-1, 1, 1, 1)

@@ -142,7 +142,7 @@ class WassersteinReward:
             raise ValueError(f"rows of a group end together: step and reset whole groups of {size} rows")
         reward = torch.zeros_like(after.t)
         if bool(ended.any()):
-            reward[ended] = -self.distance.parts(self._compared(after.x[ended]))
+            reward[ended] = -self.distance.contributions(self._compared(after.x[ended]))
         return reward
 
     def local_error(self, state: State, reward: Tensor) -> None:
@@ -158,7 +158,7 @@ class WassersteinReward:
 
 def compares_groups(solver: Solver, reward: str) -> bool:
     """Whether the reward compares groups of final samples with exact ones: there are no pairs to compare."""
-    return solver.noisy and reward == "global"
+    return solver.stochastic and reward == "global"
 
 
 def check_reward(name: str, solver: Solver) -> str:

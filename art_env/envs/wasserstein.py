@@ -54,7 +54,7 @@ class GroupDistance:
         self.centres = cells.mean(1)  # [M, P]
         self.spreads = cells.var(1, unbiased=False)
 
-    def parts(self, samples: Tensor) -> Tensor:
+    def contributions(self, samples: Tensor) -> Tensor:
         """Each row's part of its group's distance, ``[G M]``; ``samples: [G M, d]``, group after group.
 
         Raises:
@@ -70,5 +70,5 @@ class GroupDistance:
 
 def sliced_distance(samples: Tensor, exact: Tensor) -> float:
     """Sliced W2 (W2 on the line) between ``[M, ...]`` samples and ``[N, ...]`` exact ones, N at least M."""
-    parts = GroupDistance(exact.flatten(1), len(samples)).parts(samples.flatten(1))
+    parts = GroupDistance(exact.flatten(1), len(samples)).contributions(samples.flatten(1))
     return math.sqrt(float(parts.mean()))

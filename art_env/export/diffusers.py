@@ -138,7 +138,7 @@ def _edm_euler(schedule: Schedule, scheduler: Any, **_: Any) -> Grid:
     _check_bounds(schedule, name, config.sigma_min, config.sigma_max)
     if not np.isclose(schedule.sigma_max, config.sigma_max, rtol=RANGE_RTOL):
         raise ValueError(
-            f"schedule {schedule.name!r} starts at sigma={schedule.sigma_max:g}, but {name} draws its start noise "
+            f"schedule {schedule.name!r} starts at sigma={schedule.sigma_max:g}, but {name} draws its initial noise "
             f"for sigma_max={config.sigma_max:g}; use "
             f"{name}.from_config(scheduler.config, sigma_max={schedule.sigma_max:g})"
         )
