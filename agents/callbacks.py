@@ -1,4 +1,4 @@
-"""What happens during training besides learning: TensorBoard's art/ group, and checkpoints."""
+"""Callbacks of a training: the policy's schedule in TensorBoard's art/ group, and checkpoints."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from art_env.evaluation.plots import schedule_figure
 from art_env.schedules.optimal import final_rmse
 from art_env.schedules.schedule import Schedule
 
-# A figure takes half a second to draw, longer than the training between two numbers.
+# Only every fifth time a figure is drawn: it takes half a second.
 FIGURE_EVERY = 5
-# Of a stochastic solver's noise; training counts from 0.
-HELD_OUT = 10_000
+# Seed of a stochastic solver's noise; training uses seeds from 0.
+HELD_OUT_SEED = 10_000
 
 
 class EveryNSteps(BaseCallback):
@@ -44,7 +44,7 @@ class EveryNSteps(BaseCallback):
         return True
 
     def act(self) -> None:
-        """What to do."""
+        """Do it."""
         raise NotImplementedError
 
 
@@ -111,7 +111,11 @@ class ScheduleCallback(EveryNSteps):
         problem = self.dynamics.problem
         with torch.no_grad():
             ends = sample(
-                problem.denoiser, self.reference.start, schedule.sigmas, self.dynamics.solver, seed=HELD_OUT
+                problem.denoiser,
+                self.reference.start,
+                schedule.sigmas,
+                self.dynamics.solver,
+                seed=HELD_OUT_SEED,
             )
         return sliced_distance(problem.images(ends), problem.images(self.reference.x_end))
 

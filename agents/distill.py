@@ -36,7 +36,7 @@ def distill(
 
     Returns:
         a schedule whose meta has the settings and ``theta_sd``, the spread of theta over trajectories at each
-        step: where it is large, one list for all loses what the policy knew.
+        step; where it is large, the policy acts on the sample and a single list cannot.
 
     Raises:
         ValueError: no noises, or the policy returned the wrong shape or a value that is not finite.

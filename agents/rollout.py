@@ -21,7 +21,7 @@ class Policy(Protocol):
 
 
 class Rollout(NamedTuple):
-    """What a policy did with B trajectories.
+    """B trajectories that a policy has sampled.
 
     Attributes:
         x: ``[B, *shape]``, the samples.

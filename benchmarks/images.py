@@ -96,7 +96,7 @@ def learned(training: Training, args: Args, name: str) -> Schedule:
 
 
 def carried(training: Training, args: Args, problem: Problem) -> Schedule:
-    """What the policy of a run does on another problem, in that one's clock."""
+    """The schedule of a run's policy on another problem, along that one's base schedule."""
     policy, dynamics = load_agent(training.folder(args.runs) / "model.zip", problem=problem)
     schedule = distill(policy, dynamics)
     return Schedule(schedule.sigmas, "art policy of digits", schedule.meta)

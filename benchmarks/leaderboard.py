@@ -177,7 +177,7 @@ class CellRunner:
 
 
 def header() -> dict[str, Any]:
-    """What made the records."""
+    """The origin of the records."""
     return {
         "command": "python -m benchmarks.leaderboard",
         "version": __version__,

@@ -35,7 +35,7 @@ GRIDS = {
 
 @dataclass
 class OneCell:
-    """What all trainings are on."""
+    """The cell that all trainings are on."""
 
     problem: str = "mixture-1d"
     solver: str = "heun"

@@ -1,4 +1,4 @@
-"""What is in leaderboard.jsonl: its one reader and writer, and how tables write methods and numbers.
+"""The records in leaderboard.jsonl: their one reader and writer, and how tables write methods and numbers.
 
 python -m benchmarks.report --records benchmarks/results/leaderboard.jsonl
 """

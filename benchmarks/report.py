@@ -1,4 +1,4 @@
-"""What the leaderboard says: statistics, tables and figures, from the records that its methods left.
+"""The leaderboard as a page: statistics, tables and figures, from the records that its methods left.
 
 python -m benchmarks.report
 
@@ -117,7 +117,7 @@ class Args:
     figures: bool = True
     """Draw the figures."""
     fresh: Path | None = None
-    """What ``benchmarks.noises fresh`` has measured; default fresh_noises.csv beside the records, if it is there."""
+    """Results of ``benchmarks.noises fresh``; default fresh_noises.csv beside the records, if it is there."""
 
 
 # Tables

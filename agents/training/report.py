@@ -1,4 +1,4 @@
-"""What a training leaves behind: the table, the pictures, the schedules, and last of all summary.json."""
+"""The results of a training as text and as files: table, pictures, schedule, and last of all summary.json."""
 
 from __future__ import annotations
 

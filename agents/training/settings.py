@@ -289,7 +289,7 @@ class SacSettings(Settings):
     learning_rate: float = 3e-3
     """At the start; falls to 0."""
     target_entropy: float = -6.0
-    """Of the policy, in nats; lower explores less."""
+    """Entropy that the policy is held at, in nats; a lower one explores less."""
 
     def check(self) -> None:
         """See ``CheckedSettings``."""

@@ -105,7 +105,7 @@ class Training:
 
 @dataclass
 class Result:
-    """What a training found.
+    """The results of a training.
 
     Attributes:
         training: its parts.

@@ -120,7 +120,7 @@ def _has_tangent(*values: Tensor) -> bool:
 
 
 class _ForwardMode(TorchFunctionMode):
-    """Group normalisation in forward mode fails on a tangent that is not laid out like its value."""
+    """Makes group normalisation work in forward mode: torch needs the value and its tangent in the same layout."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -124,7 +124,7 @@ def _config(part: Any) -> Mapping[str, Any]:
 
 
 def _scheme(scheduler: Any) -> _Scheme:
-    """What kind of training a diffusers scheduler describes."""
+    """The kind of training that a diffusers scheduler describes."""
     name, config = type(scheduler).__name__, _config(scheduler)
     kind = config.get("prediction_type")
     steps = config.get("num_train_timesteps", 1000)

@@ -38,7 +38,7 @@ def sample_adaptive(
     next attempt; a step that was accepted after a rejection does not make the next one longer.
 
     Each attempt costs one evaluation and each accepted step one more: a rejected step keeps its first slope. A last
-    step to 0 is an Euler step (one evaluation), which nothing controls. Only trajectories that are not finished
+    step to 0 is an Euler step (one evaluation) without error control. Only trajectories that are not finished
     are evaluated.
 
     Args:

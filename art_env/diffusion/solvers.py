@@ -23,7 +23,7 @@ from art_env.diffusion.noise import StepNoise
 
 
 class SolverState(NamedTuple):
-    """What one step hands to the next.
+    """The state that one step hands to the next.
 
     Attributes:
         d: the slope where the step makes its first evaluation, ``[B, *shape]``, if somebody has made it already: at

@@ -84,7 +84,7 @@ def _ramp(rho: float, problem: Problem, num_steps: int) -> Clock:
 
 
 class Control(Protocol):
-    """What an action means.
+    """The meaning of an action.
 
     Attributes:
         name: as in the settings.

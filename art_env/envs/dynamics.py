@@ -102,7 +102,7 @@ class Dynamics:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """What is observed besides time and budget."""
+        """Features observed besides time and remaining budget."""
         return self.observer.features
 
     @property
@@ -212,7 +212,7 @@ class Dynamics:
 
     @torch.no_grad()
     def reward(self, state: State, action: Tensor, after: State) -> Tensor:
-        """What the step from ``state`` to ``after`` earned, ``[B]`` (see the classes of ``rewards``).
+        """Reward of the step from ``state`` to ``after``, ``[B]`` (see the classes of ``rewards``).
 
         Raises:
             ValueError: groups are compared, and there is no ``group_size``, or only a part of a group has ended;
@@ -229,19 +229,19 @@ class Dynamics:
         return state.k >= self.num_steps
 
     def state_info(self, state: State) -> dict[str, Tensor]:
-        """What ``info`` shows of every state, ``[B]`` each."""
+        """Entries of ``info`` about a state, ``[B]`` each."""
         info = {"sigma": state.sigma, "nfe": state.nfe}
         if self.paired:
             info["error"] = torch.sqrt(state.error)
         return info
 
     def transition_info(self, state: State, reward: Tensor) -> dict[str, Tensor]:
-        """What ``info`` shows of the step from ``state`` that earned ``reward``, ``[B]`` each."""
+        """Entries of ``info`` about the step from ``state`` that earned ``reward``, ``[B]`` each."""
         local = None if self.reward_rule is None else self.reward_rule.local_error(state, reward)
         return {} if local is None else {"local_error": local}
 
     def final_info(self, state: State) -> dict[str, Tensor]:
-        """What ``info`` adds at the end of an episode, ``[B]`` each."""
+        """Entries of ``info`` at the end of an episode, ``[B]`` each."""
         info = {"final_sigma_mismatch": state.sigma - self.problem.sigma_end}
         if self.paired:
             info["final_rmse"] = torch.sqrt(state.error * (state.sigma**2 + self.sigma_data**2))

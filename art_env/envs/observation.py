@@ -1,4 +1,4 @@
-"""What the agent observes: time, remaining budget, and features of the trajectory that cost no evaluation."""
+"""The observation: time, remaining budget, and features of the trajectory that cost no evaluation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rewards, one class each: what a step from one state to the next has earned."""
+"""The rewards of a step, one class each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REWARDS = ("euler", "local", "global")
 
 
 class Reward(Protocol):
-    """What a step has earned."""
+    """A reward of one step."""
 
     def __call__(self, state: State, action: Tensor, after: State) -> Tensor:
         """``[B]``, for the step from ``state`` to ``after`` with ``action: [B]``."""

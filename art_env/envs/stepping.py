@@ -118,7 +118,7 @@ class Stepper:
     def _solver_state(
         self, d: Tensor | None, past: Tensor, past_sigma: Tensor, k: Tensor, index: Tensor
     ) -> SolverState:
-        """What a solver's step is given besides ``x`` and its noise levels."""
+        """The solver's own state before step ``k``."""
         known = tuple(zip(past.unbind(1), past_sigma.unbind(1), strict=True))
         if self.noise is None:
             return SolverState(d, known)

@@ -19,7 +19,7 @@ TOLERANCE = 0.01
 
 @dataclass
 class Comparison:
-    """What was found.
+    """The results of a comparison.
 
     Attributes:
         evaluator: what scored it.

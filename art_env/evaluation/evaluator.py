@@ -27,7 +27,7 @@ from art_env.schedules.schedule import Schedule
 # Scores use other noises and data than training (seeds from 0) does.
 NOISE_SEED, SECOND_SEED = 10_000, 20_000
 # Held-out initial noises where many are too dear or not needed.
-FEW_NOISES = 256
+LINEAR_NOISES = 256
 BATCH = 512
 
 
@@ -79,7 +79,7 @@ class Evaluator:
             raise ValueError(f"num_noises = {self.num_noises} must be at least 2")
         if problem.linear:
             # Scores are exact; a reference only serves the search for the oracle.
-            self.num_noises = min(self.num_noises, FEW_NOISES)
+            self.num_noises = min(self.num_noises, LINEAR_NOISES)
         self.num_images = int(num_images)
         self.metrics = problem.metrics if metrics is None else tuple(metrics)
         images = problem.features is not None
@@ -152,7 +152,7 @@ class Evaluator:
     def policy_rows(
         self, name: str, num_steps: int, sample: Callable[[Tensor], Tensor], oracle: Schedule | None = None
     ) -> list[Score]:
-        """As ``rows``, for a sampler that chooses the noise levels of each trajectory by itself.
+        """Rows, as of ``rows``, for a sampler that chooses the noise levels of each trajectory by itself.
 
         Args:
             name: what the table calls it.
@@ -254,7 +254,7 @@ class Evaluator:
         return self._error(self.reference().x_end[:n], fine.x_end)
 
     def floor(self) -> list[Score]:
-        """What exact samples would still score: real data against real data, for every metric that has it.
+        """Rows of exact samples: the score of real data against real data, for every metric that has one.
 
         Two independent sets. Where the data is a finite set, ``num_images`` draws with replacement from all of
         it: what a sampler that repeats the data would score. Empty on a linear problem, where scores are exact.

@@ -32,7 +32,7 @@ SPACINGS = (
 def diffusers_kwargs(
     schedule: Schedule, scheduler: Any, *, quantize: bool = False, mu: float | None = None
 ) -> dict[str, Any]:
-    """What to call a diffusers pipeline with: ``pipe(..., **diffusers_kwargs(schedule, pipe.scheduler))``.
+    """Keyword arguments for a diffusers pipeline: ``pipe(..., **diffusers_kwargs(schedule, pipe.scheduler))``.
 
     A pipeline starts from noise of the scheduler's ``init_noise_sigma``, or of 1 for a flow model; that is
     within 1 / (2 sigmas[0]^2), or 1 / sigmas[0], of this grid's own start.

@@ -85,7 +85,7 @@ UNKNOWN_NETWORK = replace(NETWORK, episodes=100, group_rows=256, group_episodes=
 
 @dataclass(frozen=True)
 class Problem:
-    """What is to be sampled.
+    """A sampling problem: a denoiser, its range of noise, data and metrics.
 
     Attributes:
         name: as on the command line.

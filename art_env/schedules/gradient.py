@@ -84,7 +84,7 @@ def gradient_search(
     rmse = final_rmse(denoiser, reference, best, rule)
     change = np.inf
     for _ in range(6):
-        # A restart forgets BFGS' picture of the curvature: it catches searches that stalled.
+        # A restart resets BFGS' estimate of the Hessian, which frees searches that have stalled.
         after = search.run(reference, best, max_iterations)
         new = final_rmse(denoiser, reference, after, rule)
         change = (rmse - new) / rmse if rmse > 0 else 0.0

@@ -162,7 +162,7 @@ def make_schedule(
             K, problem.sigma_min, problem.sigma_max, final_sigmas_type=problem.final_sigmas_type, **options
         )
     if name == "oracle":
-        # The error has several local minima: no named grid may be better just because nobody listed it.
+        # The error has several local minima: the search starts from every named grid, so that none is better.
         named = [make_schedule(name, problem, K, solver) for name in (*HANDCRAFTED, "edm_tuned")]
         usable = [s for s in (*starts, *named) if _fits(s, problem)]
         known = reference or problem.reference()
