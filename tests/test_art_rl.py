@@ -503,7 +503,7 @@ def test_paper_policy_width_is_tied_to_the_stiffness() -> None:
     mean, std = model.policy.distribution(obs)
     assert (std**2).numpy() == pytest.approx(0.2 / np.array([0.1, 1.0, 100.0]), rel=1e-5)
     # Equal (t, x, psi): the mean may not see the stiffness.
-    assert torch.equal(mean, mean[:1].expand(3))
+    assert_float32_close(mean, mean[:1].expand(3))
 
 
 def test_paper_noise_has_that_width() -> None:
