@@ -32,7 +32,7 @@ class Settings(ModelOptions):
     """Score noise schedules: paired error to the exact solution, distance to the data, ratio to the oracle."""
 
     solver: str | None = None
-    """euler, heun, rk4, dpmpp_2m or ipndm; stochastic: euler_maruyama or edm_churn (no rmse, no limit). By default
+    """euler, heun, rk4, dpmpp_2m or ipndm; stochastic: euler_maruyama or edm_churn (no rmse, no oracle). By default
     heun (euler on gaussian-1d)."""
     steps: tuple[int, ...] = (3, 5, 7, 10)
     """Numbers of steps K."""

@@ -66,8 +66,8 @@ TEMPLATE = """# Leaderboard
 
 Ratio: the RMSE of a schedule divided by that of the oracle, the best fixed schedule on these held-out noises; 1 is
 optimal. A cell is a problem, a solver and a number of steps K. The text between the marks is written by
-`python -m benchmarks.report`. In the figures the scale of a ratio is the logarithm of ratio - 1; what is nearer to the
-oracle than 1.001 is drawn at 1.001.
+`python -m benchmarks.report`. In the figures the scale of a ratio is the logarithm of ratio - 1; a ratio below 1.001
+is drawn at 1.001.
 
 <!-- table:records -->
 <!-- end -->
@@ -405,8 +405,8 @@ def cells_csv(board: Leaderboard) -> str:
         "method",
         "runs",
         "ratio",
-        "gap_min",
-        "gap_max",
+        "ratio_min",
+        "ratio_max",
         "error",
     ]
     header += ["improvement", "evaluations", "seconds"]

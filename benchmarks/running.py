@@ -67,4 +67,6 @@ def training_processes(jobs: int) -> ProcessPoolExecutor:
 
 def kept_oracle(evaluator: Evaluator, K: int, folder: Path) -> Schedule:
     """The oracle of the evaluator's problem and solver at K, computed once and kept in ``folder``."""
-    return evaluator.oracle(K, folder / f"limit__{evaluator.problem.name}__{evaluator.solver.name}__{K}.json")
+    return evaluator.oracle(
+        K, folder / f"oracle__{evaluator.problem.name}__{evaluator.solver.name}__{K}.json"
+    )

@@ -15,14 +15,14 @@ import torch
 import tyro
 from matplotlib.figure import Figure
 
-from art_env import theory
 from art_env.diffusion import sample
 from art_env.evaluation.evaluator import Evaluator
 from art_env.problems.library import make_problem
 from art_env.schedules import Schedule, closed_form, edm, final_rmse, gradient_search
 from art_env.schedules.optimal import equal_density
 from art_env.schedules.registry import make_schedule
-from art_env.theory import T
+from benchmarks import clock_theory as theory
+from benchmarks.clock_theory import T
 from benchmarks.records import ROOT
 from benchmarks.running import run_training, training_processes
 

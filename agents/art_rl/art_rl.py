@@ -197,7 +197,7 @@ class ARTRL(OnPolicyAlgorithm):
 
         One trajectory an iteration (``env`` of one row), actor and critic of 3 layers of 128 with Softplus,
         lambda = 0.1, eps = 1e-6, Adam 1e-4 for both, multiplier step 1e-4; 5,000 iterations
-        are ``learn(5000 * num_steps)``. The observation needs ``log_curvature`` among its features. Two deviations: inputs
+        are ``learn(5000 * num_steps)``. The observation needs ``log_curvature``. Two deviations: inputs
         are scaled to the observation's bounds, and psi is held in [0, T] by the environment.
         """
         settings: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Samplers of the probability-flow ODE ``dx/dsigma = (x - D(x; sigma)) / sigma``, and of its noisy relatives.
+"""Samplers of the probability-flow ODE ``dx/dsigma = (x - D(x; sigma)) / sigma``, and of its stochastic relatives.
 
 A solver step is a pure function with the same leading arguments,
 ``step(denoiser, x, sigma, sigma_next, carry) -> x, carry``; the noise of a stochastic step comes in through
@@ -252,7 +252,7 @@ class Solver:
         evals_per_step: evaluations of ``step``.
         memory: how many earlier steps ``step`` looks back at.
         remember: ``(x, sigma, d) -> [B, *shape]``, what is kept of a step in ``SolverState.past``.
-        noisy: each step needs ``SolverState.noise``; samples then follow the data's distribution, not one trajectory.
+        stochastic: each step needs ``SolverState.noise``; samples follow the data's distribution, not a trajectory.
         churn: the settings of ``edm_churn``.
     """
 

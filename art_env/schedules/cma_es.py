@@ -47,11 +47,11 @@ def evolve(
     step_size: float = 0.5,
     callback: Callable[[int, float], None] | None = None,
 ) -> Schedule:
-    """The grid with the least final error that CMA-ES finds: what ``direct`` minimises, without its gradients.
+    """The grid with the least final error that CMA-ES finds: what ``gradient_search`` minimises, without gradients.
 
-    It moves the logs of the K step sizes in the coordinate of ``direct`` and starts from the closed form. A search
-    that has converged is started again there with twice the population, until ``max_evaluations`` are spent; one descent takes
-    about 200 K errors, and may end in a local minimum.
+    CMA-ES moves the logs of the K step sizes in the coordinate of ``gradient_search`` and starts from the closed
+    form. A search that has converged is started again there with twice the population, until ``max_evaluations`` are
+    spent. One descent takes about 200 K errors, and may end in a local minimum.
 
     Args:
         denoiser: the model; need not be differentiable.
@@ -65,7 +65,8 @@ def evolve(
             evaluations so far and the best error.
 
     Returns:
-        a schedule whose meta has ``rmse``, ``evaluations`` (rows times evaluations), ``max_evaluations`` and ``seconds``.
+        a schedule whose meta has ``rmse``, ``evaluations`` (rows times evaluations), ``max_evaluations`` and
+        ``seconds``.
 
     Raises:
         ImportError: the package ``cma`` is not installed.

@@ -26,7 +26,7 @@ from art_env.problems import problem as problems
 from art_env.problems.library import make_problem
 from art_env.schedules import Schedule
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # 10 updates of 32 rows of 4 steps: seconds.
 GAUSSIAN = ["--problem", "gaussian-1d", "--solver", "euler", "--reward", "euler", "--num-steps", 4]
 TINY = [*GAUSSIAN, "--num-envs", 32, "--no-progress"]

@@ -21,7 +21,7 @@ from art_env.schedules.registry import make_schedule
 from benchmarks import figures, leaderboard, noises, report, statistics
 from benchmarks.records import Cell, Leaderboard, Record, amount, number
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def _record(

@@ -11,7 +11,7 @@ from art_env.diffusion import GaussianDenoiser, sample
 from art_env.problems.library import make_problem
 from art_env.schedules import arctan, closed_form, edm, final_rmse, uniform
 from art_env.schedules.optimal import equal_density
-from art_env.theory import (
+from benchmarks.clock_theory import (
     T,
     clock_cost,
     gaussian_area,

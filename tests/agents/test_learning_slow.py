@@ -19,7 +19,7 @@ from art_env.schedules import Schedule
 from art_env.schedules.registry import make_schedule
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def _train(folder: Path, *args: object) -> dict:
