@@ -8,13 +8,16 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import explained_variance
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
-from torch.nn import functional as F
 
+from agents.art_rl.initial_noises import InitialNoises
 from agents.art_rl.policy import ARTPolicy
 
 SelfARTRL = TypeVar("SelfARTRL", bound="ARTRL")
@@ -77,6 +80,7 @@ class ARTRL(OnPolicyAlgorithm):
         self.std_start, self.std_end, self.average_last = std_start, std_end, average_last
         self.noise_groups = noise_groups
         self.num_updates = 0
+        self.initial_noises: InitialNoises | None = None
         self._average: dict[str, Tensor] = {}
         self._averaged = 0
         if _init_setup_model:
@@ -95,12 +99,28 @@ class ARTRL(OnPolicyAlgorithm):
             self.noise_groups = int(self._env_attr("noise_groups", 1))
         if self.noise_groups < 1 or self.n_envs % self.noise_groups:
             raise ValueError(f"noise_groups = {self.noise_groups} must divide num_envs = {self.n_envs}")
+        pool = int(self._env_attr("num_initial_noises", 0))
+        known = self.initial_noises
+        if known is None or len(known.costs) != pool:  # else training goes on
+            self.initial_noises = InitialNoises(pool) if pool > 0 else None
         return {
             "num_steps": self.n_steps,
             "noise_groups": self.noise_groups,
             "critic_learning_rate": self.critic_learning_rate,
             "std": self.std_start,
         }
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """As its parent, from initial noises that are drawn by their cost, where the environment takes them."""
+        if self.initial_noises is not None:
+            assert self.noise_groups is not None
+            groups = self.noise_groups
+            index = self.initial_noises.draw(self.n_envs // groups)
+            env.set_options({"noise_index": np.tile(index, groups)})
+            self._last_obs = env.reset()  # type: ignore[assignment]
+        return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
 
     def _env_attr(self, name: str, default: Any = None) -> Any:
         """An attribute of the environment; if it has none, ``default``.
@@ -128,19 +148,26 @@ class ARTRL(OnPolicyAlgorithm):
         obs = torch.as_tensor(np.asarray(buffer.observations), device=self.device).flatten(0, 1)
         actions = torch.as_tensor(buffer.actions, device=self.device).flatten(0, 1)
 
-        # 1. TD(lambda) errors of the martingale critic, [K, B]: the sum of lambda^j (r + V' - V) from each step on.
-        delta = torch.as_tensor(buffer.advantages, device=self.device).double()
-        K, B = delta.shape
-
-        # 2. The baseline: the mean over groups, which met the same initial noise, at the same step and member.
         assert self.noise_groups is not None
-        groups = self.noise_groups
+        K, B, groups = *buffer.rewards.shape, self.noise_groups
+        members = B // groups  # row g * members + m is member m of group g
+        weight = self._importance(buffer.rewards.reshape(K, groups, members))
+
+        # 1. TD(lambda) errors of the martingale critic: at each step the sum of lambda^j (r + V' - V) from there on.
+        delta = torch.as_tensor(buffer.advantages, device=self.device).double().reshape(K, groups, members)
+
+        # 2. The baseline: the mean over groups, which met the same initial noise, at the same step and member; and a
+        # multiple of the reward before that step, which no later action has a part in.
+        rewards = torch.as_tensor(buffer.rewards, device=self.device).double().reshape(K, groups, members)
+        before = rewards.cumsum(0) - rewards
         if groups > 1:
-            delta = delta.reshape(K, groups, B // groups)
-            delta = delta - delta.mean(1, keepdim=True)
-        explorers = groups if groups > 1 else B
-        scale = delta.reshape(K, explorers, B // explorers).mean(2).std()
-        delta = (delta / scale.clamp_min(1e-300)).flatten().float()
+            delta, before = (x - x.mean(1, keepdim=True) for x in (delta, before))
+        delta, before = delta * weight, before * weight
+        # Rows that share their exploration are one sample of it. Without groups every row is.
+        samples, past = (x.mean(2) if groups > 1 else x[:, 0] for x in (delta, before))
+        slope = (samples * past).sum(1) / past.square().sum(1).clamp_min(1e-300)  # least squares
+        delta, samples = delta - slope[:, None, None] * before, samples - slope[:, None] * past
+        delta = (delta / samples.std().clamp_min(1e-300)).flatten().float()
 
         # 3. The actor's moment E[grad log pi * delta].
         for group in policy.optimizer.param_groups:
@@ -154,9 +181,9 @@ class ARTRL(OnPolicyAlgorithm):
         # 4. The critic's moment E[grad V * delta] = 0: least squares on the traced returns.
         returns = torch.as_tensor(buffer.returns, device=self.device).flatten()
         self._update_value_scale(returns)
-        target = returns / policy.value_scale
+        target, each = returns / policy.value_scale, weight.float().expand(K, groups, -1).flatten()
         for _ in range(self.critic_updates):
-            critic_loss = F.mse_loss(policy.scaled_values(obs), target)
+            critic_loss = (each * (policy.scaled_values(obs) - target).square()).mean()
             policy.critic_optimizer.zero_grad()
             critic_loss.backward()
             policy.critic_optimizer.step()
@@ -172,6 +199,14 @@ class ARTRL(OnPolicyAlgorithm):
         explained = explained_variance(buffer.values.flatten(), buffer.returns.flatten())
         self.logger.record("train/explained_variance", float(explained))
         self.logger.record("train/n_updates", self.num_updates, exclude="tensorboard")
+
+    def _importance(self, rewards: np.ndarray) -> Tensor:
+        """Weights ``[members]`` of the initial noises of this rollout, whose costs are noted; 1 without choice."""
+        noises = self.initial_noises
+        if noises is None:
+            return torch.ones(rewards.shape[2], dtype=torch.float64, device=self.device)
+        noises.update(rewards.sum(0).mean(0))
+        return torch.as_tensor(noises.weights, device=self.device)
 
     def _update_value_scale(self, returns: Tensor) -> None:
         """Follow the size of the returns, which falls by orders of magnitude."""

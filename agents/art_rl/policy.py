@@ -78,7 +78,7 @@ class ARTPolicy(BasePolicy):
         num_steps: K, the length of an episode.
         noise_groups: groups of rows that share their exploration, in antithetic pairs; 1: each row explores by
             itself.
-        net_arch: hidden widths of both networks.
+        net_arch, critic_arch: hidden widths of the actor's and the critic's network.
         octaves: of sines and cosines that the networks see beside the features.
         network_learning_rate: of the actor's network.
         critic_learning_rate: of the critic.
@@ -97,6 +97,7 @@ class ARTPolicy(BasePolicy):
         num_steps: int = 1,
         noise_groups: int = 1,
         net_arch: Sequence[int] = (64, 64),
+        critic_arch: Sequence[int] = (32, 32),
         octaves: int = 6,
         network_learning_rate: float = 0.006,
         critic_learning_rate: float = 1e-3,
@@ -106,7 +107,7 @@ class ARTPolicy(BasePolicy):
     ) -> None:
         super().__init__(observation_space, action_space)
         self.num_steps, self.noise_groups = num_steps, noise_groups
-        self.net_arch, self.octaves = tuple(net_arch), octaves
+        self.net_arch, self.critic_arch, self.octaves = tuple(net_arch), tuple(critic_arch), octaves
         self.network_learning_rate, self.critic_learning_rate = network_learning_rate, critic_learning_rate
         self.adam_betas = (float(adam_betas[0]), float(adam_betas[1]))
         width, num_actions = observation_space.shape[0], action_space.shape[0]
@@ -115,7 +116,7 @@ class ARTPolicy(BasePolicy):
         inputs = width * (1 + 2 * self.encode.count)
         self.table = StepTable(num_steps, num_actions)
         self.actor_net = mlp(inputs, self.net_arch, num_actions) if has_features else None
-        self.critic_net = mlp(inputs, self.net_arch)
+        self.critic_net = mlp(inputs, self.critic_arch)
         # Width of the exploration and scale of the returns: set by the algorithm, saved with the weights.
         self.register_buffer("std", torch.tensor(float(std)))
         self.register_buffer("value_scale", torch.tensor(0.0))
@@ -133,7 +134,7 @@ class ARTPolicy(BasePolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
-        names = ("num_steps", "noise_groups", "net_arch", "octaves", "network_learning_rate")
+        names = ("num_steps", "noise_groups", "net_arch", "critic_arch", "octaves", "network_learning_rate")
         data.update({name: getattr(self, name) for name in (*names, "critic_learning_rate", "adam_betas")})
         return {**data, "lr_schedule": self._dummy_schedule}
 
