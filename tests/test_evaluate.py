@@ -67,7 +67,12 @@ def test_gaussian_from_the_shell(tmp_path) -> None:
     assert round(w2["log_snr", "2"], 4) == 0.6674
     assert round(w2["arctan", "5"], 4) == 0.1459
     assert len(rows) == 4 * 2 * 3
-    assert sorted(p.name for p in out.iterdir()) == ["quality.png", "results.csv", "samples_2.png", "samples_5.png"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "quality.png",
+        "results.csv",
+        "samples_2.png",
+        "samples_5.png",
+    ]
     assert "0.6674" in done.stdout
     assert "gap" in done.stdout
     assert "some schedules end at 0" in done.stdout

@@ -63,13 +63,9 @@ class PaperPolicy(BasePolicy):
         )
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        data = super()._get_constructor_parameters()
-        names = ("log_q_index", "temperature", "net_arch", "critic_learning_rate", "adam_betas")
-        return {
-            **data,
-            **{name: getattr(self, name) for name in names},
-            "lr_schedule": self._dummy_schedule,
-        }
+        names = ("observation_space", "action_space", "log_q_index", "temperature", "net_arch")
+        data = {name: getattr(self, name) for name in (*names, "critic_learning_rate", "adam_betas")}
+        return {**data, "lr_schedule": self._dummy_schedule}
 
     def distribution(self, obs: Tensor) -> torch.distributions.Normal:
         """Of the action, ``[B]``, for ``obs: [B, n]``."""

@@ -133,9 +133,17 @@ class ARTPolicy(BasePolicy):
         )
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        data = super()._get_constructor_parameters()
-        names = ("num_steps", "noise_groups", "net_arch", "critic_arch", "octaves", "network_learning_rate")
-        data.update({name: getattr(self, name) for name in (*names, "critic_learning_rate", "adam_betas")})
+        names = (
+            "observation_space",
+            "action_space",
+            "num_steps",
+            "noise_groups",
+            "net_arch",
+            "critic_arch",
+            "octaves",
+        )
+        rates = ("network_learning_rate", "critic_learning_rate", "adam_betas")
+        data = {name: getattr(self, name) for name in (*names, *rates)}
         return {**data, "lr_schedule": self._dummy_schedule}
 
     def actor_parameters(self) -> list[tuple[str, nn.Parameter]]:
