@@ -4,7 +4,7 @@ Examples:
     python train.py
     python train.py --problem mixture-1d --solver euler --num-steps 10
     python train.py --problem mixture-1d --num-steps 3 5 10
-    python train.py --problem mixture-1d --features log_f log_q size cosine
+    python train.py --problem mixture-1d --features log_velocity log_curvature rms turn
     python train.py sac --problem mixture-1d
     python train.py art-paper
     python train.py --resume runs/digits__art__0__2026-01-31_12-00-00
@@ -28,12 +28,13 @@ from art_env._util.names import check_name
 
 
 def run(settings: Settings) -> None:
-    """Train, print the table, write the run folder."""
-    began = time.time()
-    result = train(settings, say=partial(print, flush=True))
-    print(report(result))
-    write(result)
-    print(f"all artefacts in {result.run.folder} after {time.time() - began:.0f} s")
+    """For each number of steps: train, print the table, write the run folder."""
+    for one in settings.one_by_one():
+        began = time.time()
+        result = train(one, say=partial(print, flush=True))
+        print(report(result))
+        write(result)
+        print(f"all artefacts in {result.run.folder} after {time.time() - began:.0f} s")
 
 
 def parse(argv: list[str]) -> Settings:

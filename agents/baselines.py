@@ -28,7 +28,7 @@ def make_ppo(
         learning_rate: at the start; falls to 0.
         std_start: width of the exploration at the start, in units of the action (0.2: one octave of speed).
     """
-    steps = sum(env.get_attr("budgets")[0])  # one episode of each K
+    steps = int(env.get_attr("num_steps")[0])
     batch = env.num_envs * steps
     return PPO(
         "MlpPolicy",
@@ -53,7 +53,7 @@ def make_sac(
 
     No discount; the entropy target is well below SB3's default (-1), because near the optimum the price of
     exploring is larger than what is left to win. Large batches, since the return of one action differs widely
-    between start noises.
+    between initial noises.
 
     Args:
         env: whose rows step together.

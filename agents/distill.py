@@ -7,7 +7,7 @@ import torch
 
 from agents.rollout import Policy, play
 from art_env.envs.dynamics import Dynamics
-from art_env.schedules.schedule import Schedule, check_num_steps
+from art_env.schedules.schedule import Schedule
 
 # Smallest clock speed kept, in units of the mean speed: the raw control may stand still or run backwards.
 MIN_SPEED = 1e-6
@@ -20,12 +20,11 @@ def distill(
     num_noises: int = 256,
     seed: int = 0,
     name: str = "distilled",
-    num_steps: int | None = None,
 ) -> Schedule:
     """Average a policy's clock over trajectories into one list of noise levels (Huang et al. 2026).
 
     Each trajectory's speeds ``theta`` are normalised to sum to T, so every one of them ends exactly at the
-    terminal noise level; the mean over trajectories then does too. With ``control="speed"`` theta is the raw
+    final noise level; the mean over trajectories then does too. With ``control="speed"`` theta is the raw
     action, and speeds below 1e-6 of the mean are raised to it first (``meta["clipped"]`` says what part).
 
     Args:
@@ -34,24 +33,23 @@ def distill(
         num_noises: trajectories averaged: of the pool if there is one (all of it at most), else fresh noises.
         seed: picks the noises.
         name: of the schedule.
-        num_steps: K; default the largest of the dynamics'. A policy that was trained with several K takes any.
 
     Returns:
         a schedule whose meta has the settings and ``theta_sd``, the spread of theta over trajectories at each
-        step: where it is large, one list for all loses what the policy knew.
+        step; where it is large, the policy acts on the sample and a single list cannot.
 
     Raises:
         ValueError: no noises, or the policy returned the wrong shape or a value that is not finite.
     """
     if num_noises < 1:
         raise ValueError(f"num_noises = {num_noises} must be at least 1")
-    problem, K = dynamics.problem, dynamics.num_steps if num_steps is None else check_num_steps(num_steps)
+    problem, K = dynamics.problem, dynamics.num_steps
     if dynamics.reference is not None:
         pool = dynamics.reference.num_noises
         picked = np.random.default_rng(seed).permutation(pool)[:num_noises]
-        state = dynamics.initial(index=torch.from_numpy(picked).to(dynamics.device), num_steps=K)
+        state = dynamics.initial(index=torch.from_numpy(picked).to(dynamics.device))
     else:
-        state = dynamics.initial(problem.sample_noise(num_noises, seed), num_steps=K)
+        state = dynamics.initial(problem.sample_noise(num_noises, seed))
     B, dt = state.x.shape[0], dynamics.horizon / K
     done = play(policy, dynamics, state)
     theta = done.actions if dynamics.control == "speed" else -np.diff(done.sigmas, axis=1) / dt

@@ -21,7 +21,7 @@ class Policy(Protocol):
 
 
 class Rollout(NamedTuple):
-    """What a policy did with B trajectories.
+    """B trajectories that a policy has sampled.
 
     Attributes:
         x: ``[B, *shape]``, the samples.
@@ -35,34 +35,31 @@ class Rollout(NamedTuple):
     nfe: np.ndarray
 
 
-def sample_with_policy(
-    policy: Policy, dynamics: Dynamics, x: Tensor, num_steps: int | None = None
-) -> Rollout:
-    """Samples from start noises; the policy sees each trajectory, and no exact one is needed.
+def sample_with_policy(policy: Policy, dynamics: Dynamics, x: Tensor) -> Rollout:
+    """Samples from initial noises; the policy sees each trajectory, and no exact one is needed.
 
     The features cost no evaluation of the network: the slope that they show is the first stage of the next step.
 
     Args:
         policy: has ``.predict(observation, deterministic=True)``.
         dynamics: the environment that it was made for.
-        x: ``[B, *shape]`` start noises, such as ``problem.sample_noise(n, seed)``.
-        num_steps: K; default the dynamics' own.
+        x: ``[B, *shape]`` initial noises, such as ``problem.sample_noise(n, seed)``.
 
     Raises:
         ValueError: the policy returned the wrong shape or a value that is not finite.
     """
     bare = dynamics.without_rewards()
-    return play(policy, bare, bare.initial(x, num_steps=num_steps))
+    return play(policy, bare, bare.initial(x))
 
 
 @torch.no_grad()
 def play(policy: Policy, dynamics: Dynamics, state: State) -> Rollout:
-    """Act from ``state``, the start of episodes of one K, to their end.
+    """Act from ``state``, the start of episodes, to their end.
 
     Raises:
         ValueError: the policy returned the wrong shape or a value that is not finite.
     """
-    B, K = len(state.x), int(state.num_steps[0])
+    B, K = len(state.x), dynamics.num_steps
     actions, sigmas = np.empty((B, K)), np.empty((B, K + 1))
     sigmas[:, 0] = state.sigma.cpu().numpy()
     for k in range(K):

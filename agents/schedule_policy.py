@@ -34,12 +34,7 @@ class SchedulePolicy:
             dynamics = getattr(getattr(env, "unwrapped", env), "dynamics", None)
         if not isinstance(dynamics, Dynamics):
             raise TypeError(f"env is {type(env).__name__}; pass an ART environment or its dynamics")
-        if dynamics.budgets != (schedule.num_steps,):
-            if len(dynamics.budgets) > 1:
-                raise ValueError(
-                    f"the environment has num_steps={dynamics.budgets}, a schedule one number; make the environment "
-                    f"with num_steps={schedule.num_steps}"
-                )
+        if dynamics.num_steps != schedule.num_steps:
             raise ValueError(
                 f"schedule {schedule.name!r} has {schedule.num_steps} steps, the environment "
                 f"num_steps={dynamics.num_steps}; use schedule.resample({dynamics.num_steps})"
@@ -80,7 +75,7 @@ def _invert(clock: Clock, sigmas: np.ndarray) -> np.ndarray:
 
 def _log_speed_actions(schedule: Schedule, dynamics: Dynamics) -> np.ndarray:
     K, c = schedule.num_steps, dynamics.config.action_range
-    targets = _invert(dynamics.clock(), schedule.sigmas)
+    targets = _invert(dynamics.base.sigma, schedule.sigmas)
     _check_reach(schedule, targets, c)
     actions = np.zeros(K, dtype=np.float32)
     t = 0.0
@@ -108,7 +103,7 @@ def _check_reach(schedule: Schedule, targets: np.ndarray, action_range: float) -
             fix = f"action_range={math.ceil(need * 10) / 10:g} or " if math.isfinite(need) else ""
             raise ValueError(
                 f"schedule {schedule.name!r}, step {k} ({span}) needs action {o / action_range:.3f}, outside "
-                f"[-1, 1]; make the environment with {fix}clock=schedule"
+                f"[-1, 1]; make the environment with {fix}base_schedule=schedule"
             )
 
 

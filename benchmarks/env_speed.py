@@ -1,26 +1,39 @@
-"""Environment steps a second: the native vector environment beside Gymnasium's SyncVectorEnv.
+"""How many environment steps a second? The native vector environment beside Gymnasium's SyncVectorEnv.
 
-    python benchmarks/env_speed.py
+python -m benchmarks.env_speed
 
 Both run the same rows, actions and settings on one torch thread, in turns; the median round is printed.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import sys
 import time
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
+import tyro
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from art_env.envs.env import ARTEnv
 from art_env.envs.vector_env import ARTVectorEnv
+
+
+@dataclass
+class Args:
+    """Time both environments."""
+
+    problem: str = "gaussian-1d"
+    num_envs: int = 256
+    num_steps: int = 20
+    """K, the length of an episode."""
+    rounds: int = 5
+    native_steps: int = 200
+    """Vector steps a round of the native environment."""
+    sync_steps: int = 4
+    """Vector steps a round of SyncVectorEnv."""
 
 
 def steps_per_second(env: VectorEnv, actions: np.ndarray) -> float:
@@ -31,46 +44,32 @@ def steps_per_second(env: VectorEnv, actions: np.ndarray) -> float:
     return actions.shape[0] * env.num_envs / (time.perf_counter() - start)
 
 
-def main() -> None:
+def main(args: Args) -> None:
     """Time both in interleaved rounds and print the medians and their ratio."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--problem", default="gaussian-1d")
-    parser.add_argument("--num-envs", type=int, default=256)
-    parser.add_argument("--num-steps", type=int, default=20, help="K, the length of an episode")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--native-steps", type=int, default=200, help="vector steps a round")
-    parser.add_argument("--sync-steps", type=int, default=4, help="vector steps a round")
-    args = parser.parse_args()
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     print(f"{args.problem}, {args.num_envs} rows, K={args.num_steps}, one thread, {args.rounds} rounds")
     print(f"{'reward':8} {'solver':8} {'native /s':>12} {'SyncVectorEnv /s':>18} {'ratio':>8}")
     for reward, solver in (("euler", "euler"), ("global", "euler"), ("global", "heun")):
-        settings = {
-            "problem": args.problem,
-            "num_steps": args.num_steps,
-            "reward": reward,
-            "solver": solver,
-        }
+        settings: dict[str, Any] = {"problem": args.problem, "num_steps": args.num_steps}
+        settings |= {"reward": reward, "solver": solver}
         mode = AutoresetMode.SAME_STEP
         native = ARTVectorEnv(args.num_envs, autoreset_mode=mode, **settings)
-        sync = SyncVectorEnv([lambda s=settings: ARTEnv(**s)] * args.num_envs, autoreset_mode=mode)
-        speeds: dict[str, list[float]] = {"native": [], "sync": []}
-        runs = (("native", native, args.native_steps), ("sync", sync, args.sync_steps))
-        for _, env, _ in runs:
+        sync = SyncVectorEnv([partial(ARTEnv, **settings)] * args.num_envs, autoreset_mode=mode)
+        runs: tuple[tuple[VectorEnv, int, list[float]], ...]
+        runs = (native, args.native_steps, []), (sync, args.sync_steps, [])
+        for env, _, _ in runs:
             env.reset(seed=0)
             env.step(env.action_space.sample())  # warm up
         for _ in range(args.rounds):
-            for name, env, steps in runs:
+            for env, steps, speeds in runs:
                 actions = rng.uniform(-1, 1, (steps, args.num_envs, 1)).astype(np.float32)
-                speeds[name].append(steps_per_second(env, actions))
-        fast, slow = (statistics.median(speeds[name]) for name in ("native", "sync"))
+                speeds.append(steps_per_second(env, actions))
+        fast, slow = (np.median(speeds) for _, _, speeds in runs)
         print(f"{reward:8} {solver:8} {fast:12,.0f} {slow:18,.0f} {fast / slow:8.1f}")
         native.close()
         sync.close()
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Args, prog="python -m benchmarks.env_speed", description=__doc__))

@@ -1,14 +1,13 @@
-"""Statistics, figures and tables of the leaderboard, from the records that its methods left.
+"""The leaderboard as a page: statistics, tables and figures, from the records that its methods left.
 
-    python benchmarks/report.py
-    python benchmarks/report.py --records some.jsonl --out elsewhere
+python -m benchmarks.report
 
 Writes ``results.md`` (only between its ``<!-- table:NAME -->`` and ``<!-- end -->`` marks: the text around them is
 kept), ``leaderboard.csv``, ``leaderboard_cells.csv`` and ``figures/*.png`` into --out.
 
-A record is a line of JSON: problem, solver, num_steps, nfe, method, seed, error, gap, evaluations, seconds and
-perhaps env_steps and curve, a list of [env_steps, evaluations, gap]. A cell is a problem, a solver and num_steps. If
-a cell, method and seed come twice, the later line counts. A line ``{"header": {...}}`` says how records were made.
+A record is a line of JSON: problem, solver, num_steps, nfe, method, seed, error, ratio, evaluations, seconds and
+perhaps env_steps and curve, a list of [env_steps, evaluations, ratio]. A cell is a problem, a solver and num_steps.
+If a cell, method and seed come twice, the later line counts. A line ``{"header": {...}}`` says how records were made.
 """
 
 from __future__ import annotations
@@ -26,84 +25,82 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
-import board_figures as figures  # noqa: E402
-import robust  # noqa: E402
-from board import (  # noqa: E402
+from art_env._util.cli import run_command
+from art_env._util.files import atomic_path, write_text
+from benchmarks import figures
+from benchmarks.records import (
+    ORACLE,
+    OURS,
+    RECORDS,
+    ROOT,
+    Cell,
+    Fresh,
+    Leaderboard,
+    amount,
+    number,
+    read_fresh,
+    title,
+)
+from benchmarks.statistics import (
     ANALYTIC_BAR,
     IMPROVEMENT_STEPS,
     LEAST_IMPROVEMENT,
-    LIMIT,
     NETWORK_BAR,
-    OURS,
     TIE,
-    Board,
-    Cell,
     Doubt,
-    Fresh,
     Interval,
     Summary,
-    amount,
     bar,
     beaten,
     doubts,
-    high_gaps,
+    high_ratios,
+    improvement,
     is_search,
     median,
-    number,
-    read,
-    read_fresh,
     summarize,
-    title,
 )
 
-from art_env._util.cli import run_command  # noqa: E402
-from art_env._util.files import atomic_path, write_text  # noqa: E402
-
+PROGRAM = "python -m benchmarks.report"
 START, END = "<!-- table:{} -->", "<!-- end -->"
 TEMPLATE = """# Leaderboard
 
-Gap: error of a schedule / error of the best schedule there is for this problem, solver and number of steps K (the
-limit), on held-out noises; 1 is perfect. A cell is a problem, a solver and a K. The text between the marks is written
-by `python benchmarks/report.py`. In the figures the scale of a gap is the logarithm of gap - 1; what is nearer to the
-limit than 1.001 is drawn at 1.001.
+Ratio: the RMSE of a schedule divided by that of the oracle, the best fixed schedule on these held-out noises; 1 is
+optimal. A cell is a problem, a solver and a number of steps K. The text between the marks is written by
+`python -m benchmarks.report`. In the figures the scale of a ratio is the logarithm of ratio - 1; a ratio below 1.001
+is drawn at 1.001.
 
 <!-- table:records -->
 <!-- end -->
 
 ## Over all cells
 
-Interquartile mean of the gap over cells and seeds, with the 95% bootstrap interval (runs resampled within each cell;
-a method with one run a cell has none), as in [Agarwal et al. 2021](https://arxiv.org/abs/2108.13264). P(ART-RL is
-better): the probability that a run of ART-RL has a lower gap than a run of the method, mean over the cells that both
-have; a tie is half. Evaluations of the network and seconds to find the schedule: medians over cells.
+Interquartile mean of the ratio over cells and seeds, with the 95% bootstrap interval (runs resampled within each
+cell; a method with one run a cell has none), as in [Agarwal et al. 2021](https://arxiv.org/abs/2108.13264). P(ART-RL
+is better): the probability that a run of ART-RL has a lower ratio than a run of the method, mean over the cells that
+both have; a tie is half. Evaluations of the network and seconds to find the schedule: medians over cells.
 
 <!-- table:iqm -->
 <!-- end -->
 
-![Interquartile mean of the gap, by method](figures/gaps.png)
+![Interquartile mean of the ratio, by method](figures/ratios.png)
 
-![Gap against the evaluations spent to find the schedule](figures/cost.png)
-
-![Gap against environment steps](figures/efficiency.png)
+![Ratio against environment steps](figures/efficiency.png)
 
 ## Where ART-RL misses
 
 <!-- table:misses -->
 <!-- end -->
 
-![ART-RL's gap in every cell](figures/heat.png)
+![ART-RL's ratio in every cell](figures/heat.png)
 
 ## Seconds to find a schedule
 
 <!-- table:seconds -->
 <!-- end -->
 
-## Gap against K
+## Ratio against K
 
-![Gap against K](figures/steps.png)
+![Ratio against K](figures/steps.png)
 """
 
 
@@ -111,23 +108,23 @@ have; a tie is half. Evaluations of the network and seconds to find the schedule
 class Args:
     """Read the records, print and write statistics, tables and figures."""
 
-    records: Path = ROOT / "benchmarks" / "results" / "leaderboard.jsonl"
+    records: Path = RECORDS
     """A file of JSON lines."""
     out: Path = ROOT / "docs"
     """Folder that gets results.md, two CSV files and figures/."""
     curve_cells: tuple[str, ...] = ()
     """PROBLEM:SOLVER:K of the figure of sample efficiency; default a cell a problem, that with the most curves."""
     figures: bool = True
-    """Draw them."""
+    """Draw the figures."""
     fresh: Path | None = None
-    """What fresh_noises.py has measured of the records; default fresh_noises.csv beside them, if there is one."""
+    """Results of ``benchmarks.noises fresh``; default fresh_noises.csv beside the records, if it is there."""
 
 
 # Tables
 
 
 def between(interval: Interval, form: str = "") -> str:
-    """`` [low, high]``, or nothing."""
+    """Write an interval as `` [low, high]``, or nothing."""
     if interval is None:
         return ""
     low, high = (format(v, form) if form else number(v) for v in interval)
@@ -142,13 +139,13 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1
 
 
 def strong(method: str, text: str) -> str:
-    """Bold in the line of ART-RL."""
+    """Set a text in bold in the line of ART-RL."""
     return f"**{text}**" if method == OURS else text
 
 
-def table_records(board: Board) -> str:
+def table_records(board: Leaderboard) -> str:
     """How many cells and runs are in, and how they were made."""
-    records = [r for runs in board.runs.values() for r in runs]
+    records = board.records()
     ours = board.cells_of(OURS)
     lines = [f"{len(records):,} records of {len(board.methods)} methods in {len(board.cells)} cells."]
     for problem in board.problems:
@@ -162,47 +159,48 @@ def table_records(board: Board) -> str:
     lines.append(
         f"ART-RL is in {len(ours)} of {len(board.cells)} cells{f' (runs to a cell: {text})' if text else ''}."
     )
-    below = [r for r in records if r.gap < 0.9995]
+    below = [r for r in records if r.ratio < 0.9995]
     if below:
-        least = min(below, key=lambda r: r.gap)
+        least = min(below, key=lambda r: r.ratio)
         lines.append(
-            f"Records below the limit: {len(below)}, the lowest {title(least.method)} with {least.gap:.4f} "
-            f"at {least.cell}: there the limit is not the best there is."
+            f"Records below the oracle: {len(below)}, the lowest {title(least.method)} with {least.ratio:.4f} "
+            f"at {least.cell}: there the oracle is not the best there is."
         )
     off = disagreements(board)
     if off:
-        lines.append(f"**Records whose gap is not their error / the limit's error: {off}.**")
+        lines.append(f"**Records whose ratio is not their error / the oracle's error: {off}.**")
     for header in board.headers:
         lines.append("\n" + "; ".join(f"{key}: {text_of(value)}" for key, value in header.items()))
     return "\n".join(lines)
 
 
 def text_of(value: object) -> str:
-    """A header's value on one line."""
+    """Write a header's value on one line."""
     if isinstance(value, dict):
         return ", ".join(f"{k} {text_of(v)}" for k, v in value.items())
     return ", ".join(map(text_of, value)) if isinstance(value, list) else str(value)
 
 
-def disagreements(board: Board) -> int:
-    """Records whose gap is not their error over the limit's, to a percent."""
+def disagreements(board: Leaderboard) -> int:
+    """Records whose ratio is not their error over the oracle's, to a percent."""
     count = 0
     for (cell, _), runs in board.runs.items():
-        limit = board.runs.get((cell, LIMIT))
-        if limit:
+        oracle = board.runs.get((cell, ORACLE))
+        if oracle:
             count += sum(
-                math.isfinite(r.gap) and abs(r.error / limit[0].error - r.gap) > 0.01 * r.gap for r in runs
+                math.isfinite(r.ratio) and abs(r.error / oracle[0].error - r.ratio) > 0.01 * r.ratio
+                for r in runs
             )
     return count
 
 
-def table_iqm(board: Board, found: Sequence[Summary]) -> str:
+def table_iqm(board: Leaderboard, found: Sequence[Summary]) -> str:
     """The methods over all cells."""
     header = [
         "method",
         "cells",
         "runs",
-        "IQM of the gap [95%]",
+        "IQM of the ratio [95%]",
         "ART-RL in the same cells",
         "median",
         "P(ART-RL is better) [95%]",
@@ -234,56 +232,56 @@ def table_iqm(board: Board, found: Sequence[Summary]) -> str:
     return text
 
 
-def table_gaps(board: Board, problem: str) -> str:
-    """Median gaps of one problem, a table a solver."""
+def table_ratios(board: Leaderboard, problem: str) -> str:
+    """Median ratios of one problem, a table for each solver."""
     parts = []
     for solver in dict.fromkeys(c.solver for c in board.cells if c.problem == problem):
         cells = [c for c in board.cells if (c.problem, c.solver) == (problem, solver)]
         methods = [m for m in board.methods if any((c, m) in board.runs for c in cells)]
         texts = {
-            (c, m): number(float(np.median(board.gaps(c, m)))) if (c, m) in board.runs else "-"
+            (c, m): number(float(np.median(board.ratios(c, m)))) if (c, m) in board.runs else "-"
             for c in cells
             for m in methods
         }
         best: dict[Cell, str] = {}
         for c in cells:
-            rivals = [m for m in methods if m != LIMIT and (c, m) in board.runs]
+            rivals = [m for m in methods if m != ORACLE and (c, m) in board.runs]
             if rivals:
-                best[c] = texts[c, min(rivals, key=lambda m: float(np.median(board.gaps(c, m))))]
+                best[c] = texts[c, min(rivals, key=lambda m: float(np.median(board.ratios(c, m))))]
         rows = []
         for m in methods:
             line = [
-                f"**{texts[c, m]}**" if m != LIMIT and texts[c, m] == best.get(c) else texts[c, m]
+                f"**{texts[c, m]}**" if m != ORACLE and texts[c, m] == best.get(c) else texts[c, m]
                 for c in cells
             ]
             rows.append([strong(m, title(m)), *line])
-        nfe = [
-            next(r.nfe for (cell, _), runs in board.runs.items() if cell == c for r in runs) for c in cells
-        ]
-        header = [f"{solver}, gap"] + [f"K = {c.num_steps} ({n})" for c, n in zip(cells, nfe, strict=True)]
+        nfe = [board.records(cell=c)[0].nfe for c in cells]
+        header = [f"{solver}, ratio"] + [f"K = {c.num_steps} ({n})" for c, n in zip(cells, nfe, strict=True)]
         parts.append(markdown(header, rows))
     return "\n\n".join(parts) + "\n\nMedian over seeds; in brackets evaluations a sample; bold: the lowest."
 
 
-def table_misses(board: Board, fresh: Mapping[Cell, Fresh]) -> str:
+def table_misses(board: Leaderboard, fresh: Mapping[Cell, Fresh]) -> str:
     """Cells where ART-RL is above its bar, or does not surely beat a rival."""
     ours = board.cells_of(OURS)
-    high = high_gaps(board)
-    text = f"Median gap above the bar ({ANALYTIC_BAR} on analytic problems, {NETWORK_BAR:.2f} on networks): "
+    high = high_ratios(board)
+    text = (
+        f"Median ratio above the bar ({ANALYTIC_BAR} on analytic problems, {NETWORK_BAR:.2f} on networks): "
+    )
     text += f"{len(high)} of {len(ours)} cells."
     if high:
         rows = [
             [
                 str(cell),
-                number(gap),
-                f"{number(float(board.gaps(cell, OURS).min()))} - {number(float(board.gaps(cell, OURS).max()))}",
-                str(len(board.gaps(cell, OURS))),
+                number(ratio),
+                f"{number(float(board.ratios(cell, OURS).min()))} - {number(float(board.ratios(cell, OURS).max()))}",
+                str(len(board.ratios(cell, OURS))),
                 f"{bar(cell.problem):.2f}",
                 *([fresh_text(fresh.get(cell))] if fresh else []),
             ]
-            for cell, gap in high
+            for cell, ratio in high
         ]
-        header = ["cell", "ART-RL's gap", "min - max", "runs", "bar"]
+        header = ["cell", "ART-RL's ratio", "min - max", "runs", "bar"]
         header += ["fresh noises (single sets)"] if fresh else []
         text += "\n\n" + markdown(header, rows)
     if fresh:
@@ -291,7 +289,7 @@ def table_misses(board: Board, fresh: Mapping[Cell, Fresh]) -> str:
             f"{cell} ({number(f.ratio)})" for cell, f in sorted(fresh.items()) if f.ratio > bar(cell.problem)
         ]
         text += (
-            "\n\nFresh noises: ART-RL's error (of the run with the median gap) over the limit's on noises that "
+            "\n\nFresh noises: ART-RL's error (of the run with the median ratio) over the oracle's on noises that "
             f"neither has seen. There it is above the bar in {len(above)} of {len(fresh)} cells"
             f"{': ' + '; '.join(above) if above else ''}."
         )
@@ -307,7 +305,7 @@ def table_misses(board: Board, fresh: Mapping[Cell, Fresh]) -> str:
     if doubtful:
         lost = [f"{d.cell} ({number(d.ours)}; {title(d.method)} {number(d.theirs)})" for d in beaten(found)]
         text += (
-            f" The best of these rivals has a median gap lower by more than {TIE - 1:.0%} in {len(lost)} of them"
+            f" The best of these rivals has a median ratio lower by more than {TIE - 1:.0%} in {len(lost)} of them"
             f"{': ' + '; '.join(lost) if lost else ''}."
         )
         lines = []
@@ -315,17 +313,17 @@ def table_misses(board: Board, fresh: Mapping[Cell, Fresh]) -> str:
             several.sort(key=lambda d: d.improvement)
             rivals = "; ".join(f"{title(d.method)} {d.improvement:.2f} ({number(d.theirs)})" for d in several)
             lines.append([str(cell), number(several[0].ours), rivals])
-        header = ["cell", "ART-RL's gap", "rival, P(ART-RL is better), (its gap)"]
+        header = ["cell", "ART-RL's ratio", "rival, P(ART-RL is better), (its ratio)"]
         text += "\n\n" + markdown(header, lines)
     return text
 
 
 def fresh_text(fresh: Fresh | None) -> str:
-    """On all fresh noises, and the range over sets."""
+    """Write the ratio on all fresh noises, and its range over sets."""
     return f"{number(fresh.ratio)} ({number(fresh.low)} - {number(fresh.high)})" if fresh else "-"
 
 
-def table_seconds(board: Board) -> str:
+def table_seconds(board: Leaderboard) -> str:
     """Median and largest seconds of the methods that learn or search."""
     methods = [m for m in board.methods if is_search(board, m)]
     rows = []
@@ -345,7 +343,7 @@ def table_seconds(board: Board) -> str:
     return text + "\n\nMedian (largest) over K and seeds."
 
 
-def tables(board: Board, found: Sequence[Summary], fresh: Mapping[Cell, Fresh]) -> dict[str, str]:
+def tables(board: Leaderboard, found: Sequence[Summary], fresh: Mapping[Cell, Fresh]) -> dict[str, str]:
     """Every generated part of results.md, by the name in its mark."""
     parts = {
         "records": table_records(board),
@@ -353,7 +351,7 @@ def tables(board: Board, found: Sequence[Summary], fresh: Mapping[Cell, Fresh]) 
         "misses": table_misses(board, fresh),
         "seconds": table_seconds(board),
     }
-    return {**parts, **{f"gaps:{problem}": table_gaps(board, problem) for problem in board.problems}}
+    return {**parts, **{f"ratios:{problem}": table_ratios(board, problem) for problem in board.problems}}
 
 
 def fill(text: str, parts: dict[str, str]) -> str:
@@ -370,7 +368,7 @@ def fill(text: str, parts: dict[str, str]) -> str:
     for name in names:
         if closed.count(name) != names.count(name):
             raise ValueError(f"{START.format(name)} has no {END} after it")
-        if name not in parts and not name.startswith("gaps:"):
+        if name not in parts and not name.startswith("ratios:"):
             raise ValueError(f"{START.format(name)}: no such table; known: {', '.join(parts)}")
 
     def block(name: str) -> str:
@@ -379,13 +377,13 @@ def fill(text: str, parts: dict[str, str]) -> str:
     text = blocks.sub(lambda match: block(match[1]), text)
     for name in parts:
         if name not in names:
-            heading = name.removeprefix("gaps:")
+            heading = name.removeprefix("ratios:")
             text = text.rstrip("\n") + f"\n\n### {heading}\n\n{block(name)}\n"
     return text
 
 
 def summary_csv(found: Sequence[Summary]) -> str:
-    """A line a method."""
+    """A line for each method."""
     header = ["method", "cells", "runs", "iqm", "iqm_low", "iqm_high", "median", "art_iqm_same_cells"]
     header += ["improvement", "improvement_low", "improvement_high", "evaluations", "seconds"]
     rows: list[list[object]] = []
@@ -397,27 +395,38 @@ def summary_csv(found: Sequence[Summary]) -> str:
     return csv_text(header, rows)
 
 
-def cells_csv(board: Board) -> str:
-    """A line a cell and method."""
-    header = ["problem", "solver", "num_steps", "nfe", "method", "runs", "gap", "gap_min", "gap_max", "error"]
+def cells_csv(board: Leaderboard) -> str:
+    """A line for each cell and method."""
+    header = [
+        "problem",
+        "solver",
+        "num_steps",
+        "nfe",
+        "method",
+        "runs",
+        "ratio",
+        "ratio_min",
+        "ratio_max",
+        "error",
+    ]
     header += ["improvement", "evaluations", "seconds"]
     rows: list[list[object]] = []
     for cell in board.cells:
-        ours = board.gaps(cell, OURS)
+        ours = board.ratios(cell, OURS)
         for method in board.methods:
             runs = board.runs.get((cell, method))
             if not runs:
                 continue
-            gaps = board.gaps(cell, method)
-            chance = robust.improvement(ours, gaps) if len(ours) and method != OURS else math.nan
-            row = [*cell, runs[0].nfe, method, len(runs), np.median(gaps), gaps.min(), gaps.max()]
+            ratios = board.ratios(cell, method)
+            chance = improvement(ours, ratios) if len(ours) and method != OURS else math.nan
+            row = [*cell, runs[0].nfe, method, len(runs), np.median(ratios), ratios.min(), ratios.max()]
             row += [median(r.error for r in runs), chance]
             rows.append([*row, median(r.evaluations for r in runs), median(r.seconds for r in runs)])
     return csv_text(header, rows)
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Six digits; nothing for NaN."""
+    """Write numbers with six digits, and nothing for NaN."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(header)
@@ -428,7 +437,7 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def fresh_of(args: Args) -> dict[Cell, Fresh]:
-    """On fresh noises, if that was measured."""
+    """The results on fresh noises, if there are any."""
     beside = args.records.with_name("fresh_noises.csv")
     if args.fresh is None and not beside.is_file():
         return {}
@@ -437,7 +446,9 @@ def fresh_of(args: Args) -> dict[Cell, Fresh]:
 
 def main(args: Args) -> None:
     """Read, print, write."""
-    board = read(args.records)
+    board = Leaderboard.read(args.records)
+    if not board.runs:
+        raise ValueError(f"{args.records} has no records")
     found = summarize(board)
     curves = figures.curve_cells(board, args.curve_cells)
     page = args.out / "results.md"
@@ -459,4 +470,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("report.py", lambda: main(tyro.cli(Args, description=__doc__))))
+    sys.exit(run_command(PROGRAM, lambda: main(tyro.cli(Args, prog=PROGRAM, description=__doc__))))

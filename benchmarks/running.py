@@ -1,83 +1,70 @@
-"""One run of train.py, and the limit of its cell: what every table is made of."""
+"""Where the benchmarks start trainings and keep oracles: with a run folder, without one, or several at once.
+
+python -m benchmarks.leaderboard --problems gaussian-1d --solvers euler --steps 3 --methods oracle art --seeds 0
+"""
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import io
 import json
+import multiprocessing
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterable
+import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from art_env.evaluation.evaluator import Scorer
-    from art_env.schedules import Schedule
+from agents.distill import distill
+from agents.training import COMMANDS, Settings, Training, train
+from agents.training.report import write
+from art_env._util.names import look_up
+from art_env.evaluation.evaluator import Evaluator
+from art_env.schedules import Schedule
 
-ROOT = Path(__file__).resolve().parents[1]
 
-
-def run_training(folder: Path, *options: object) -> dict[str, Any]:
-    """The summary of the run in ``folder``, which is made now, as a user starts it, unless it has finished before.
+def run_training(folder: Path, algorithm: str, **options: object) -> dict[str, Any]:
+    """Train into a run folder, unless the run there has finished, and return its summary.
 
     Args:
-        folder: its run folder; what a broken run has left there is removed.
-        options: of train.py, the algorithm first.
+        folder: the run folder; what a broken run has left there is removed.
+        algorithm, options: those of train.py, such as ``num_steps=5`` or ``oracle=False``.
 
     Raises:
-        RuntimeError: train.py failed; its command and its error.
+        ValueError: train.py refuses the options.
     """
-    return _unless_finished(folder, options, _in_a_process)
-
-
-def run_training_here(folder: Path, *options: object) -> dict[str, Any]:
-    """As ``run_training``, in this process: imports and exact trajectories are not made again for every run."""
-    return _unless_finished(folder, options, _here)
-
-
-def _unless_finished(
-    folder: Path, options: Iterable[object], run: Callable[[list[str]], None]
-) -> dict[str, Any]:
     summary = folder / "summary.json"
     if not summary.is_file():
         shutil.rmtree(folder, ignore_errors=True)
-        run([*map(str, options), "--no-progress", "--run-dir", str(folder.resolve())])
+        write(train(make_settings(algorithm, **options, progress=False, run_dir=folder)))
     return json.loads(summary.read_text())
 
 
-def _in_a_process(argv: list[str]) -> None:
-    command = [sys.executable, "train.py", *argv]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+def short_training(algorithm: str, **options: object) -> tuple[Schedule, float]:
+    """Train without run folder, table and checkpoints; return the schedule and the seconds of the training."""
+    began = time.perf_counter()
+    training = Training(make_settings(algorithm, **options))
+    model = training.fit()
+    seconds = time.perf_counter() - began
+    return distill(model, training.dynamics, 64), seconds
 
 
-def _here(argv: list[str]) -> None:
-    train = importlib.import_module("train")
-    with contextlib.redirect_stdout(io.StringIO()):
-        train.train(train.parse(argv))
-
-
-def cell(text: str) -> tuple[str, str, int]:
-    """``problem:solver:K``, as options name a cell.
+def make_settings(algorithm: str, **options: Any) -> Settings:
+    """Settings of a training; ``num_steps`` may be a number.
 
     Raises:
-        ValueError: another text.
+        ValueError, TypeError: an unknown algorithm or option, or a bad value.
     """
-    parts = text.split(":")
-    if len(parts) != 3 or not parts[2].isdecimal():
-        raise ValueError(f"cells: {text!r} must be problem:solver:K, such as mixture-1d:heun:5")
-    return parts[0], parts[1], int(parts[2])
+    if isinstance(options.get("num_steps"), int):
+        options["num_steps"] = (options["num_steps"],)
+    return look_up("algorithm", algorithm, COMMANDS)(**options)
 
 
-def rounded(values: Iterable[float]) -> list[float]:
-    """To the five digits that a file of results keeps."""
-    return [float(f"{value:.5g}") for value in values]
+def training_processes(jobs: int) -> ProcessPoolExecutor:
+    """Processes for several trainings at once; spawned, not forked, since torch has threads."""
+    return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
 
 
-def kept_limit(scorer: Scorer, K: int, folder: Path) -> Schedule:
-    """The limit of the scorer's problem and solver at K, computed once and kept in ``folder``."""
-    return scorer.limit(K, folder / f"limit__{scorer.problem.name}__{scorer.solver.name}__{K}.json")
+def kept_oracle(evaluator: Evaluator, K: int, folder: Path) -> Schedule:
+    """The oracle of the evaluator's problem and solver at K, computed once and kept in ``folder``."""
+    return evaluator.oracle(
+        K, folder / f"oracle__{evaluator.problem.name}__{evaluator.solver.name}__{K}.json"
+    )

@@ -1,12 +1,11 @@
-"""The numbers and figures of docs/theory.md (about three minutes on one core).
+"""Does the theory hold in numbers? All of docs/theory.md (``page``), and trainings on N(0, 1) (``gaussian``).
 
-Example:
-    python benchmarks/theory.py --out docs
+python -m benchmarks.theory page
 """
 
 from __future__ import annotations
 
-import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,26 +15,43 @@ import torch
 import tyro
 from matplotlib.figure import Figure
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from art_env import theory  # noqa: E402
-from art_env.diffusion import sample  # noqa: E402
-from art_env.problems.library import make_problem  # noqa: E402
-from art_env.schedules import Schedule, closed_form, direct, edm, final_rmse  # noqa: E402
-from art_env.schedules.optimal import equal_density  # noqa: E402
-from art_env.theory import T  # noqa: E402
+from art_env.diffusion import sample
+from art_env.evaluation.evaluator import Evaluator
+from art_env.problems.library import make_problem
+from art_env.schedules import Schedule, closed_form, edm, final_rmse, gradient_search
+from art_env.schedules.optimal import equal_density
+from art_env.schedules.registry import make_schedule
+from benchmarks import clock_theory as theory
+from benchmarks.clock_theory import T
+from benchmarks.records import ROOT
+from benchmarks.running import run_training, training_processes
 
 MESHES = (8, 16, 32, 64, 128)
 STEPS = (5, 10, 20, 50)
+# K of the trainings on N(0, 1): those that a schedule is resampled to, and those that are trained one by one.
+RESAMPLED_STEPS = (2, 5, 10, 20, 50, 100)
+TRAINED_STEPS = (2, 5, 10, 20)
 
 
 @dataclass
-class Args:
-    """Print the tables and draw the figures."""
+class Page:
+    """Print the tables and draw the figures of docs/theory.md (about three minutes on one core)."""
 
     out: Path = ROOT / "docs"
     """Folder of the figures."""
+
+
+@dataclass
+class Gaussian:
+    """Train ART-RL on the one problem whose optimum is known on paper: N(0, 1), Euler (table 1 of the paper).
+
+    With the paper's reward it trains at K = 20 and resamples, with the final-error reward at each K; the exact W2
+    stands beside the closed form of the paper's objective and the true optimum.
+    """
+
+    seeds: tuple[int, ...] = tuple(range(10))
+    jobs: int = 1
+    """Trainings at once."""
 
 
 def wave(a: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -45,7 +61,7 @@ def wave(a: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def retiming() -> None:
-    """1: what random changes of speed by 1 + r cost, over mean(r^2)."""
+    """Section 1: what random changes of speed by 1 + r cost, over mean(r^2)."""
     print("1. rise of the cost / mean(r^2), over 20 random r; first-order part / mean(r^2)")
     for name, n in (("gaussian-1d", 64), ("mixture-1d", 1024), ("mixture-1d", 1)):
         reference = make_problem(name).reference(n)
@@ -67,7 +83,7 @@ def retiming() -> None:
 
 
 def randomising() -> None:
-    """2: cost of exploration over lambda T."""
+    """Section 2: cost of exploration over lambda T."""
     print("2. extra cost of N(mu*, lambda / |Q|) / (lambda T)")
     for averaged in (True, False):
         for N in (250, 500, 1000, 2000):
@@ -86,7 +102,7 @@ def randomising() -> None:
 
 
 def hjb(out: Path) -> None:
-    """3: the HJB equation against the closed form."""
+    """Section 3: the HJB equation against the closed form."""
     optimum = float(theory.gaussian_area(T)) ** 2 / T
     values, clocks, curves = [], [], {}
     print(f"3. HJB: value / closed form - 1, largest deviation of the clock; optimal cost {optimum:.4f}")
@@ -116,15 +132,15 @@ def hjb(out: Path) -> None:
 
 
 def surviving() -> dict[str, list[float]]:
-    """5: final error on mixture-1d of grids with and without the weight, over that of the limit."""
+    """Section 5: final error on mixture-1d of grids with and without the weight, over that of the oracle."""
     problem = make_problem("mixture-1d")
     nodes, pilots = theory.quantile_flow(problem, 2048), [problem.reference(1024, seed) for seed in range(5)]
     survives = theory.surviving_curvature(problem, nodes)
     square = survives**2
-    print("5. mixture-1d, Euler, RMSE over 2,048 quantiles of the start noise")
+    print("5. mixture-1d, Euler, RMSE over 2,048 quantiles of the initial noise")
     share = (square.max(1) / square.sum(1)).max()
     print(f"largest share of one noise in E (propagator Q)^2: {share:.2f}")
-    print("   K     EDM  closed  E|PQ|  RMS PQ  weighted  from 5 sets of 1,024 noises   limit")
+    print("   K     EDM  closed  E|PQ|  RMS PQ  weighted  from 5 sets of 1,024 noises   oracle")
     table: dict[str, list[float]] = {name: [] for name in ("EDM", "closed form", "weighted")}
 
     def rmse(schedule: Schedule) -> float:
@@ -133,7 +149,7 @@ def surviving() -> dict[str, list[float]]:
     for K in STEPS:
         weighted = theory.weighted_closed_form(problem, nodes, K)
         grids = [
-            edm(K, 0.002, 80.0, terminal="sigma_min"),
+            edm(K, 0.002, 80.0, final_sigmas_type="sigma_min"),
             closed_form(nodes, K),
             equal_density(nodes, np.sqrt(np.abs(survives).mean(1)), K, "mean"),
             equal_density(nodes, square.mean(1) ** 0.25, K, "rms"),
@@ -141,16 +157,16 @@ def surviving() -> dict[str, list[float]]:
         ]
         errors = [rmse(grid) for grid in grids]
         others = [rmse(theory.weighted_closed_form(problem, pilot, K)) for pilot in pilots]
-        limit = rmse(direct(problem.denoiser, nodes, K, "euler", [weighted], 2, 100, with_dp=False))
+        oracle = rmse(gradient_search(problem.denoiser, nodes, K, "euler", [weighted], 2, 100, with_dp=False))
         for name, i in (("EDM", 0), ("closed form", 1), ("weighted", 4)):
-            table[name].append(errors[i] / limit)
+            table[name].append(errors[i] / oracle)
         row = " ".join(f"{e:7.4f}" for e in errors)
-        print(f"{K:4d} {row}   {min(others):.4f} to {max(others):.4f}   {limit:.4f}", flush=True)
+        print(f"{K:4d} {row}   {min(others):.4f} to {max(others):.4f}   {oracle:.4f}", flush=True)
     return table
 
 
 def exploiting(table: dict[str, list[float]], out: Path) -> None:
-    """6: the best return of the paper's reward, and what it does to the final error."""
+    """Section 6: the best return of the paper's reward, and what it does to the final error."""
     problem = make_problem("gaussian-1d")
     reference = problem.reference(64)
     x = torch.tensor([[np.sqrt(10.0)]], dtype=torch.float64)
@@ -178,7 +194,7 @@ def exploiting(table: dict[str, list[float]], out: Path) -> None:
     for name, ratios in table.items():
         left.plot(STEPS, ratios, "o-", label=name)
     left.axhline(1.0, color="k", lw=1)
-    left.set(xscale="log", xticks=STEPS, xticklabels=STEPS, xlabel="K", ylabel="RMSE / RMSE of the limit")
+    left.set(xscale="log", xticks=STEPS, xticklabels=STEPS, xlabel="K", ylabel="RMSE / RMSE of the oracle")
     left.minorticks_off()
     left.set_title("mixture-1d, Euler: weighting by what survives")
     right.plot(counts, cost, "o-", label="its cost")
@@ -193,9 +209,8 @@ def exploiting(table: dict[str, list[float]], out: Path) -> None:
     figure.savefig(out / "theory_surrogate.png")
 
 
-def main() -> None:
+def page(args: Page) -> None:
     """Print everything, save the figures."""
-    args = tyro.cli(Args, description=__doc__)
     torch.set_num_threads(1)
     retiming()
     randomising()
@@ -203,5 +218,58 @@ def main() -> None:
     exploiting(surviving(), args.out)
 
 
+def train(reward: str, K: int, seed: int) -> tuple[Schedule, float]:
+    """The schedule of one training, and its seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder, "run")
+        options = {"problem": "gaussian-1d", "solver": "euler", "num_steps": K, "reward": reward}
+        summary = run_training(run, "art", **options, seed=seed, oracle=False)
+        return Schedule.load(run / "schedule.json"), summary["seconds"]
+
+
+def gaussian(args: Gaussian) -> None:
+    """Train everything, print two tables."""
+    problem = make_problem("gaussian-1d")
+    evaluator = Evaluator(problem, "euler", (0,))
+
+    def w2(schedule: Schedule) -> float:
+        return next(row.mean for row in evaluator.rows(schedule) if row.metric == "w2")
+
+    with training_processes(args.jobs) as pool:
+        found = [pool.submit(train, "euler", 20, seed) for seed in args.seeds]
+        schedules, seconds = zip(*(run.result() for run in found), strict=True)
+        print("reward=euler, trained at K = 20, resampled: W2 / W2 of the closed form")
+        print("   K  closed form      min      max   within 2%")
+        for K in RESAMPLED_STEPS:
+            closed = w2(make_schedule("closed_form", problem, K, "euler"))
+            print_ratios(K, closed, [w2(schedule.resample(K)) for schedule in schedules])
+        print(f"seconds of training: at most {max(seconds):.0f}")
+        print("reward=global, trained at each K: W2 / W2 of the optimum")
+        print("   K      optimum      min      max   within 2%")
+        for K in TRAINED_STEPS:
+            found = [pool.submit(train, "global", K, seed) for seed in args.seeds]
+            schedules, seconds = zip(*(run.result() for run in found), strict=True)
+            best = w2(make_schedule("arctan", problem, K, "euler"))
+            print_ratios(K, best, [w2(schedule) for schedule in schedules])
+            print(f"      seconds of training: at most {max(seconds):.0f}", flush=True)
+
+
+def print_ratios(K: int, target: float, values: list[float]) -> None:
+    """Print the target, the smallest and largest ratio of the values to it, and how many are within 2% of it."""
+    ratios = [value / target for value in values]
+    good = sum(abs(r - 1) <= 0.02 for r in ratios)
+    print(
+        f"{K:4d} {target:12.4f} {min(ratios):8.4f} {max(ratios):8.4f}   {good} of {len(ratios)}", flush=True
+    )
+
+
+def main(args: Page | Gaussian) -> None:
+    """Run one of the two commands."""
+    if isinstance(args, Page):
+        page(args)
+    else:
+        gaussian(args)
+
+
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Page | Gaussian, prog="python -m benchmarks.theory", description=__doc__))

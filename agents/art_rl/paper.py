@@ -23,10 +23,10 @@ class PaperPolicy(BasePolicy):
     """The paper's policy ``N(mu(t, x, psi), lambda / max(|Q|, eps))`` and critic: networks of (t, x, psi).
 
     Args:
-        observation_space: ``[time, budget, *features]``, ``log_q`` among them.
+        observation_space: ``[time, budget, *features]``, ``log_curvature`` among them.
         action_space: one number, the speed theta.
         lr_schedule: of the actor.
-        log_q_index: where the observation holds ``log_q``; the networks see everything else.
+        curvature_index: where the observation holds ``log_curvature``; the networks see everything else.
         temperature: lambda.
         net_arch: hidden widths of both networks.
         critic_learning_rate: of the critic's Adam.
@@ -40,7 +40,7 @@ class PaperPolicy(BasePolicy):
         observation_space: spaces.Box,
         action_space: spaces.Box,
         lr_schedule: LearningRate,
-        log_q_index: int,
+        curvature_index: int,
         temperature: float = 0.1,
         net_arch: Sequence[int] = (128, 128, 128),
         critic_learning_rate: float = 1e-4,
@@ -48,10 +48,10 @@ class PaperPolicy(BasePolicy):
         use_sde: bool = False,
     ) -> None:
         super().__init__(observation_space, action_space)
-        self.log_q_index, self.temperature = log_q_index, temperature
+        self.curvature_index, self.temperature = curvature_index, temperature
         self.net_arch, self.critic_learning_rate = tuple(net_arch), critic_learning_rate
         self.adam_betas = (float(adam_betas[0]), float(adam_betas[1]))
-        columns = [i for i in range(observation_space.shape[0]) if i != log_q_index]
+        columns = [i for i in range(observation_space.shape[0]) if i != curvature_index]
         self.register_buffer("columns", torch.tensor(columns), persistent=False)
         self.actor_net = mlp(len(columns), self.net_arch)
         self.critic_net = mlp(len(columns), self.net_arch)
@@ -63,13 +63,13 @@ class PaperPolicy(BasePolicy):
         )
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        names = ("observation_space", "action_space", "log_q_index", "temperature", "net_arch")
+        names = ("observation_space", "action_space", "curvature_index", "temperature", "net_arch")
         data = {name: getattr(self, name) for name in (*names, "critic_learning_rate", "adam_betas")}
         return {**data, "lr_schedule": self._dummy_schedule}
 
     def distribution(self, obs: Tensor) -> torch.distributions.Normal:
         """Of the action, ``[B]``, for ``obs: [B, n]``."""
-        stiffness = norm_from_feature(obs[:, self.log_q_index])
+        stiffness = norm_from_feature(obs[:, self.curvature_index])
         mean = self.actor_net(obs[:, self.columns])[:, 0]
         return torch.distributions.Normal(mean, torch.sqrt(self.temperature / stiffness))
 
@@ -102,7 +102,7 @@ class PaperARTRL(ARTRL):
 
     Args:
         policy: ``"PaperPolicy"`` or a subclass of it.
-        env: with ``control="speed"``, ``reward="euler"`` and ``log_q`` among its features.
+        env: with ``control="speed"``, ``reward="euler"`` and ``log_curvature`` among its features.
         learning_rate, critic_learning_rate: of the two Adams.
         temperature: lambda.
         multiplier_step: step of the budget's multiplier gamma.
@@ -153,14 +153,14 @@ class PaperARTRL(ARTRL):
         super()._read_environment()
         control, reward = self._env_attr("control", ""), self._env_attr("reward_name", "")
         names = tuple(self._env_attr("feature_names", ()))
-        if control != "speed" or reward != "euler" or "log_q" not in names:
+        if control != "speed" or reward != "euler" or "log_curvature" not in names:
             raise ValueError(
-                "PaperARTRL needs an env with control='speed', reward='euler' and 'log_q' among its "
+                "PaperARTRL needs an env with control='speed', reward='euler' and 'log_curvature' among its "
                 f"features; got control={control!r}, reward={reward!r}, features={names!r}"
             )
         self.horizon = float(self._env_attr("horizon"))
         return {
-            "log_q_index": names.index("log_q"),
+            "curvature_index": names.index("log_curvature"),
             "temperature": self.temperature,
             "critic_learning_rate": self.critic_learning_rate,
         }

@@ -24,18 +24,14 @@ class RunFolder:
 
     Args:
         folder: where it is.
-        several: whether the run has several numbers of steps, so that file names say which.
     """
 
-    def __init__(self, folder: Path, several: bool = False) -> None:
-        self.folder, self.several = folder, several
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.config, self.summary = folder / "config.json", folder / "summary.json"
         self.model, self.checkpoint = folder / "model.zip", folder / "checkpoints" / "model.zip"
         self.progress = folder / "checkpoints" / "progress.json"
-
-    def path(self, stem: str, num_steps: int, suffix: str) -> Path:
-        """``schedule.json``, or with several K ``schedule_K05.json``."""
-        return self.folder / f"{stem}{f'_K{num_steps:02d}' if self.several else ''}{suffix}"
+        self.oracle, self.schedule = folder / "oracle.json", folder / "schedule.json"
 
     @classmethod
     def create(cls, settings: Settings, problem: str, num_envs: int) -> RunFolder:
@@ -50,13 +46,13 @@ class RunFolder:
             ValueError: the folder holds something already, or cannot be made.
         """
         stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
-        name = f"{problem}__{settings.algorithm}__{settings.seed}__{stamp}"
+        name = f"{problem}__K{settings.num_steps[0]:02d}__{settings.algorithm}__{settings.seed}__{stamp}"
         folder = settings.run_dir or Path("runs") / name
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ValueError(
                 f"run_dir = {str(folder)!r} already exists; go on with --resume {folder}, or name another folder"
             )
-        run = cls(folder, len(settings.num_steps) > 1)
+        run = cls(folder)
         try:
             run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -97,7 +93,6 @@ class RunFolder:
             settings = Settings.from_dict(body["algorithm"], body["settings"], run_dir=folder, resume=folder)
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"{run.config} cannot be read ({error!r}); start a new run") from error
-        run.several = len(settings.num_steps) > 1
         run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         return run, settings
 

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,9 @@ from art_env.envs.dynamics import Dynamics
 from art_env.envs.rewards import compares_groups
 from art_env.envs.sb3 import to_sb3
 from art_env.envs.vector_env import ARTVectorEnv
-from art_env.evaluation.evaluator import Scorer
-from art_env.evaluation.results import Row
-from art_env.schedules.registry import baseline
+from art_env.evaluation.evaluator import Evaluator
+from art_env.evaluation.results import Score
+from art_env.schedules.registry import make_schedule
 from art_env.schedules.schedule import Schedule
 
 RIVALS = ("uniform", "log_snr", "edm", "closed_form")
@@ -70,11 +70,6 @@ class Training:
         self.dynamics = Dynamics(plain.of_problem(problem))
         self.config = self.dynamics.config.of_problem(problem, reference=self.dynamics.reference)
 
-    @property
-    def budgets(self) -> tuple[int, ...]:
-        """Every K that is trained, ascending."""
-        return self.dynamics.budgets
-
     def make_env(self, seed: int) -> VecEnv:
         """The native vector environment as the algorithm wants it."""
         settings = self.settings
@@ -94,10 +89,10 @@ class Training:
         model = self.settings.make_model(self.make_env(self.settings.seed), self.total_timesteps)
         return model.learn(self.total_timesteps)
 
-    def schedule(self, model: BaseAlgorithm, num_steps: int) -> Schedule:
+    def schedule(self, model: BaseAlgorithm) -> Schedule:
         """The agent as a plain list of noise levels."""
         settings = self.settings
-        found = distill(model, self.dynamics, name=settings.algorithm, num_steps=num_steps)
+        found = distill(model, self.dynamics, name=settings.algorithm)
         meta = {**found.meta, "seed": settings.seed, "version": __version__}
         return Schedule(found.sigmas, settings.algorithm, meta)
 
@@ -105,20 +100,21 @@ class Training:
     def acts_on_samples(self) -> bool:
         """Whether the policy is worth scoring beside its schedule: it sees the sample, at no evaluation more."""
         dynamics = self.dynamics
-        return bool(dynamics.features) and dynamics.reward_name != "euler" and not dynamics.solver.noisy
+        return bool(dynamics.features) and dynamics.reward_name != "euler" and not dynamics.solver.stochastic
 
 
 @dataclass
 class Result:
-    """What a training found.
+    """The results of a training.
 
     Attributes:
         training: its parts.
         run: the run folder.
         evaluator: scores on held-out noises.
         model: the agent.
-        schedules, oracles: by K; there may be no oracles.
-        rivals: hand-crafted schedules by K.
+        rivals: hand-crafted schedules.
+        schedule: the agent's.
+        oracle: the best fixed schedule on the evaluator's noises; None: it was not searched for.
         rows: of the table.
         seconds: of the training itself, all parts of a resumed run together.
         denoiser_evals: of the training.
@@ -126,28 +122,23 @@ class Result:
 
     training: Training
     run: RunFolder
-    evaluator: Scorer
+    evaluator: Evaluator
     model: BaseAlgorithm
-    rivals: dict[int, list[Schedule]]
-    oracles: dict[int, Schedule]
-    schedules: dict[int, Schedule] = field(default_factory=dict)
-    rows: list[Row] = field(default_factory=list)
-    seconds: float = 0.0
-    denoiser_evals: int = 0
+    rivals: list[Schedule]
+    schedule: Schedule
+    oracle: Schedule | None
+    rows: list[Score]
+    seconds: float
+    denoiser_evals: int
 
     @property
-    def schedule(self) -> Schedule:
-        """The schedule of the first K."""
-        return self.schedules[self.training.budgets[0]]
-
-    def shown(self, num_steps: int) -> list[Schedule]:
-        """The schedules of one K that tables and pictures show, in order."""
-        oracle = [self.oracles[num_steps]] if num_steps in self.oracles else []
-        return [*self.rivals[num_steps], self.schedules[num_steps], *oracle]
+    def shown(self) -> list[Schedule]:
+        """The schedules that tables and pictures show, in order."""
+        return [*self.rivals, self.schedule, *([self.oracle] if self.oracle else [])]
 
 
 def train(settings: Settings, say: Callable[[str], None] = silent) -> Result:
-    """Train an agent, distil it into a schedule for each K, and score both; nothing is written but the run folder.
+    """Train an agent, distil it into a schedule, and score both; nothing is written but the run folder.
 
     Args:
         settings: of the run; with ``resume``, those of the killed run are used instead.
@@ -161,53 +152,39 @@ def train(settings: Settings, say: Callable[[str], None] = silent) -> Result:
         run, settings = RunFolder.reopen(settings.resume)
     torch.set_num_threads(settings.threads)
     training = Training(settings)
-    problem = training.dynamics.problem
-    evaluator = Scorer(
-        problem, settings.solver, settings.eval_seeds, settings.num_images, metrics=problem.metrics[:1]
+    problem, K, solver = training.dynamics.problem, training.dynamics.num_steps, settings.solver
+    evaluator = Evaluator(
+        problem, solver, settings.eval_seeds, settings.num_images, metrics=problem.metrics[:1]
     )
     if run is None:
         run = RunFolder.create(settings, problem.name, training.num_envs)
-    steps = " ".join(map(str, training.budgets))
-    say(f"{settings.algorithm} on {problem.name}: {settings.solver}, K = {steps}, run folder {run.folder}")
+    say(f"{settings.algorithm} on {problem.name}: {solver}, K = {K}, run folder {run.folder}")
 
-    rivals = {K: [baseline(name, problem, K, settings.solver) for name in RIVALS] for K in training.budgets}
-    oracles: dict[int, Schedule] = {}
-    if settings.wants_limit:
-        oracles = {
-            K: find_oracle(evaluator, run.path("limit", K, ".json"), K, rivals[K], say) for K in rivals
-        }
-    model, seconds, evals = learn(training, run, evaluator, rivals, oracles, say)
-    result = Result(training, run, evaluator, model, rivals, oracles, seconds=seconds, denoiser_evals=evals)
-    for K in training.budgets:
-        result.schedules[K] = training.schedule(model, K)
-        if K in oracles and evaluator.gap(result.schedules[K], oracles[K]) < 1.0:
-            # The search missed a better basin: go on from the agent's own, so that the limit is one.
-            starts = [*rivals[K], result.schedules[K]]
-            oracles[K] = find_oracle(evaluator, run.path("limit", K, ".json"), K, starts, say, again=True)
-    result.rows = score(result)
-    return result
-
-
-def find_oracle(
-    evaluator: Scorer,
-    path: Path,
-    num_steps: int,
-    starts: list[Schedule],
-    say: Callable[[str], None],
-    again: bool = False,
-) -> Schedule:
-    """The best schedule on the very noises of the table; kept in a file."""
-    if again or not path.is_file():
-        say(f"searching for the limit at K = {num_steps} (gradients through the sampler) ...")
-    return evaluator.limit(num_steps, path, starts, again)
+    rivals = [make_schedule(name, problem, K, solver) for name in RIVALS]
+    oracle = None
+    if settings.wants_oracle:
+        if not run.oracle.is_file():
+            say("searching for the oracle (gradients through the sampler) ...")
+        oracle = evaluator.oracle(K, run.oracle, rivals)
+    model, seconds, evals = learn(training, run, evaluator, rivals, oracle, say)
+    schedule = training.schedule(model)
+    if oracle and evaluator.ratio(schedule, oracle) < 1.0:
+        say("the agent's schedule is better than the oracle: searching on from there ...")
+        oracle = evaluator.oracle(K, run.oracle, [*rivals, schedule], again=True)
+    shown = [*rivals, schedule, *([oracle] if oracle else [])]
+    rows = [row for s in shown for row in evaluator.rows(s, oracle)]
+    if training.acts_on_samples:
+        sampler = partial(policy_samples, model, training.dynamics)
+        rows += evaluator.policy_rows(f"{settings.algorithm} policy", K, sampler, oracle)
+    return Result(training, run, evaluator, model, rivals, schedule, oracle, rows, seconds, evals)
 
 
 def learn(
     training: Training,
     run: RunFolder,
-    evaluator: Scorer,
-    rivals: dict[int, list[Schedule]],
-    oracles: dict[int, Schedule],
+    evaluator: Evaluator,
+    rivals: list[Schedule],
+    oracle: Schedule | None,
     say: Callable[[str], None],
 ) -> tuple[BaseAlgorithm, float, int]:
     """Train, or go on training; the model, and the seconds and evaluations of all parts of the run."""
@@ -251,14 +228,11 @@ def learn(
         save_agent(model, path, algorithm, training.plain_config)
         write_text(run.progress, json.dumps(so_far()) + "\n")
 
-    callbacks: list[BaseCallback] = []
-    for K in training.budgets:
-        edm = [s for s in rivals[K] if s.name == "edm"]
-        reference = evaluator.reference()
-        callbacks.append(
-            ScheduleCallback(training.dynamics, reference, oracles.get(K), edm, total, num_steps=K)
-        )
-    callbacks.append(CheckpointCallback(run.checkpoint, save, total))
+    edm = [s for s in rivals if s.name == "edm"]
+    callbacks: list[BaseCallback] = [
+        ScheduleCallback(training.dynamics, evaluator.reference(), oracle, edm, total),
+        CheckpointCallback(run.checkpoint, save, total),
+    ]
     if settings.progress and sys.stderr.isatty():
         callbacks.append(ProgressBarCallback())
     remaining = total - model.num_timesteps
@@ -271,19 +245,6 @@ def learn(
     return model, final["seconds"], final["denoiser_evals"]
 
 
-def score(result: Result) -> list[Row]:
-    """Rows of the table: every schedule of every K, and the policy itself if it sees the sample."""
-    training, evaluator = result.training, result.evaluator
-    rows: list[Row] = []
-    for K in result.schedules:
-        oracle = result.oracles.get(K)
-        rows += [row for s in result.shown(K) for row in evaluator.rows(s, oracle)]
-        if training.acts_on_samples:
-            sampler = partial(policy_samples, result.model, training.dynamics, K)
-            rows += evaluator.policy_rows(f"{training.settings.algorithm} policy", K, sampler, oracle)
-    return rows
-
-
-def policy_samples(model: BaseAlgorithm, dynamics: Dynamics, num_steps: int, x: torch.Tensor) -> torch.Tensor:
+def policy_samples(model: BaseAlgorithm, dynamics: Dynamics, x: torch.Tensor) -> torch.Tensor:
     """Samples whose noise levels the policy chooses one by one."""
-    return sample_with_policy(model, dynamics, x, num_steps).x
+    return sample_with_policy(model, dynamics, x).x

@@ -1,4 +1,4 @@
-"""What the scalar and the vectorised environment share: spaces, and checks of what comes in."""
+"""``BaseEnv``: spaces and input checks that the scalar and the vectorised environment share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ METADATA: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 2}
 
 
 class BaseEnv:
-    """What both environments share: settings, spaces, checks of what comes in."""
+    """Settings, spaces and input checks of both environments."""
 
     dynamics: Dynamics
     render_mode: str | None
@@ -43,13 +43,8 @@ class BaseEnv:
 
     @property
     def num_steps(self) -> int:
-        """K, the length of every episode; the largest of several."""
+        """K, the length of every episode."""
         return self.dynamics.num_steps
-
-    @property
-    def budgets(self) -> tuple[int, ...]:
-        """Every K that an episode may have, ascending."""
-        return self.dynamics.budgets
 
     @property
     def control(self) -> str:
@@ -68,7 +63,7 @@ class BaseEnv:
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """What each entry of the observation is."""
+        """Names of the entries of the observation."""
         return self.dynamics.observer.names
 
     @property
@@ -98,7 +93,7 @@ class BaseEnv:
         """``(x, index)`` for ``Dynamics.initial``, one row per generator; validates the options."""
         options = dict(options or {})
         dynamics, problem = self.dynamics, self.dynamics.problem
-        known = ["noise_index" if dynamics.reference is not None else "x", "num_steps"]
+        known = ["noise_index" if dynamics.reference is not None else "x"]
         for key in options:
             if key not in known:
                 raise ValueError(unknown_name("reset option", key, known))
@@ -133,20 +128,6 @@ class BaseEnv:
             rows = torch.from_numpy(drawn).to(dynamics.device)
         return torch.from_numpy(np.array(x)).to(dynamics.device), rows
 
-    def _budgets(self, episodes: np.ndarray, options: dict[str, Any] | None) -> Tensor:
-        """K of the episodes that begin, one per entry of ``episodes: [B]``, their running numbers."""
-        budgets = np.array(self.budgets)
-        steps = budgets[episodes % len(budgets)]
-        if options and "num_steps" in options:
-            value = np.asarray(options["num_steps"])
-            if value.shape not in ((), steps.shape) or not np.isin(value, budgets).all():
-                raise ValueError(
-                    f"num_steps = {options['num_steps']!r} must be among the environment's {self.budgets}, one or "
-                    f"{len(steps)}"
-                )
-            steps = np.broadcast_to(value, steps.shape)
-        return torch.from_numpy(steps.astype(np.int64)).to(self.dynamics.device)
-
     @staticmethod
     def _arrays(info: dict[str, Tensor]) -> dict[str, np.ndarray]:
         """Batched info as Gymnasium wants it."""
@@ -159,4 +140,4 @@ class BaseEnv:
         if first:
             self._frames = []
         error = float(torch.sqrt(state.error[0])) if self.dynamics.paired else None
-        self._frames.append(Frame(float(state.sigma[0]), error, reward, int(state.num_steps[0])))
+        self._frames.append(Frame(float(state.sigma[0]), error, reward))

@@ -27,47 +27,33 @@ Clock = Callable[[np.ndarray], np.ndarray]
 
 
 class BaseSchedule:
-    """The schedule that action 0 reproduces, as a map from the spent budget to a noise level, for any K.
+    """The schedule that action 0 reproduces, as a monotone map from the spent budget to a noise level.
 
     Args:
         base: a number rho: even steps of ``sigma^(1/rho)`` as in ``edm(num_steps, rho=rho)`` (7: EDM's grid,
             1: the uniform one); ``"closed_form"``: the optimum of the paper's objective; or any ``Schedule``.
         problem: its noise range and end.
+        num_steps: K.
 
     Raises:
         ValueError: a name or number that is not a base schedule, or a schedule for another noise range.
     """
 
-    def __init__(self, base: float | str | Schedule, problem: Problem) -> None:
+    def __init__(self, base: float | str | Schedule, problem: Problem, num_steps: int) -> None:
+        self.problem, self.num_steps = problem, num_steps
         if isinstance(base, str):
-            check_name("clock", base, ("closed_form",))
+            check_name("base_schedule", base, ("closed_form",))
             reference = problem.reference(min(problem.num_noises, CLOSED_FORM_NOISES))
             base = closed_form(reference, CLOSED_FORM_STEPS)
         if isinstance(base, Schedule):
             base.check_range(problem.sigma_max, problem.sigma_end)
-        self.base, self.problem = base, problem
-        self._clocks: dict[int, Clock] = {}
-        self.clock(1)  # refuses a bad number now
+            self.sigma: Clock = base.interpolator()
+        else:
+            self.sigma = _ramp(base, problem, num_steps)
 
-    def clock(self, num_steps: int) -> Clock:
-        """The monotone map ``t in [0, 1] -> sigma`` for episodes of K steps."""
-        if num_steps not in self._clocks:
-            if isinstance(self.base, Schedule):
-                self._clocks[num_steps] = self.base.interpolator()
-            else:
-                self._clocks[num_steps] = _ramp(self.base, self.problem, num_steps)
-        return self._clocks[num_steps]
-
-    def level(self, t: Tensor, num_steps: Tensor) -> Tensor:
-        """Noise levels ``[B]`` at ``t: [B]``, with a K for each row."""
-        steps, at = num_steps.cpu().numpy(), t.cpu().numpy()
-        first = int(steps[0])
-        if bool((steps == first).all()):
-            return torch.from_numpy(self.clock(first)(at)).to(t)
-        levels = np.empty_like(at)
-        for K in np.unique(steps):
-            levels[steps == K] = self.clock(int(K))(at[steps == K])
-        return torch.from_numpy(levels).to(t)
+    def level(self, t: Tensor) -> Tensor:
+        """Noise levels ``[B]`` at ``t: [B]``, the spent part of the budget."""
+        return torch.from_numpy(self.sigma(t.cpu().numpy())).to(t)
 
 
 def _ramp(rho: float, problem: Problem, num_steps: int) -> Clock:
@@ -77,10 +63,14 @@ def _ramp(rho: float, problem: Problem, num_steps: int) -> Clock:
     except (TypeError, ValueError):
         value = math.nan
     if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"clock = {rho!r} must be a positive number rho, 'closed_form' or a Schedule")
+        raise ValueError(
+            f"base_schedule = {rho!r} must be a positive number rho, 'closed_form' or a Schedule"
+        )
     high, low = problem.sigma_max ** (1 / value), problem.sigma_min ** (1 / value)
     # K noise levels and then 0: the ramp takes all the ticks but the last.
-    split = (num_steps - 1) / num_steps if problem.terminal == "zero" and problem.sigma_min > 0 else 1.0
+    split = (
+        (num_steps - 1) / num_steps if problem.final_sigmas_type == "zero" and problem.sigma_min > 0 else 1.0
+    )
 
     def sigma_of(t: np.ndarray) -> np.ndarray:
         if split == 0.0:
@@ -94,7 +84,7 @@ def _ramp(rho: float, problem: Problem, num_steps: int) -> Clock:
 
 
 class Control(Protocol):
-    """What an action means.
+    """The meaning of an action.
 
     Attributes:
         name: as in the settings.
@@ -129,29 +119,28 @@ class LogSpeed:
 
     def __init__(self, base: BaseSchedule, action_range: float) -> None:
         self.base, self.problem, self.action_range = base, base.problem, action_range
-        self._horizon = base.problem.sigma_max - base.problem.sigma_end
+        self._dt = (base.problem.sigma_max - base.problem.sigma_end) / base.num_steps
 
     def next(self, state: State, action: Tensor) -> tuple[Tensor, Tensor]:
         """See ``Control``."""
-        last = state.k >= state.num_steps - 1
-        t = self._spend(state.t, (state.num_steps - state.k).to(state.t), action)
+        last = state.k >= self.base.num_steps - 1
+        t = self._spend(state.t, (self.base.num_steps - state.k).to(state.t), action)
         t = torch.where(last, torch.ones_like(t), t)
-        sigma = self.base.level(t, state.num_steps)
+        sigma = self.base.level(t)
         return t, torch.where(last, torch.full_like(sigma, self.problem.sigma_end), sigma)
 
     def speed(self, state: State, action: Tensor, after: State) -> Tensor:
         """See ``Control``."""
-        return (state.sigma - after.sigma) / (self._horizon / state.num_steps.to(state.x.dtype))
+        return (state.sigma - after.sigma) / self._dt
 
     def levels(self, actions: Tensor) -> Tensor:
         """Noise levels ``[K + 1, B]`` of whole episodes, for ``actions: [B, K]``."""
         B, K = actions.shape
         t = torch.zeros_like(actions[:, 0])
-        steps = torch.full((B,), K, dtype=torch.int64, device=t.device)
         levels = torch.full((K + 1, B), self.problem.sigma_max, dtype=t.dtype, device=t.device)
         for k in range(K - 1):
             t = self._spend(t, torch.full_like(t, K - k), actions[:, k])
-            levels[k + 1] = self.base.level(t, steps)
+            levels[k + 1] = self.base.level(t)
         levels[K] = self.problem.sigma_end
         return levels
 
@@ -171,14 +160,14 @@ class Speed:
 
     name, bound, may_end_early = "speed", MAX_SPEED, True
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, num_steps: int) -> None:
         self.problem = problem
         self._horizon = problem.sigma_max - problem.sigma_end
+        self._dt = self._horizon / num_steps
 
     def next(self, state: State, action: Tensor) -> tuple[Tensor, Tensor]:
         """See ``Control``."""
-        dt = self._horizon / state.num_steps.to(state.x.dtype)
-        sigma = (state.sigma - action * dt).clamp(self.problem.sigma_end, self.problem.sigma_max)
+        sigma = (state.sigma - action * self._dt).clamp(self.problem.sigma_end, self.problem.sigma_max)
         return (self.problem.sigma_max - sigma) / self._horizon, sigma
 
     def speed(self, state: State, action: Tensor, after: State) -> Tensor:

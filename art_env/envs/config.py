@@ -14,7 +14,7 @@ from art_env._util.names import check_name, unknown_name
 from art_env.diffusion.denoiser import Denoiser
 from art_env.diffusion.ode import ReferenceFlow
 from art_env.diffusion.solvers import Solver, get_solver
-from art_env.envs.observation import DEFAULT_FEATURES, FEATURES, LOG_STEPS
+from art_env.envs.observation import DEFAULT_FEATURES, FEATURES
 from art_env.envs.rewards import check_reward
 from art_env.problems.custom import custom_problem, model_problem
 from art_env.problems.library import make_problem
@@ -34,12 +34,12 @@ class EnvConfig:
         denoiser: a caller's own model (``ART/Diffusion-v0``).
         model: arguments of ``art_env.problems.model_problem``: a model in a file.
         trust_pickle: allow that file to be a pickle, which may run code.
-        terminal: ``"zero"`` or ``"sigma_min"``; None: the problem's own.
+        final_sigmas_type: ``"zero"`` or ``"sigma_min"``; None: the problem's own.
         sigma_min, sigma_max: another noise range.
         device: where the denoiser runs.
         solver: ``"euler"``, ``"heun"``, ``"rk4"``, ``"dpmpp_2m"``, ``"ipndm"``, ``"euler_maruyama"``,
             ``"edm_churn"``, or a ``Solver``, such as ``edm_churn(S_churn=10)``.
-        num_steps: K, or several (up to 256, for a solver that follows the ODE).
+        num_steps: K, the length of every episode.
         reward: ``"euler"``, ``"local"`` or ``"global"``.
         control: ``"log_speed"`` or ``"speed"``.
         features: names from the table of ``ARTEnv``, or ``()``.
@@ -58,16 +58,16 @@ class EnvConfig:
     denoiser: Denoiser | None = None
     model: Mapping[str, Any] | None = None
     trust_pickle: bool = False
-    terminal: str | None = None
+    final_sigmas_type: str | None = None
     sigma_min: float | None = None
     sigma_max: float | None = None
     device: str = "cpu"
     solver: str | Solver = "heun"
-    num_steps: int | Sequence[int] = 5
+    num_steps: int = 5
     reward: str = "global"
     control: str = "log_speed"
     features: Sequence[str] = DEFAULT_FEATURES
-    clock: float | str | Schedule = 7.0
+    base_schedule: float | str | Schedule = 7.0
     action_range: float = 5.0
     num_noises: int | None = None
     noise_seed: int = 0
@@ -77,11 +77,7 @@ class EnvConfig:
         features = (self.features,) if isinstance(self.features, str) else tuple(self.features)
         object.__setattr__(self, "features", tuple(check_name("feature", f, FEATURES) for f in features))
         rule = get_solver(self.solver)
-        budgets = check_budgets(self.num_steps)
-        if rule.noisy and len(budgets) > 1:
-            raise ValueError(
-                f"num_steps = {budgets} with the noisy solver {rule.name!r}: give one number of steps"
-            )
+        object.__setattr__(self, "num_steps", check_num_steps(self.num_steps))
         check_reward(self.reward, rule)
         check_name("control", self.control, CONTROLS)
         if not (math.isfinite(self.action_range) and self.action_range > 0):
@@ -110,7 +106,7 @@ class EnvConfig:
 
     def of_problem(self, problem: Problem, **settings: Any) -> EnvConfig:
         """The same settings for a problem that has been made already."""
-        nothing = dict.fromkeys(("denoiser", "model", "terminal", "sigma_min", "sigma_max"))
+        nothing = dict.fromkeys(("denoiser", "model", "final_sigmas_type", "sigma_min", "sigma_max"))
         return EnvConfig.make(self, **nothing, problem=problem, device=problem.device, **settings)
 
     def to_dict(self) -> dict[str, Any]:
@@ -121,11 +117,6 @@ class EnvConfig:
             if f.name not in ("denoiser", "reference", "trust_pickle")
         )
         return {name: getattr(self, name) for name in kept}
-
-    @property
-    def budgets(self) -> tuple[int, ...]:
-        """Every K that an episode may have, ascending."""
-        return check_budgets(self.num_steps)
 
     @property
     def rule(self) -> Solver:
@@ -144,15 +135,19 @@ class EnvConfig:
         if self.model is not None:
             if self.problem != "custom" or self.denoiser is not None:
                 raise ValueError("model is given: leave out problem and denoiser, or the model")
-            terminal = self.terminal or "zero"
-            return model_problem(**self.model, trust_pickle=self.trust_pickle, terminal=terminal, **changes)
+            final_sigmas_type = self.final_sigmas_type or "zero"
+            return model_problem(
+                **self.model, trust_pickle=self.trust_pickle, final_sigmas_type=final_sigmas_type, **changes
+            )
         if self.problem == "custom":
             if self.denoiser is None:
                 raise ValueError("denoiser = None: ART/Diffusion-v0 needs your model, denoiser=...")
-            return custom_problem(self.denoiser, terminal=self.terminal or "zero", **changes)
+            return custom_problem(
+                self.denoiser, final_sigmas_type=self.final_sigmas_type or "zero", **changes
+            )
         problem = self.problem
         if isinstance(problem, str):
-            problem = make_problem(problem, terminal=self.terminal, **changes)
+            problem = make_problem(problem, final_sigmas_type=self.final_sigmas_type, **changes)
         if self.denoiser is not None:
             raise ValueError(
                 f"denoiser is given, but problem {problem.name!r} has its own; use the id ART/Diffusion-v0"
@@ -169,24 +164,6 @@ class EnvConfig:
             _check_reference(self.reference, problem)
             return self.reference
         return None if self.reward == "euler" else problem.reference(self.num_noises, self.noise_seed)
-
-
-def check_budgets(num_steps: int | Sequence[int]) -> tuple[int, ...]:
-    """One K or several, as an ascending tuple.
-
-    Raises:
-        ValueError: none, one twice, one below 1, or with several one above 256.
-    """
-    if isinstance(num_steps, (int, np.integer)) or not isinstance(num_steps, Sequence):
-        return (check_num_steps(num_steps),)
-    budgets = tuple(sorted(check_num_steps(K) for K in num_steps))
-    if not budgets or len(set(budgets)) < len(budgets):
-        raise ValueError(f"num_steps = {tuple(num_steps)}: give one number of steps, or several that differ")
-    if len(budgets) > 1 and budgets[-1] > 2**LOG_STEPS:
-        raise ValueError(
-            f"num_steps = {budgets}: several numbers of steps go up to {2**LOG_STEPS:.0f}; leave out {budgets[-1]}"
-        )
-    return budgets
 
 
 def _check_reference(reference: ReferenceFlow, problem: Problem) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from art_env.diffusion.noise import StepNoise
 from art_env.diffusion.ode import norm
 from art_env.diffusion.solvers import sample
-from art_env.envs.clock import BaseSchedule, Clock, Control, LogSpeed, Speed
+from art_env.envs.clock import BaseSchedule, Control, LogSpeed, Speed
 from art_env.envs.config import EnvConfig
 from art_env.envs.observation import Observer
 from art_env.envs.rewards import EulerReward, GlobalReward, LocalReward, Reward, WassersteinReward
@@ -40,8 +40,7 @@ class Dynamics:
         config: the settings.
         problem: what is sampled.
         solver: the rule.
-        budgets: every K that an episode may have, ascending.
-        num_steps: the largest of them.
+        num_steps: K, the length of every episode.
         reference: exact trajectories of the pool of initial noises; None with ``reward="euler"``.
         pool_size: how many initial noises there are.
         horizon: the paper's T, ``sigma_max`` minus the last noise level.
@@ -55,25 +54,24 @@ class Dynamics:
     ) -> None:
         self.config = EnvConfig.make(config, **settings)
         self.problem = problem = self.config.make_problem()
-        self.solver, self.budgets = self.config.rule, self.config.budgets
-        self.num_steps = self.budgets[-1]
+        self.solver, self.num_steps = self.config.rule, self.config.num_steps
         self.reward_name = self.config.reward
         self.horizon = problem.sigma_max - problem.sigma_end
         self.sigma_data = float(problem.denoiser.sigma_data)
         self.device = torch.device(problem.device)
-        self.observer = Observer(problem, self.config.features, len(self.budgets) > 1)
-        self.base = BaseSchedule(self.config.clock, problem)
+        self.observer = Observer(problem, self.config.features, self.num_steps)
+        self.base = BaseSchedule(self.config.base_schedule, problem, self.num_steps)
         self.control_rule: Control
         if self.config.control == "log_speed":
             self.control_rule = LogSpeed(self.base, self.config.action_range)
         else:
-            self.control_rule = Speed(problem)
+            self.control_rule = Speed(problem, self.num_steps)
         self.reference = self.config.make_reference(problem)
         self.pool_size = self.config.num_noises or problem.num_noises
         if self.reference is not None:
             self.pool_size = self.reference.num_noises
         self.noise: StepNoise | None = None
-        if self.solver.noisy:
+        if self.solver.stochastic:
             self.noise = StepNoise(problem.shape, self.config.noise_seed, problem.given_channels)
         self.stepper = Stepper(
             problem,
@@ -89,12 +87,12 @@ class Dynamics:
 
     def _reward_rule(self, group_size: int | None) -> Reward:
         if self.reward_name == "euler":
-            return EulerReward(self.control_rule, self.horizon)
+            return EulerReward(self.control_rule, self.horizon / self.num_steps)
         assert self.reference is not None
         if self.reward_name == "local":
             return LocalReward(self.reference, self.stepper)
-        if self.solver.noisy:
-            return WassersteinReward(self.problem, self.solver, self.reference, group_size)
+        if self.solver.stochastic:
+            return WassersteinReward(self.problem, self.solver, self.reference, self.num_steps, group_size)
         return GlobalReward()
 
     @property
@@ -104,7 +102,7 @@ class Dynamics:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """What is observed besides time and budget."""
+        """Features observed besides time and remaining budget."""
         return self.observer.features
 
     @property
@@ -115,11 +113,7 @@ class Dynamics:
     @property
     def paired(self) -> bool:
         """Whether the sampler is compared with the exact trajectory of its own initial noise."""
-        return self.reference is not None and not self.solver.noisy
-
-    def clock(self, num_steps: int | None = None) -> Clock:
-        """The base schedule of K steps (default ``num_steps``), a map from spent budget to noise level."""
-        return self.base.clock(self.num_steps if num_steps is None else num_steps)
+        return self.reference is not None and not self.solver.stochastic
 
     def without_rewards(self) -> Dynamics:
         """The same for sampling alone: starts from any noise ``x``, follows no exact trajectory, has no rewards."""
@@ -130,14 +124,11 @@ class Dynamics:
     # The functions of Gymnasium's FuncEnv
 
     @torch.no_grad()
-    def initial(
-        self, x: Tensor | None = None, index: Tensor | None = None, num_steps: int | Tensor | None = None
-    ) -> State:
+    def initial(self, x: Tensor | None = None, index: Tensor | None = None) -> State:
         """Start of an episode, from initial noises ``x: [B, *shape]`` or rows ``index: [B]`` of the pool.
 
-        ``num_steps``: K of all rows or ``[B]``, any of at least 1; default the largest of ``budgets``. A stochastic
-        solver without exact trajectories takes both ``x`` and ``index``, which then picks the noise of the steps
-        (default 0, 1, ...).
+        A stochastic solver without exact trajectories takes both ``x`` and ``index``, which then picks the noise of
+        the steps (default 0, 1, ...).
 
         Raises:
             ValueError: neither ``x`` nor ``index``, or the one that these settings do not take.
@@ -166,10 +157,9 @@ class Dynamics:
             sigma=sigma,
             t=zeros,
             k=long,
-            num_steps=long + (self.num_steps if num_steps is None else num_steps),
             d=d,
             q=torch.full_like(zeros, float("nan")) if q is None else q,
-            cosine=zeros,
+            turn=zeros,
             error=zeros,
             nfe=long,
             index=rows,
@@ -185,7 +175,7 @@ class Dynamics:
             ValueError: the sample overflows.
             DenoiserError: the model returned something that is not finite.
         """
-        last = state.k >= state.num_steps - 1
+        last = state.k >= self.num_steps - 1
         t_next, sigma_next = self.control_rule.next(state, action)
         self.denoiser.step = int(state.k.max())
         x, past, past_sigma = self.stepper.advance(state, sigma_next, last)
@@ -206,10 +196,9 @@ class Dynamics:
             sigma=sigma_next,
             t=t_next,
             k=state.k + 1,
-            num_steps=state.num_steps,
             d=d,
             q=q,
-            cosine=(d * state.d).flatten(1).sum(1) / lengths,
+            turn=(d * state.d).flatten(1).sum(1) / lengths,
             error=error,
             nfe=state.nfe + self.stepper.evaluations(sigma_next, last),
             index=state.index,
@@ -223,7 +212,7 @@ class Dynamics:
 
     @torch.no_grad()
     def reward(self, state: State, action: Tensor, after: State) -> Tensor:
-        """What the step from ``state`` to ``after`` earned, ``[B]`` (see the classes of ``rewards``).
+        """Reward of the step from ``state`` to ``after``, ``[B]`` (see the classes of ``rewards``).
 
         Raises:
             ValueError: groups are compared, and there is no ``group_size``, or only a part of a group has ended;
@@ -237,23 +226,23 @@ class Dynamics:
 
     def terminal(self, state: State) -> Tensor:
         """``[B]`` bool: all K steps are done."""
-        return state.k >= state.num_steps
+        return state.k >= self.num_steps
 
     def state_info(self, state: State) -> dict[str, Tensor]:
-        """What ``info`` shows of every state, ``[B]`` each."""
+        """Entries of ``info`` about a state, ``[B]`` each."""
         info = {"sigma": state.sigma, "nfe": state.nfe}
         if self.paired:
             info["error"] = torch.sqrt(state.error)
         return info
 
     def transition_info(self, state: State, reward: Tensor) -> dict[str, Tensor]:
-        """What ``info`` shows of the step from ``state`` that earned ``reward``, ``[B]`` each."""
+        """Entries of ``info`` about the step from ``state`` that earned ``reward``, ``[B]`` each."""
         local = None if self.reward_rule is None else self.reward_rule.local_error(state, reward)
         return {} if local is None else {"local_error": local}
 
     def final_info(self, state: State) -> dict[str, Tensor]:
-        """What ``info`` adds at the end of an episode, ``[B]`` each."""
-        info = {"terminal_mismatch": state.sigma - self.problem.sigma_end}
+        """Entries of ``info`` at the end of an episode, ``[B]`` each."""
+        info = {"final_sigma_mismatch": state.sigma - self.problem.sigma_end}
         if self.paired:
             info["final_rmse"] = torch.sqrt(state.error * (state.sigma**2 + self.sigma_data**2))
         return info
@@ -269,16 +258,13 @@ class Dynamics:
 
         Args:
             index: ``[B]``, rows of the pool.
-            actions: ``[B, K]``; K is the length of the episodes.
+            actions: ``[B, K]``.
 
         Raises:
             ValueError: as ``transition`` and ``reward``.
         """
         if not (isinstance(self.reward_rule, GlobalReward) and isinstance(self.control_rule, LogSpeed)):
-            state, total = (
-                self.initial(index=index, num_steps=actions.shape[1]),
-                torch.zeros_like(actions[:, 0]),
-            )
+            state, total = self.initial(index=index), torch.zeros_like(actions[:, 0])
             for action in actions.unbind(1):
                 after = self.transition(state, action)
                 total = total + self.reward(state, action, after)

@@ -14,12 +14,11 @@ from art_env.schedules.handcrafted import edm
 
 
 class Frame(NamedTuple):
-    """One state of the episode: noise level, relative error so far (if known), reward of the step into it, K."""
+    """One state of the episode: noise level, relative error so far (if known), reward of the step into it."""
 
     sigma: float
     error: float | None
     reward: float
-    num_steps: int
 
 
 def draw(dynamics: Dynamics, frames: Sequence[Frame]) -> np.ndarray:
@@ -30,11 +29,11 @@ def draw(dynamics: Dynamics, frames: Sequence[Frame]) -> np.ndarray:
     """
     if not frames:
         raise RuntimeError("render before the first episode: call reset() first")
-    problem, K = dynamics.problem, frames[0].num_steps
+    problem, K = dynamics.problem, dynamics.num_steps
     figure = Figure(figsize=(8, 4), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    grid = edm(K, problem.sigma_min, problem.sigma_max, terminal=problem.terminal)
+    grid = edm(K, problem.sigma_min, problem.sigma_max, final_sigmas_type=problem.final_sigmas_type)
     left.plot(range(K + 1), grid.sigmas, "o--", color="0.6", markersize=3, label="EDM")
     left.plot(range(len(frames)), [f.sigma for f in frames], "o-", color="C0", label="this episode")
     left.set_yscale("symlog", linthresh=max(problem.sigma_floor, 1e-3))

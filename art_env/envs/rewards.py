@@ -1,4 +1,4 @@
-"""The rewards, one class each: what a step from one state to the next has earned."""
+"""The rewards of a step, one class each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REWARDS = ("euler", "local", "global")
 
 
 class Reward(Protocol):
-    """What a step has earned."""
+    """A reward of one step."""
 
     def __call__(self, state: State, action: Tensor, after: State) -> Tensor:
         """``[B]``, for the step from ``state`` to ``after`` with ``action: [B]``."""
@@ -35,22 +35,19 @@ class EulerReward:
 
     Args:
         control: says what the clock speed theta of a step is.
-        horizon: the paper's T, ``sigma_max`` minus the last noise level.
+        dt: length of a tick, the paper's T / K.
     """
 
-    def __init__(self, control: Control, horizon: float) -> None:
-        self.control, self.horizon = control, horizon
+    def __init__(self, control: Control, dt: float) -> None:
+        self.control, self.dt = control, dt
 
     def __call__(self, state: State, action: Tensor, after: State) -> Tensor:
         """See ``Reward``."""
-        return -state.q * self.control.speed(state, action, after) ** 2 * self._dt(state)
+        return -state.q * self.control.speed(state, action, after) ** 2 * self.dt
 
     def local_error(self, state: State, reward: Tensor) -> Tensor:
         """``|Q| h^2 / 2`` for a step of length ``h = theta dt``."""
-        return -reward * self._dt(state) / 2
-
-    def _dt(self, state: State) -> Tensor:
-        return self.horizon / state.num_steps.to(state.x.dtype)
+        return -reward * self.dt / 2
 
 
 class LocalReward:
@@ -70,7 +67,7 @@ class LocalReward:
         self.stepper.denoiser.step = int(state.k.max())
         d, _ = self.stepper.slope(exact, state.sigma)
         on_path = state._replace(x=exact, d=d, past=self.stepper.exact_past(self.reference, state))
-        end, _, _ = self.stepper.advance(on_path, after.sigma, state.k >= state.num_steps - 1)
+        end, _, _ = self.stepper.advance(on_path, after.sigma, state.k >= self.stepper.num_steps - 1)
         return -norm(end - self.reference.at(after.sigma, state.index))
 
     def local_error(self, state: State, reward: Tensor) -> Tensor:
@@ -100,6 +97,7 @@ class WassersteinReward:
         problem: what is sampled.
         solver: named in errors.
         reference: its ends are the exact samples.
+        num_steps: K.
         group_size: consecutive rows that are compared as one set; None: rewards cannot be computed.
 
     Raises:
@@ -107,7 +105,12 @@ class WassersteinReward:
     """
 
     def __init__(
-        self, problem: Problem, solver: Solver, reference: ReferenceFlow, group_size: int | None
+        self,
+        problem: Problem,
+        solver: Solver,
+        reference: ReferenceFlow,
+        num_steps: int,
+        group_size: int | None,
     ) -> None:
         if group_size is not None and group_size < MIN_GROUP:
             rows = "1 row" if group_size == 1 else f"{group_size} rows"
@@ -116,7 +119,7 @@ class WassersteinReward:
                 f"exact ones, and here a group is {rows}; use ARTVectorEnv with num_envs / noise_groups of at least "
                 f"{MIN_GROUP}, or reward='euler'"
             )
-        self.problem, self.solver = problem, solver
+        self.problem, self.solver, self.num_steps = problem, solver, num_steps
         self.distance: GroupDistance | None = None
         if group_size is not None:
             self._classifier = None if problem.features is None else Features(problem.features)
@@ -134,12 +137,12 @@ class WassersteinReward:
                 "ARTVectorEnv, or give Dynamics the number of rows that share exploration"
             )
         size = self.distance.group_size
-        ended = after.k >= after.num_steps
+        ended = after.k >= self.num_steps
         if len(ended) % size or bool((ended.reshape(-1, size) != ended[::size, None]).any()):
             raise ValueError(f"rows of a group end together: step and reset whole groups of {size} rows")
         reward = torch.zeros_like(after.t)
         if bool(ended.any()):
-            reward[ended] = -self.distance.parts(self._compared(after.x[ended]))
+            reward[ended] = -self.distance.contributions(self._compared(after.x[ended]))
         return reward
 
     def local_error(self, state: State, reward: Tensor) -> None:
@@ -155,7 +158,7 @@ class WassersteinReward:
 
 def compares_groups(solver: Solver, reward: str) -> bool:
     """Whether the reward compares groups of final samples with exact ones: there are no pairs to compare."""
-    return solver.noisy and reward == "global"
+    return solver.stochastic and reward == "global"
 
 
 def check_reward(name: str, solver: Solver) -> str:

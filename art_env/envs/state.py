@@ -8,19 +8,18 @@ from torch import Tensor
 
 
 class State(NamedTuple):
-    """B trajectories. All float64 but the whole numbers ``k``, ``num_steps``, ``nfe`` and ``index``.
+    """B trajectories. All float64 but the whole numbers ``k``, ``nfe`` and ``index``.
 
     Attributes:
         x: ``[B, *shape]``, the sampler's iterate.
         sigma: ``[B]``, its noise level.
         t: ``[B]``, the part of the budget that is spent, in the coordinate of the base schedule, in [0, 1].
         k: ``[B]``, steps done.
-        num_steps: ``[B]``, K of the episode.
         d: ``[B, *shape]``, cached first evaluation of the next step: the slope ``dx/dsigma`` at ``(x, sigma)``, or
             after churn if the solver adds it.
         q: ``[B]``, ``|Q|`` where ``d`` is: exact with ``reward="euler"``, else the secant of the last two
             slopes; NaN before there are two.
-        cosine: ``[B]``, cosine between the last two slopes, 0 before there are two.
+        turn: ``[B]``, cosine between the last two slopes, 0 before there are two.
         error: ``[B]``, squared distance to the exact trajectory, per coordinate, over
             ``sigma^2 + sigma_data^2``; 0 with a stochastic solver, which does not follow it.
         nfe: ``[B]``, network evaluations so far, as samplers count them.
@@ -33,10 +32,9 @@ class State(NamedTuple):
     sigma: Tensor
     t: Tensor
     k: Tensor
-    num_steps: Tensor
     d: Tensor
     q: Tensor
-    cosine: Tensor
+    turn: Tensor
     error: Tensor
     nfe: Tensor
     index: Tensor  # type: ignore[assignment]

@@ -30,7 +30,7 @@ class ARTVectorEnv(BaseEnv, VectorEnv):
         num_envs: rows.
         autoreset_mode: ``NEXT_STEP`` (default), ``SAME_STEP`` or ``DISABLED`` (then reset with
             ``options={"reset_mask": bool[num_envs]}``), as a member or its name.
-        noise_groups: the rows are that many groups that meet the same start noises: row ``i`` is seeded with
+        noise_groups: the rows are that many groups that meet the same initial noises: row ``i`` is seeded with
             ``s + i % (num_envs / noise_groups)``, so groups differ by their actions only. The ``"global"`` reward
             of a stochastic solver is that of a group.
         config, render_mode, settings: as ``ARTEnv``.
@@ -67,7 +67,6 @@ class ARTVectorEnv(BaseEnv, VectorEnv):
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._generators: list[np.random.Generator] = []
         self._play_rng: np.random.Generator | None = None
-        self._episodes = np.zeros(self.num_envs, dtype=np.int64)
         self._state: State | None = None
         self._done = np.zeros(self.num_envs, dtype=np.bool_)
 
@@ -190,51 +189,17 @@ class ARTVectorEnv(BaseEnv, VectorEnv):
         return obs, rewards, terminated, truncated, infos
 
     def play(self, actions: np.ndarray, index: np.ndarray | None = None) -> np.ndarray:
-        """Returns of whole episodes whose actions are known beforehand: one of each K in every row.
-
-        The episodes under way are left alone. Start noises come from a stream of their own, seeded by ``reset``;
-        groups meet the same ones.
-
-        Args:
-            actions: ``[num_envs, T]`` with T the sum of ``budgets``: the actions of the shortest episode first.
-            index: ``[num_envs, len(budgets)]``, the row of the pool that each episode starts from, instead.
-
-        Returns:
-            ``[num_envs, len(budgets)]`` float64.
-
-        Raises:
-            ValueError: actions of the wrong shape, or not finite; an index of the wrong shape or outside the pool;
-                or an environment without exact trajectories (``reward="euler"``), whose rows have no pool to
-                start from.
-            RuntimeError: ``reset`` has not been called.
-            DenoiserError: as ``step``.
-        """
+        """Returns ``[num_envs, 1]`` of whole episodes whose actions ``[num_envs, K]`` are known beforehand."""
         if self._play_rng is None:
             raise RuntimeError("play without a start: call reset() first")
-        reference = self.dynamics.reference
-        if reference is None:
-            raise ValueError(
-                f"play needs exact trajectories, which reward={self.reward_name!r} has not; use step"
-            )
-        want = (self.num_envs, sum(self.budgets))
-        array = np.asarray(actions, dtype=np.float64)
-        if array.shape != want or not np.isfinite(array).all():
-            raise ValueError(f"actions have shape {array.shape}; expected {want}, all finite")
-        tensor = torch.from_numpy(array).to(self.dynamics.device)
-        pool, shape = reference.num_noises, (self.num_envs, len(self.budgets))
+        assert self.dynamics.reference is not None
+        tensor = torch.from_numpy(np.asarray(actions, dtype=np.float64)).to(self.dynamics.device)
         if index is None:
             members = self.num_envs // self.noise_groups
-            drawn = [self._play_rng.integers(pool, size=members) for _ in self.budgets]
-            index = np.stack([np.tile(row, self.noise_groups) for row in drawn], 1)
-        elif np.shape(index) != shape or np.min(index) < 0 or np.max(index) >= pool:
-            raise ValueError(
-                f"index has shape {np.shape(index)} and values {np.min(index)} to {np.max(index)}; expected {shape} "
-                f"and 0 to {pool - 1}, rows of the pool"
-            )
+            drawn = self._play_rng.integers(self.dynamics.pool_size, size=members)
+            index = np.tile(drawn, self.noise_groups)[:, None]
         rows = torch.from_numpy(np.asarray(index, dtype=np.int64)).to(self.dynamics.device)
-        parts = tensor.split(self.budgets, dim=1)
-        out = [self.dynamics.returns(rows[:, i], part) for i, part in enumerate(parts)]
-        return torch.stack(out, 1).cpu().numpy()
+        return self.dynamics.returns(rows[:, 0], tensor)[:, None].cpu().numpy()
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """One frame, of row 0, with ``render_mode="rgb_array"``."""
@@ -242,9 +207,7 @@ class ARTVectorEnv(BaseEnv, VectorEnv):
 
     def _begin(self, rows: np.ndarray, options: dict[str, Any]) -> State:
         x, index = self._starts([self._generators[i] for i in rows], options)
-        state = self.dynamics.initial(x, index, self._budgets(self._episodes[rows], options))
-        self._episodes[rows] += 1
-        return state
+        return self.dynamics.initial(x, index)
 
     def _merge(self, part: State, rows: np.ndarray) -> State:
         """The state with ``rows`` replaced by those of ``part``."""
@@ -282,7 +245,6 @@ class ARTVectorEnv(BaseEnv, VectorEnv):
         for i in np.flatnonzero(mask):
             if seeds[i] is not None:
                 self._generators[i] = seeding.np_random(seeds[i])[0]
-                self._episodes[i] = 0
 
     def _reset_mask(self, mask: Any) -> np.ndarray:
         if mask is None:

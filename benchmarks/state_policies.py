@@ -1,0 +1,161 @@
+"""What is it worth to see the sample? Policies against the best fixed schedule at the same number of evaluations.
+
+python -m benchmarks.state_policies
+
+Trains ART-RL with features (a run folder each under --runs; a finished one is used again), lets every policy act on
+each held-out trajectory, and sets its error beside that of the best fixed schedule, of ART-RL's, and of an adaptive
+Heun-Euler pair whose tolerance is matched to the same mean number of evaluations. Then times what a policy costs.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from tqdm import tqdm
+
+from agents.checkpoint import load_agent
+from art_env.diffusion.adaptive import match_tolerance, sample_adaptive
+from art_env.evaluation.evaluator import Evaluator
+from art_env.evaluation.metrics import rmse
+from art_env.evaluation.results import write_csv
+from art_env.problems.library import make_problem
+from benchmarks.records import RESULTS, Cell, CellLine
+from benchmarks.running import kept_oracle, run_training
+
+FEATURES = ("log_velocity", "log_curvature", "rms", "turn")
+# Seed of the initial noises that the tolerance is matched on.
+PILOT_SEED = 40_000
+
+
+@dataclass
+class Args:
+    """Train and score policies that see the sample."""
+
+    cells: tuple[str, ...] = (
+        "mixture-1d:euler:5",
+        "mixture-1d:heun:10",
+        "mixture-1d:heun:5",
+        "mixture-2d:heun:5",
+        "digits:heun:5",
+    )
+    """problem:solver:K"""
+    single: tuple[str, ...] = ("mixture-1d:euler:5",)
+    """Cells in which each feature is tried alone too, with the first seed."""
+    once: tuple[str, ...] = ("mixture-1d:heun:5", "mixture-2d:heun:5", "digits:heun:5")
+    """Cells of which only the first seed is run."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    runs: Path = Path("runs/state")
+    """Where the runs are kept."""
+    out: Path = RESULTS / "state.csv"
+
+
+@dataclass(frozen=True)
+class Line(CellLine):
+    """One line of the table; ``ratio`` is its error over that of the best fixed schedule."""
+
+    sampler: str
+    seed: int
+    nfe: float
+    rmse: float
+    ratio: float
+    seconds: float
+
+
+def run_folder(args: Args, cell: Cell, features: tuple[str, ...], seed: int) -> Path:
+    """Where the run of a cell with some features is kept."""
+    return args.runs / "__".join(map(str, (*cell, "+".join(features) or "time", seed)))
+
+
+def measure(args: Args, cell: Cell) -> list[Line]:
+    """All lines of one cell."""
+    problem, K = make_problem(cell.problem), cell.num_steps
+    evaluator = Evaluator(problem, cell.solver, (0,), metrics=())
+    oracle = kept_oracle(evaluator, K, args.runs)
+    best = evaluator.rows(oracle)[0].mean
+    lines = [Line(*cell, "best fixed schedule", 0, evaluator.nfe(K), best, 1.0, 0.0)]
+    seeds = args.seeds[:1] if cell.option in args.once else args.seeds
+    trials: list[tuple[tuple[str, ...], int]] = [
+        (features, seed) for features in ((), FEATURES) for seed in seeds
+    ]
+    if len(problem.shape) == 1:
+        trials.append(((*FEATURES, "x"), args.seeds[0]))
+    if cell.option in args.single:
+        trials += [((feature,), args.seeds[0]) for feature in (*FEATURES, "x")]
+    for features, seed in tqdm(trials, desc=cell.option, disable=None):
+        options = {**cell._asdict(), "seed": seed, "oracle": False}
+        if features:
+            options["features"] = features
+        summary = run_training(run_folder(args, cell, features, seed), "art", **options)
+        error = summary["policy_rmse" if features else "rmse"]
+        label = f"policy, {' '.join(features)}" if features else "ART-RL, fixed schedule"
+        lines.append(Line(*cell, label, seed, evaluator.nfe(K), error, error / best, summary["seconds"]))
+    return [*lines, adaptive(evaluator, cell, best)]
+
+
+def adaptive(evaluator: Evaluator, cell: Cell, best: float) -> Line:
+    """The embedded Heun-Euler pair at the same mean number of evaluations, rejected steps counted."""
+    problem, nfe = evaluator.problem, evaluator.nfe(cell.num_steps)
+    levels = (problem.sigma_max, problem.sigma_floor, problem.sigma_end)
+    sampler = "adaptive Heun-Euler pair"
+    try:
+        pilot = problem.sample_noise(512, PILOT_SEED)
+        tolerance = match_tolerance(problem.denoiser, pilot, *levels, nfe)
+    except ValueError:  # adaptive steps take more evaluations than that
+        return Line(*cell, sampler, 0, nfe, math.nan, math.nan, 0.0)
+    reference = evaluator.reference()
+    ends, used = sample_adaptive(problem.denoiser, reference.start, *levels, tolerance)
+    error = rmse(problem.visible(ends), problem.visible(reference.x_end))
+    return Line(*cell, sampler, 0, float(used.double().mean()), error, error / best, 0.0)
+
+
+def overhead(args: Args, cell: Cell, batch: int, rounds: int = 200) -> str:
+    """Time of a decision of the policy beside that of an evaluation of the network, in one run."""
+    model, dynamics = load_agent(run_folder(args, cell, FEATURES, args.seeds[0]) / "model.zip")
+    bare = dynamics.without_rewards()
+    state = bare.initial(dynamics.problem.sample_noise(batch, PILOT_SEED))
+    spent = {"decide": 0.0, "evaluate": 0.0}
+    with torch.no_grad():
+        for i in range(rounds + 20):
+            began = time.perf_counter()
+            model.predict(bare.observation(state).cpu().numpy(), deterministic=True)
+            middle = time.perf_counter()
+            dynamics.problem.denoiser(state.x, state.sigma)
+            ended = time.perf_counter()
+            if i >= 20:  # warm
+                spent["decide"] += middle - began
+                spent["evaluate"] += ended - middle
+    decide, evaluate = (1e6 * v / rounds for v in spent.values())
+    return (
+        f"{cell}, {batch} samples at once: a decision {decide:.0f} us, an evaluation {evaluate:.0f} us, "
+        f"ratio {decide / evaluate:.2f}"
+    )
+
+
+def main(args: Args) -> None:
+    """Train, score, time, write."""
+    cells = [Cell.parse(text) for text in args.cells]
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    lines: list[Line] = []
+    for cell in cells:
+        found = measure(args, cell)
+        lines += found
+        write_csv(lines, args.out, Line)
+        for line in found:
+            print(
+                f"{cell.option:20} {line.sampler:42} seed {line.seed} NFE {line.nfe:5.1f} rmse {line.rmse:.4f} "
+                f"ratio {line.ratio:.3f} training {line.seconds:.0f} s",
+                flush=True,
+            )
+    for cell in cells:
+        for batch in (1, 256):
+            print(overhead(args, cell, batch), flush=True)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, prog="python -m benchmarks.state_policies", description=__doc__))
