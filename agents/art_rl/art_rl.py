@@ -19,6 +19,7 @@ from torch import Tensor
 
 from agents.art_rl.initial_noises import InitialNoises
 from agents.art_rl.policy import ARTPolicy
+from agents.art_rl.restarts import Restarts
 
 SelfARTRL = TypeVar("SelfARTRL", bound="ARTRL")
 
@@ -39,28 +40,29 @@ class ARTRL(OnPolicyAlgorithm):
     episodes), then on ``mixture-1d`` (1,024 rows, 150 episodes). As it is: 1.03, 1.01 and 1.09, 1.06. Two seeds tell
     differences of 0.03 from nothing; "long" trainings have 2,048 rows and 1,130 episodes and take whole returns.
 
-    - *Control.* The Gaussian is on the log of the speed (a setting of the environment). At the optimum ``|Q| theta^2``
+    - *Control.* The Gaussian is on the log of the speed (the environment sets it). At the optimum ``|Q| theta^2``
       is constant, so the paper's width ``lambda / |Q|`` on theta is a constant width on log theta, without the tail
       where ``|Q|`` is 0. The budget then holds by construction, and no multiplier is needed.
     - *Groups.* The error is heavy-tailed over initial noises, and comparing equal noises removes that from the
       gradient. Without groups: 1.24, 1.04 and 1.04, 1.05.
     - *Exploration shared within a group*, in antithetic pairs of groups. With exploration of each row's own: 1.02,
-      1.02 and 1.09, 1.11. Long trainings with Heun at K = 10 then end in a local minimum: 1.40, 1.36 against 1.02, 1.02.
+      1.02 and 1.09, 1.11; long trainings with Heun at K = 10 end in a local minimum, 1.40, 1.36 against 1.02, 1.02.
     - *Reward so far.* No action has a part in the reward before it, so a multiple of that may be subtracted too; at
       each step it is the multiple that leaves the least variance. The environment's rewards are the growth of the
-      error, so what is still to come depends on an error that earlier actions made. Without: 1.35, 1.33 and 1.02, 1.07.
+      error, so what is still to come depends on an error that earlier actions made. Without: 1.35, 1.33 and 1.02,
+      1.07.
     - *Initial noises by cost.* Those that cost the present policy much are met more often, weighted by the inverse
       probability (see ``InitialNoises``). Without: 1.03, 1.04 and 1.11, 1.10; long trainings on ``mixture-1d`` at
       K = 10: 1.12, 1.12 against 1.01, 0.99.
     - *Traces.* ``gae_lambda`` = 1 takes the whole return; the moment conditions allow any trace. A TD error is worth
       what its critic knows, and from time and budget alone little is known. With 0.9: 1.60, 1.78 and 1.03, 1.07; with
-      0, the paper's: LAM0.
+      0, the paper's, it diverges: 101, 101 and 8.6, 8.6.
     - *Policy.* The mean is a table with a vector for each step, and a network of the observation, with its sines and
       cosines, is added if there are features. Not measured here: a smooth network of (time, budget) misses the sharp
       turns of the best schedules.
     - *Annealing.* The width falls from ``std_start`` to ``std_end`` and the actor's step linearly to 0. With a
       constant width of 0.06: 1.13, 1.08 and 1.05, 1.06. The deployed policy is the average over the last part of
-      training. Without: AVG.
+      training. Without: 1.02, 1.02 and 1.08, 1.11.
 
     Args:
         policy: ``"ARTPolicy"`` or a subclass of it.
@@ -72,6 +74,7 @@ class ARTRL(OnPolicyAlgorithm):
         critic_updates: passes of the critic over each rollout.
         std_start, std_end: width of the exploration at the start and the end, in units of the action.
         average_last: part of training over which the deployed policy is averaged.
+        starts: short runs, the best of which goes on (see ``Restarts``); 1: one run from start to end.
         noise_groups: groups of rows that meet the same initial noises; 1: the critic alone is the baseline. None:
             what the environment says.
         tensorboard_log, policy_kwargs, verbose, seed, device: as in every SB3 algorithm.
@@ -94,6 +97,7 @@ class ARTRL(OnPolicyAlgorithm):
         std_start: float = 0.18,
         std_end: float = 0.012,
         average_last: float = 0.2,
+        starts: int = 4,
         noise_groups: int | None = None,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -108,8 +112,9 @@ class ARTRL(OnPolicyAlgorithm):
         for name, value in (("gae_lambda", gae_lambda), ("average_last", average_last)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} = {value} must lie between 0 and 1")
-        if critic_updates < 1:
-            raise ValueError(f"critic_updates = {critic_updates} must be at least 1")
+        for name, count in (("critic_updates", critic_updates), ("starts", starts)):
+            if count < 1:
+                raise ValueError(f"{name} = {count} must be at least 1")
         super().__init__(
             policy,  # type: ignore[arg-type]
             env,
@@ -132,8 +137,9 @@ class ARTRL(OnPolicyAlgorithm):
         )
         self.critic_learning_rate, self.critic_updates = critic_learning_rate, critic_updates
         self.std_start, self.std_end, self.average_last = std_start, std_end, average_last
-        self.noise_groups = noise_groups
+        self.starts, self.noise_groups = starts, noise_groups
         self.num_updates = 0
+        self.restarts: Restarts | None = None
         self.initial_noises: InitialNoises | None = None
         self._average: dict[str, Tensor] = {}
         self._averaged = 0
@@ -197,8 +203,9 @@ class ARTRL(OnPolicyAlgorithm):
         buffer, policy = self.rollout_buffer, self.policy
         policy.set_training_mode(True)
         self.num_updates += 1
-        # Below 0 in the last rollout, if the total is not a multiple of its length.
-        remaining = max(self._current_progress_remaining, 0.0)
+        progress = 1.0 - self._current_progress_remaining
+        assert self.restarts is not None
+        remaining = self.restarts.remaining(progress)  # of annealing, from 1 to 0
         obs = torch.as_tensor(np.asarray(buffer.observations), device=self.device).flatten(0, 1)
         actions = torch.as_tensor(buffer.actions, device=self.device).flatten(0, 1)
 
@@ -242,9 +249,12 @@ class ARTRL(OnPolicyAlgorithm):
             critic_loss.backward()
             policy.critic_optimizer.step()
 
-        # 5. The width of the exploration falls; late in training the actor is averaged.
-        policy.std.fill_(self.std_start * (self.std_end / self.std_start) ** (1.0 - remaining))
-        if remaining <= self.average_last:
+        # 5. The width of the exploration falls; a short run may end here; late in training the actor is averaged.
+        mean_return = float((rewards.sum(0) * weight).mean())
+        self.restarts.update(policy, progress, mean_return)
+        left = self.restarts.remaining(progress)
+        policy.std.fill_(self.std_start * (self.std_end / self.std_start) ** (1.0 - left))
+        if progress >= 1.0 - self.average_last:
             self._accumulate()
 
         self.logger.record("train/actor_loss", actor_loss.item())
@@ -280,6 +290,14 @@ class ARTRL(OnPolicyAlgorithm):
         """Replace the actor by its average over the last part of training, if that has begun."""
         for name, value in self.policy.actor_parameters():
             value.copy_(self._average.get(name, value))
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        """As its parent; a training that does not go on with another one plans its short runs."""
+        total, callback = super()._setup_learn(*args, **kwargs)
+        if self.restarts is None or self.num_timesteps == 0:
+            rollouts = total / (self.n_steps * self.n_envs)
+            self.restarts = Restarts(self.policy, self.starts, rollouts, self.std_start)
+        return total, callback
 
     def learn(
         self: SelfARTRL,

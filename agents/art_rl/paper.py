@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.type_aliases import Schedule as LearningRate
@@ -141,6 +143,7 @@ class PaperARTRL(ARTRL):
             learning_rate=learning_rate,
             critic_learning_rate=critic_learning_rate,
             average_last=0.0,
+            starts=1,
             tensorboard_log=tensorboard_log,
             policy_kwargs=policy_kwargs,
             verbose=verbose,
@@ -164,6 +167,10 @@ class PaperARTRL(ARTRL):
             "temperature": self.temperature,
             "critic_learning_rate": self.critic_learning_rate,
         }
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        """As SB3's: Algorithm 1 is one run."""
+        return OnPolicyAlgorithm._setup_learn(self, *args, **kwargs)
 
     def train(self) -> None:
         """One iteration: moments of the one-step TD error with the gradients as test functions."""

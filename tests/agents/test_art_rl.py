@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper,
 
 from agents.art_rl import ARTRL, ARTPolicy, PaperARTRL, PaperPolicy
 from agents.art_rl.initial_noises import EVEN, InitialNoises
+from agents.art_rl.restarts import Restarts
 from agents.distill import distill
 from agents.schedule_policy import SchedulePolicy
 from art_env.envs.sb3 import to_sb3
@@ -411,6 +412,59 @@ def test_table_is_linear_between_steps() -> None:
     )
 
 
+# Short runs
+
+
+def _planned(starts: int, rollouts: float) -> tuple[ARTPolicy, Restarts]:
+    policy = ARTRL("ARTPolicy", _env(), seed=0).policy
+    return policy, Restarts(policy, starts, rollouts, 0.2)
+
+
+def test_the_best_of_the_short_runs_goes_on() -> None:
+    policy, plan = _planned(3, 300)
+    begins, ends, remaining = [], [], []
+    for i in range(300):
+        progress = (i + 1) / 300
+        run = len(plan.ended)
+        if len(begins) == run:
+            begins.append(policy.table.values.detach().clone())
+        with torch.no_grad():
+            policy.table.values += 0.001
+        remaining.append(plan.remaining(progress))
+        ends = [*ends[:run], policy.table.values.detach().clone()]
+        plan.update(policy, progress, (-5.0, -3.0, -4.0, 0.0)[run])
+    assert len(plan.ended) == 3
+    assert [round(score, 9) for score, _ in plan.ended] == [-5.0, -3.0, -4.0]
+    assert not begins[0].any()
+    assert not torch.equal(begins[1], begins[2])
+    assert torch.equal(begins[3], ends[1])
+    assert remaining[0] > 0.95
+    assert remaining[29] == pytest.approx(0.3)
+    assert remaining[90] < 0.5
+    assert remaining[-1] == 0.0
+
+
+@pytest.mark.parametrize(("starts", "rollouts"), [(1, 1000), (4, 100)])
+def test_few_rollouts_are_one_run(starts: int, rollouts: int) -> None:
+    policy, plan = _planned(starts, rollouts)
+    assert plan.starts == 0
+    assert [plan.remaining(p) for p in (0.0, 0.25, 1.0, 1.1)] == [1.0, 0.75, 0.0, 0.0]
+    plan.update(policy, 1.0, 0.0)
+    assert plan.ended == []
+
+
+def test_short_runs_survive_a_file(tmp_path) -> None:
+    model = ARTRL("ARTPolicy", _env(8, 4, num_steps=2), seed=0, starts=2)
+    model.learn(140 * 16, callback=_Count(stop_after=2 * 25))
+    assert len(model.restarts.ended) == 1
+    model.save(tmp_path / "m.zip")
+    loaded = ARTRL.load(tmp_path / "m.zip", env=_env(8, 4, num_steps=2))
+    assert loaded.restarts.ended[0][0] == model.restarts.ended[0][0]
+    loaded.learn(140 * 16 - loaded.num_timesteps, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 140 * 16
+    assert len(loaded.restarts.ended) == 2
+
+
 # Initial noises
 
 
@@ -596,6 +650,7 @@ def test_paper_needs_its_environment(settings, match: str) -> None:
         ({"std_end": -0.1}, "std_end = -0.1 must be a positive"),
         ({"std_start": math.nan}, "std_start = nan"),
         ({"critic_updates": 0}, "critic_updates = 0"),
+        ({"starts": 0}, "starts = 0"),
         ({"gae_lambda": 1.5}, "gae_lambda = 1.5"),
         ({"average_last": -0.1}, "average_last = -0.1"),
     ],
