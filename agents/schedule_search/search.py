@@ -10,10 +10,6 @@ import numpy as np
 
 from agents.schedule_search.noise_sampling import InitialNoiseSampler
 from agents.schedule_search.objective import Evaluator
-
-# What the former ART-RL imports from here; it goes with it, as do old_search.py and table.py.
-from agents.schedule_search.old_search import SearchSettings as SearchSettings
-from agents.schedule_search.old_search import TableSearch as TableSearch
 from agents.schedule_search.record import Record
 from agents.schedule_search.strategies import CMAES, PGPE, Strategy, smooth_noise
 from art_env.schedules.schedule import Schedule
