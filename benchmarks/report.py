@@ -77,7 +77,8 @@ is drawn at 1.001.
 Interquartile mean of the ratio over cells and seeds, with the 95% bootstrap interval (runs resampled within each
 cell; a method with one run a cell has none), as in [Agarwal et al. 2021](https://arxiv.org/abs/2108.13264). P(search
 is better): the probability that a run of the schedule search has a lower ratio than a run of the method, mean over
-the cells that both have; a tie is half. Evaluations of the network and seconds to find the schedule: medians over cells.
+the cells that both have; a tie is half. Evaluations of the network and seconds to find the schedule: medians over
+cells.
 
 <!-- table:iqm -->
 <!-- end -->
@@ -287,8 +288,8 @@ def table_misses(board: Leaderboard, fresh: Mapping[Cell, Fresh]) -> str:
             f"{cell} ({number(f.ratio)})" for cell, f in sorted(fresh.items()) if f.ratio > bar(cell.problem)
         ]
         text += (
-            "\n\nFresh noises: the search's error (of the run with the median ratio) over the oracle's on noises that "
-            f"neither has seen. There it is above the bar in {len(above)} of {len(fresh)} cells"
+            "\n\nFresh noises: the search's error (of the run with the median ratio) over the oracle's on noises "
+            f"that neither has seen. There it is above the bar in {len(above)} of {len(fresh)} cells"
             f"{': ' + '; '.join(above) if above else ''}."
         )
     short = [c for c in ours if c.num_steps <= IMPROVEMENT_STEPS]

@@ -4,7 +4,8 @@ python -m benchmarks.state_policies
 
 Trains ART-RL with features (a run folder each under --runs; a finished one is used again), lets every policy act on
 each held-out trajectory, and sets its error beside that of the best fixed schedule, of the schedule search's, and of
-an adaptive Heun-Euler pair whose tolerance is matched to the same mean number of evaluations. Then times what a policy costs.
+an adaptive Heun-Euler pair whose tolerance is matched to the same mean number of evaluations. Then times what a
+policy costs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How good a method is over the cells of the leaderboard, from a few runs in each, and where the search is not the best.
+"""How good a method is over the cells of the leaderboard, from a few runs in each, and where the search is not best.
 
 python -m benchmarks.report
 """

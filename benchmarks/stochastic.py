@@ -1,9 +1,9 @@
-"""Does searching pay for stochastic samplers? Schedules of the search against others at the same number of evaluations.
+"""Does a search pay for stochastic samplers? Its schedules against others at the same number of evaluations.
 
 python -m benchmarks.stochastic --problems mixture-1d
 
-Runs the schedule search on the distributional reward, scores every schedule on held-out noises, prints a table and writes the
-numbers and the grids to --out after each configuration. The other files in benchmarks/results are those of
+Runs the schedule search on the distributional reward, scores every schedule on held-out noises, prints a table and
+writes the numbers and the grids to --out after each configuration. The other files in benchmarks/results are those of
 ``--problems mixture-2d --steps 5 10`` and ``--problems digits --steps 5 10 --seeds 0``.
 """
 

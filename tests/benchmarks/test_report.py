@@ -387,8 +387,8 @@ def test_an_oracle_in_the_records_is_not_searched_again(tmp_path) -> None:
 
 def test_records_are_written_as_they_were_read(tmp_path):
     more = {"env_steps": 400, "curve": [[100, 200, 3.0], [400, 800, 1.5]], "sigmas": [3.0, 1.0, 0.0]}
-    lines = [{"header": {"command": "make it"}}, _record("search", 1.5, **more), _record("search", 1.25, 1)]
-    lines += [_record("edm", 2.0, evaluations=0)]
+    lines = [{"header": {"command": "make it"}}, _record("edm", 2.0, evaluations=0)]
+    lines += [_record("search", 1.5, **more), _record("search", 1.25, 1)]
     path = _write(tmp_path / "records.jsonl", lines)
     before, board = path.read_text(), Leaderboard.read(path)
     board.add(board.records("edm")[0])
