@@ -257,6 +257,7 @@ class ARTRL(OnPolicyAlgorithm):
         if progress >= 1.0 - self.average_last:
             self._accumulate()
 
+        self.logger.record("rollout/ep_rew_mean", float(rewards.sum(0).mean()))
         self.logger.record("train/actor_loss", actor_loss.item())
         self.logger.record("train/critic_loss", critic_loss.item())
         self.logger.record("train/std", policy.std.item())

@@ -21,7 +21,7 @@ START_ROLLOUTS = 30
 # Updates that the budget is divided into; beyond so many actions more, in proportion to their square: that is how
 # many entries the covariance has.
 UPDATES, FEW_ACTIONS = 140, 9
-# Rollouts of an update at most: beyond, the noise of a comparison is no longer what oracles it.
+# Rollouts of an update at most: beyond, the noise of a comparison is no longer what limits it.
 MOST_ROLLOUTS = 16.0
 # With fewer rollouts an update than this the budget is enough for one run only.
 ENOUGH_ROLLOUTS = 4.0
