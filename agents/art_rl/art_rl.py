@@ -66,7 +66,7 @@ class ARTRL(OnPolicyAlgorithm):
       training. Without: 1.02, 1.02 and 1.08, 1.11.
     - *Short runs.* The error has local minima, so training begins with ``starts`` short runs (see ``Restarts``). With
       one run from start to end on ``mixture-1d`` (1,024 rows, seed 0; 400 and 500 episodes): DPM-Solver++ at K = 3
-      1.28 against 1.00, Heun at K = 7 1.12 against H7.
+      1.28 against 1.00, Heun at K = 7 1.12 against 1.01.
 
     Args:
         policy: ``"ARTPolicy"`` or a subclass of it.
