@@ -81,8 +81,8 @@ class Training:
             noise_groups=settings.noise_groups,
             autoreset_mode=AutoresetMode.SAME_STEP,
         )
-        # ART-RL logs its own returns if it sees nothing but the time.
-        env = settings.wrap(to_sb3(vector, monitor=settings.algorithm != "art" or bool(settings.features)))
+        # ART-RL logs its returns itself, without a loop over the rows.
+        env = settings.wrap(to_sb3(vector, monitor=settings.algorithm != "art"))
         env.seed(seed)
         return env
 
