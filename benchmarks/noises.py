@@ -61,7 +61,7 @@ class Tails:
     draws: int = 40
     """Comparisons of each kind."""
     records: Path = RECORDS
-    out: Path = RESULTS / "start_noises.csv"
+    out: Path = RESULTS / "initial_noises.csv"
 
 
 @dataclass

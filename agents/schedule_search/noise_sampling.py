@@ -15,7 +15,7 @@ class InitialNoiseSampler:
 
     The final error is heavy-tailed: of 16,384 initial noises on ``mixture-1d`` 16 hold a fifth with DPM-Solver++
     at K = 20, and 99% with RK4. The ranks of schedules on 256 noises drawn evenly have a correlation of 0.57 with the
-    truth (DPM-Solver++; ``benchmarks/start_noises.py``), on 256 drawn by cost 0.99. Costs are winsorised so that no
+    truth (DPM-Solver++; ``benchmarks.noises tails``), on 256 drawn by cost 0.99. Costs are winsorised so that no
     single noise contributes more than 10% of the total.
 
     Args:

@@ -22,7 +22,7 @@ class Score:
 
     Attributes:
         problem, solver: names.
-        terminal: the schedule's own end, ``"zero"`` or ``"sigma_min"``.
+        final_sigmas_type: the schedule's own end, ``"zero"`` or ``"sigma_min"``.
         schedule: its name.
         num_steps: K.
         nfe: network evaluations a sample.

@@ -82,7 +82,7 @@ def model_problem(
     Args:
         path: as ``art_env.adapters.load.load_model``.
         trust_pickle: allow it to be a pickle, which may run code.
-        terminal, sigma_min, sigma_max, device: as ``custom_problem``.
+        final_sigmas_type, sigma_min, sigma_max, device: as ``custom_problem``.
         arguments: further ones of ``load_model``: guidance, class_label, prompt_embeds, ...
 
     Raises:

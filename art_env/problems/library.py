@@ -162,7 +162,7 @@ def _digit_images(n: int, seed: int) -> Tensor:
     return images[torch.from_numpy(np.concatenate(rounds)[:n])]
 
 
-# name -> (builder, the terminal it uses unless told)
+# name -> (builder, the final_sigmas_type it has unless told)
 _BUILDERS: dict[str, tuple[Callable[[str], Problem], str]] = {
     "gaussian-1d": (_gaussian_1d, "zero"),
     "mixture-1d": (_mixture_1d, "sigma_min"),
@@ -195,7 +195,7 @@ def make_problem(
         device: ``"cpu"``, ``"cuda"``, ...
 
     Raises:
-        ValueError: unknown name or terminal (suggests the nearest), a range that is inverted, zero or not
+        ValueError: unknown name or final_sigmas_type (suggests the nearest), a range that is inverted, zero or not
             finite, or a device that is not there.
     """
     _, own_end = look_up("problem", name, _BUILDERS)
