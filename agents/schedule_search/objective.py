@@ -12,7 +12,7 @@ from art_env.envs.dynamics import Dynamics
 from art_env.schedules.schedule import Schedule
 
 
-class Evaluator(Protocol):
+class ObjectiveFunction(Protocol):
     """Whoever evaluates, here or on another machine.
 
     Attributes:
@@ -66,7 +66,7 @@ class Objective:
         self.rows = self.evaluations = 0
 
     def __call__(self, actions: np.ndarray, noises: np.ndarray) -> np.ndarray:
-        """See ``Evaluator``."""
+        """See ``ObjectiveFunction``."""
         G, M, device = len(actions), len(noises), self.dynamics.device
         whole = np.zeros((G, self.num_steps))
         whole[:, : actions.shape[1]] = actions
@@ -80,7 +80,7 @@ class Objective:
         return returns.reshape(G, M).cpu().numpy()
 
     def schedule(self, actions: np.ndarray) -> Schedule:
-        """See ``Evaluator``."""
+        """See ``ObjectiveFunction``."""
         dynamics = self.dynamics
         levels = self.control.levels(torch.from_numpy(actions)[None].to(dynamics.device))
         meta = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from agents.schedule_search.noise_sampling import InitialNoiseSampler
-from agents.schedule_search.objective import Evaluator
+from agents.schedule_search.objective import ObjectiveFunction
 from agents.schedule_search.record import Record
 from agents.schedule_search.strategies import CMAES, PGPE, Strategy, smooth_noise
 from art_env.schedules.schedule import Schedule
@@ -122,7 +122,7 @@ class ScheduleSearch:
 
     def __init__(
         self,
-        objective: Evaluator,
+        objective: ObjectiveFunction,
         budget: int,
         options: Options | None = None,
         seed: int = 0,
