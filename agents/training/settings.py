@@ -197,12 +197,12 @@ class Settings(ModelOptions):
         Raises:
             KeyError, TypeError, ValueError: no such algorithm, or values that do not fit.
         """
-        kind = COMMANDS[algorithm]
-        names = {f.name for f in dataclasses.fields(kind)}
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in body.items() if k in names}
-        if isinstance(values.get("num_steps"), int):
-            values["num_steps"] = (values["num_steps"],)
-        return kind(**{**values, **changes})
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in body.items()}
+        # A name that this version does not know is a TypeError: nothing is dropped silently.
+        settings = COMMANDS[algorithm](**{**values, **changes})
+        if len(settings.num_steps) > 1:
+            raise TypeError(f"num_steps = {settings.num_steps} in one run")
+        return settings
 
 
 @dataclass(frozen=True)

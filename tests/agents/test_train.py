@@ -324,7 +324,9 @@ def test_resume_of_what_cannot_be_resumed(finished, run, tmp_path) -> None:
         assert code == 2
         assert "is not a run folder" in err
     assert not list(tmp_path.iterdir())
-    for text in ("{", "[]", '{"algorithm": "art"}', '{"algorithm": "artt", "settings": {}}'):
+    old = '{"algorithm": "art", "settings": {"clock": "7"}}'  # of a version with other names
+    several = '{"algorithm": "art", "settings": {"num_steps": [3, 5]}}'
+    for text in ("{", "[]", '{"algorithm": "art"}', '{"algorithm": "artt", "settings": {}}', old, several):
         (tmp_path / "config.json").write_text(text)
         code, _, err = run("--resume", tmp_path)
         assert code == 2
