@@ -223,12 +223,19 @@ class ArtSettings(Settings):
     """Width of the exploration at the start, in units of the action."""
     std_end: float = 0.012
     """Width of the exploration at the end."""
+    init: str = "base"
+    """Where the policy begins: base (the base schedule), search (what a schedule search finds with half of the env
+    steps), or a schedule.json. A policy with features then learns what to add for each sample."""
 
     def check(self) -> None:
         """See ``CheckedSettings``."""
         super().check()
         if not 0 <= self.gae_lambda <= 1:
             raise ValueError(f"gae_lambda = {self.gae_lambda} must lie between 0 and 1")
+        if self.init not in ("base", "search") and not self.init.endswith(".json"):
+            raise ValueError(unknown_name("init", self.init, ["base", "search"]) + ", or a schedule.json")
+        if self.init == "search" and (self.noise_groups < 2 or self.reward == "euler"):
+            raise ValueError("init = 'search' needs noise_groups of at least 2, and reward global or local")
 
     def make_model(self, env: VecEnv, total_timesteps: int) -> BaseAlgorithm:
         """See ``Settings``."""
@@ -240,6 +247,8 @@ class ArtSettings(Settings):
             noise_groups=self.noise_groups,
             std_start=self.std_start,
             std_end=self.std_end,
+            # A table that is known to be good is not left for others.
+            starts=4 if self.init == "base" else 1,
             seed=self.seed,
         )
 

@@ -22,10 +22,13 @@ from agents.callbacks import CheckpointCallback, ScheduleCallback, ScheduleLog
 from agents.checkpoint import ALGORITHMS, read_settings, save_agent
 from agents.distill import distill
 from agents.rollout import sample_with_policy
-from agents.schedule_search.search import SearchResult
+from agents.schedule_policy import SchedulePolicy
+from agents.schedule_search.objective import Objective
+from agents.schedule_search.record import Record
+from agents.schedule_search.search import Options, ScheduleSearch, SearchResult
 from agents.training.run_folder import RunFolder
 from agents.training.search_run import make_search, run_search
-from agents.training.settings import SearchSettings, Settings
+from agents.training.settings import ArtSettings, SearchSettings, Settings
 from art_env import __version__
 from art_env._util.files import atomic_path, write_text
 from art_env._util.names import check_name
@@ -55,6 +58,7 @@ class Training:
         config: the environment's settings, around the problem itself.
         dynamics: the environment's functions.
         num_envs, total_timesteps: rows that step together, and env steps.
+        init_timesteps: env steps of a search for the actions to begin with, beside those.
 
     Raises:
         ValueError, FileNotFoundError, ImportError: a setting that does not fit the problem, before anything is
@@ -67,7 +71,12 @@ class Training:
         self.plain_config = plain.to_dict()
         problem = plain.make_problem()
         in_groups = compares_groups(plain.rule, plain.reward)
-        self.num_envs, self.total_timesteps = settings.size(problem, in_groups)
+        self.num_envs, total = settings.size(problem, in_groups)
+        self.init = settings.init if isinstance(settings, ArtSettings) else "base"
+        if self.init.endswith(".json"):  # a bad file is refused before anything is computed
+            Schedule.load(self.init).check_range(problem.sigma_max, problem.sigma_end)
+        self.init_timesteps = total // 2 if self.init == "search" else 0
+        self.total_timesteps = total - self.init_timesteps
         # Last, as it may integrate many exact trajectories.
         self.dynamics = Dynamics(plain.of_problem(problem))
         self.config = self.dynamics.config.of_problem(problem, reference=self.dynamics.reference)
@@ -94,8 +103,32 @@ class Training:
 
     def fit(self) -> BaseAlgorithm:
         """An agent, trained without run folder, log and checkpoints."""
-        model = self.settings.make_model(self.make_env(self.settings.seed), self.total_timesteps)
+        model, _ = self.new_model(self.make_env(self.settings.seed))
         return model.learn(self.total_timesteps)
+
+    def new_model(
+        self, env: VecEnv, record: Record | None = None
+    ) -> tuple[BaseAlgorithm, SearchResult | None]:
+        """A fresh agent, and the search for its first actions if there was one.
+
+        Args:
+            env: as ``make_env`` gives it.
+            record: of a search that was killed.
+        """
+        model, found = self.settings.make_model(env, self.total_timesteps), None
+        if self.init == "search":
+            noises = self.num_envs // self.settings.noise_groups
+            objective = Objective(Dynamics(self.config, group_size=noises), batch=self.num_envs)
+            options = Options(self.settings.noise_groups, noises)
+            search = ScheduleSearch(objective, self.init_timesteps, options, self.settings.seed, record)
+            found = search.run()
+        if isinstance(model, ARTRL) and self.init != "base":
+            if found is None:
+                given = Schedule.load(self.init).resample(self.dynamics.num_steps)
+                model.policy.set_table(SchedulePolicy(given, self.dynamics).actions)
+            else:
+                model.policy.set_table(found.actions)
+        return model, found
 
     def schedule(self, model: BaseAlgorithm) -> Schedule:
         """The agent as a plain list of noise levels."""
@@ -186,7 +219,7 @@ def train(settings: Settings, say: Callable[[str], None] = silent) -> Result:
         env_steps, evals = found.env_steps, found.evaluations
     else:
         model, seconds, evals = learn(training, run, log, say)
-        schedule, env_steps = training.schedule(model), model.num_timesteps
+        schedule, env_steps = training.schedule(model), model.num_timesteps + training.init_timesteps
     if oracle and evaluator.ratio(schedule, oracle) < 1.0:
         say("the agent's schedule is better than the oracle: searching on from there ...")
         oracle = evaluator.oracle(K, run.oracle, [*rivals, schedule], again=True)
@@ -217,7 +250,10 @@ def learn(
     began = time.time()
     env = training.make_env(settings.seed + done)
     if old is None:
-        model = settings.make_model(env, total)
+        if training.init == "search":
+            say("searching for the actions to begin with ...")
+        model, found = training.new_model(env, Record(run.search))
+        spent["denoiser_evals"] = found.evaluations if found else 0
     else:
         check_name("algorithm of the checkpoint", read_settings(old)["algorithm"], [algorithm])
         model = ALGORITHMS[algorithm].load(old, env=env, device="cpu")

@@ -612,3 +612,32 @@ def test_a_model_of_diffusers_without_diffusers(run, tmp_path, monkeypatch) -> N
     assert "art-rl[diffusers]" in err
     assert len(err.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("features", [(), ("--features", "rms")])
+def test_a_policy_begins_where_a_search_ended(features, run, tmp_path) -> None:
+    args = ["--problem", "mixture-1d", "--num-steps", 3, "--num-envs", 64, "--num-noises", 64, "--no-oracle"]
+    args += ["--total-timesteps", 40 * 64 * 3, *features, "--no-progress"]
+    code, _, err = run(*args, "--init", "search", "--run-dir", tmp_path / "run")
+    assert code == 0, err
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["env_steps"] == 40 * 64 * 3  # half of them are the search's
+    assert (tmp_path / "run" / "checkpoints" / "search.npz").is_file()
+
+
+def test_a_policy_begins_with_a_schedule(run, tmp_path) -> None:
+    given = tmp_path / "given.json"
+    Schedule(np.array([80.0, 7.0, 1.5, 0.002]), "given").save(given)
+    settings = train.parse(
+        ["--problem", "mixture-1d", "--num-steps", "3", "--num-envs", "64", "--init", str(given)]
+    )
+    training = Training(settings)
+    model, found = training.new_model(training.make_env(0))
+    assert found is None
+    assert training.schedule(model).sigmas == pytest.approx([80.0, 7.0, 1.5, 0.002], rel=1e-5)
+    code, _, err = run("--init", tmp_path / "missing.json", "--run-dir", tmp_path / "run")
+    assert code == 2
+    assert "no schedule file" in err
+    code, _, err = run("--init", "serach", "--run-dir", tmp_path / "run")
+    assert code == 2
+    assert "unknown init 'serach'. Did you mean 'search'" in err
