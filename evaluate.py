@@ -1,7 +1,7 @@
 """Compare schedules on one problem: a table, and with --out a CSV file and pictures.
 
 Example:
-    python evaluate.py --problem mixture-1d --steps 5 10 --schedules edm dp limit --out results/mixture
+    python evaluate.py --problem mixture-1d --steps 5 10 --schedules edm dp oracle --out results/mixture
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from art_env._util.cli import ModelOptions, parse, run_command
 from art_env.evaluation.comparison import Comparison, compare, with_own_names
-from art_env.evaluation.evaluator import Scorer
+from art_env.evaluation.evaluator import Evaluator
 from art_env.evaluation.fid import InceptionFID
 from art_env.problems.custom import model_problem
 from art_env.problems.library import make_problem
@@ -29,24 +29,24 @@ from art_env.schedules.registry import check_fit, check_spec, is_file_spec
 
 @dataclass(frozen=True)
 class Settings(ModelOptions):
-    """Score noise schedules: paired error to the exact solution, distance to the data, gap to the limit."""
+    """Score noise schedules: paired error to the exact solution, distance to the data, ratio to the oracle."""
 
     solver: str | None = None
-    """euler, heun, rk4, dpmpp_2m or ipndm; stochastic: euler_maruyama or edm_churn (no rmse, no limit). By default
+    """euler, heun, rk4, dpmpp_2m or ipndm; stochastic: euler_maruyama or edm_churn (no rmse, no oracle). By default
     heun (euler on gaussian-1d)."""
     steps: tuple[int, ...] = (3, 5, 7, 10)
     """Numbers of steps K."""
-    schedules: tuple[str, ...] = ("uniform", "log_snr", "edm", "closed_form", "limit")
+    schedules: tuple[str, ...] = ("uniform", "log_snr", "edm", "closed_form", "oracle")
     """uniform, edm, edm:rho=3, edm_tuned, log_snr, cosine, arctan, arctan:c=0.5, closed_form, dp,
-    dp:coefficient=1.15, gits, gits:coefficient=1.15, sdm, sdm:q=0.1, dmn, cma (extra [cma]), cma:budget=2000, limit,
-    or the path of a schedule.json. The limit is a search: seconds on analytic problems, minutes a K on networks; the
-    gap column needs it."""
+    dp:coefficient=1.15, gits, gits:coefficient=1.15, sdm, sdm:q=0.1, dmn, cma (extra [cma]),
+    cma:max_evaluations=2000, oracle, or the path of a schedule.json. The oracle is a search: seconds on analytic
+    problems, minutes a K on networks; the ratio column needs it."""
     agents: tuple[str, ...] = ()
-    """Trained agents (model.zip); each is distilled into a schedule. One of another problem acts on this one as it
-    is, in this one's clock: no further training."""
+    """Trained agents (model.zip); each is distilled into a schedule. An agent trained on another problem is applied
+    here without retraining, along this problem's base schedule."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seed sets; the table shows mean and standard deviation over them."""
-    terminal: str | None = None
+    final_sigmas_type: str | None = None
     """zero or sigma_min: where schedules end; by default the problem's own."""
     metrics: tuple[str, ...] | None = None
     """Beside the paired error: w2, sliced_w2 or frechet, where the problem has them; by default its first. Images
@@ -80,9 +80,11 @@ class Settings(ModelOptions):
         """The named problem, or one around the caller's model."""
         model = self.model_arguments()
         if model is None:
-            return make_problem(self.problem, terminal=self.terminal, device=self.device)
-        terminal = self.terminal or "zero"
-        return model_problem(**model, trust_pickle=self.trust_pickle, terminal=terminal, device=self.device)
+            return make_problem(self.problem, final_sigmas_type=self.final_sigmas_type, device=self.device)
+        final_sigmas_type = self.final_sigmas_type or "zero"
+        return model_problem(
+            **model, trust_pickle=self.trust_pickle, final_sigmas_type=final_sigmas_type, device=self.device
+        )
 
 
 def evaluate(settings: Settings) -> Comparison:
@@ -98,7 +100,7 @@ def evaluate(settings: Settings) -> Comparison:
         check_spec(spec, problem, solver)
     metrics = problem.metrics[:1] if settings.metrics is None else settings.metrics
     fid = InceptionFID(settings.fid_weights) if "fid" in metrics else None
-    evaluator = Scorer(problem, solver, settings.seeds, settings.num_images, metrics=metrics, fid=fid)
+    evaluator = Evaluator(problem, solver, settings.seeds, settings.num_images, metrics=metrics, fid=fid)
     if settings.out is not None:
         check_out(settings.out, settings.overwrite)
     names = [spec for spec in settings.schedules if not is_file_spec(spec)]

@@ -53,7 +53,7 @@ def make_sac(
 
     No discount; the entropy target is well below SB3's default (-1), because near the optimum the price of
     exploring is larger than what is left to win. Large batches, since the return of one action differs widely
-    between start noises.
+    between initial noises.
 
     Args:
         env: whose rows step together.

@@ -1,4 +1,4 @@
-"""What happens during training besides learning: TensorBoard's art/ group, and checkpoints."""
+"""Callbacks of a training: the policy's schedule in TensorBoard's art/ group, and checkpoints."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from art_env.evaluation.plots import schedule_figure
 from art_env.schedules.optimal import final_rmse
 from art_env.schedules.schedule import Schedule
 
-# A figure takes half a second to draw, longer than the training between two numbers.
+# Only every fifth time a figure is drawn: it takes half a second.
 FIGURE_EVERY = 5
-# Of a noisy solver's noise; training counts from 0.
-HELD_OUT = 10_000
+# Seed of a stochastic solver's noise; training uses seeds from 0.
+HELD_OUT_SEED = 10_000
 
 
 class EveryNSteps(BaseCallback):
@@ -44,17 +44,17 @@ class EveryNSteps(BaseCallback):
         return True
 
     def act(self) -> None:
-        """What to do."""
+        """Do it."""
         raise NotImplementedError
 
 
 class ScheduleCallback(EveryNSteps):
-    """Distils the policy now and then: its schedule, clock speed, error and gap to the limit.
+    """Distils the policy now and then: its schedule, clock speed, error and ratio to the oracle.
 
     Args:
         dynamics: what the policy is for.
         reference: held-out exact trajectories to measure on (their first ``num_noises``).
-        limit: the best schedule; None: no gap.
+        oracle: the best schedule; None: no ratio.
         others: schedules to draw beside it.
         total_timesteps, times: as ``EveryNSteps``.
     """
@@ -63,7 +63,7 @@ class ScheduleCallback(EveryNSteps):
         self,
         dynamics: Dynamics,
         reference: ReferenceFlow,
-        limit: Schedule | None,
+        oracle: Schedule | None,
         others: list[Schedule],
         total_timesteps: int,
         times: int = 20,
@@ -72,26 +72,28 @@ class ScheduleCallback(EveryNSteps):
         self._acts = 0
         self.dynamics, self.reference, self.others = dynamics, reference, others
         solver = dynamics.solver
-        self.limit_rmse = (
-            None if limit is None else final_rmse(dynamics.problem.denoiser, reference, limit.sigmas, solver)
+        self.oracle_rmse = (
+            None
+            if oracle is None
+            else final_rmse(dynamics.problem.denoiser, reference, oracle.sigmas, solver)
         )
 
     def act(self) -> None:
-        """Log ``art/rmse``, ``art/gap``, ``art/clock_speed/*`` and, every fifth time, the figure ``art/schedule``.
+        """Log ``art/rmse``, ``art/ratio``, ``art/clock_speed/*`` and, every fifth time, the figure ``art/schedule``.
 
-        With a noisy solver ``art/sliced_w2`` to the exact samples takes the place of the first two.
+        With a stochastic solver ``art/sliced_w2`` to the exact samples takes the place of the first two.
         """
         # A policy that sees only time and budget acts alike on every trajectory.
         noises = 1 if not self.dynamics.features else 64
         schedule = distill(self.model, self.dynamics, noises, name="now")
         problem = self.dynamics.problem
-        if self.dynamics.solver.noisy:
+        if self.dynamics.solver.stochastic:
             self.logger.record("art/sliced_w2", self._distance(schedule))
         else:
             error = final_rmse(problem.denoiser, self.reference, schedule.sigmas, self.dynamics.solver)
             self.logger.record("art/rmse", error)
-            if self.limit_rmse:
-                self.logger.record("art/gap", error / self.limit_rmse)
+            if self.oracle_rmse:
+                self.logger.record("art/ratio", error / self.oracle_rmse)
         for k, theta in enumerate(schedule.theta()):
             self.logger.record(f"art/clock_speed/step_{k:02d}", float(theta), exclude="csv")
         self._acts += 1
@@ -105,11 +107,15 @@ class ScheduleCallback(EveryNSteps):
         )
 
     def _distance(self, schedule: Schedule) -> float:
-        """Between samples from the reference's start noises and the reference's ends."""
+        """Between samples from the reference's initial noises and the reference's ends."""
         problem = self.dynamics.problem
         with torch.no_grad():
             ends = sample(
-                problem.denoiser, self.reference.start, schedule.sigmas, self.dynamics.solver, seed=HELD_OUT
+                problem.denoiser,
+                self.reference.start,
+                schedule.sigmas,
+                self.dynamics.solver,
+                seed=HELD_OUT_SEED,
             )
         return sliced_distance(problem.images(ends), problem.images(self.reference.x_end))
 

@@ -64,8 +64,8 @@ def load_agent(
 ) -> tuple[BaseAlgorithm, Dynamics]:
     """The agent and the dynamics that it was trained on, or those of another problem.
 
-    On another problem a policy keeps its speeds relative to the clock. With ``clock="closed_form"`` that is the new
-    problem's own, so the schedule follows where its data take shape, which a list of noise levels cannot.
+    On another problem a policy keeps its speeds relative to the base schedule. With ``base_schedule="closed_form"``
+    that is the new problem's own, so the result follows where its data take shape; a list of noise levels cannot.
 
     Args:
         path: a ``model.zip`` that ``train.py`` wrote.

@@ -24,7 +24,7 @@ def distill(
     """Average a policy's clock over trajectories into one list of noise levels (Huang et al. 2026).
 
     Each trajectory's speeds ``theta`` are normalised to sum to T, so every one of them ends exactly at the
-    terminal noise level; the mean over trajectories then does too. With ``control="speed"`` theta is the raw
+    final noise level; the mean over trajectories then does too. With ``control="speed"`` theta is the raw
     action, and speeds below 1e-6 of the mean are raised to it first (``meta["clipped"]`` says what part).
 
     Args:
@@ -36,7 +36,7 @@ def distill(
 
     Returns:
         a schedule whose meta has the settings and ``theta_sd``, the spread of theta over trajectories at each
-        step: where it is large, one list for all loses what the policy knew.
+        step; where it is large, the policy acts on the sample and a single list cannot.
 
     Raises:
         ValueError: no noises, or the policy returned the wrong shape or a value that is not finite.

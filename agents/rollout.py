@@ -21,7 +21,7 @@ class Policy(Protocol):
 
 
 class Rollout(NamedTuple):
-    """What a policy did with B trajectories.
+    """B trajectories that a policy has sampled.
 
     Attributes:
         x: ``[B, *shape]``, the samples.
@@ -36,14 +36,14 @@ class Rollout(NamedTuple):
 
 
 def sample_with_policy(policy: Policy, dynamics: Dynamics, x: Tensor) -> Rollout:
-    """Samples from start noises; the policy sees each trajectory, and no exact one is needed.
+    """Samples from initial noises; the policy sees each trajectory, and no exact one is needed.
 
     The features cost no evaluation of the network: the slope that they show is the first stage of the next step.
 
     Args:
         policy: has ``.predict(observation, deterministic=True)``.
         dynamics: the environment that it was made for.
-        x: ``[B, *shape]`` start noises, such as ``problem.sample_noise(n, seed)``.
+        x: ``[B, *shape]`` initial noises, such as ``problem.sample_noise(n, seed)``.
 
     Raises:
         ValueError: the policy returned the wrong shape or a value that is not finite.

@@ -103,7 +103,7 @@ def _check_reach(schedule: Schedule, targets: np.ndarray, action_range: float) -
             fix = f"action_range={math.ceil(need * 10) / 10:g} or " if math.isfinite(need) else ""
             raise ValueError(
                 f"schedule {schedule.name!r}, step {k} ({span}) needs action {o / action_range:.3f}, outside "
-                f"[-1, 1]; make the environment with {fix}clock=schedule"
+                f"[-1, 1]; make the environment with {fix}base_schedule=schedule"
             )
 
 

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from art_env.diffusion.solvers import Solver, sample
     from art_env.envs import ARTEnv, ARTVectorEnv
     from art_env.envs.sb3 import to_sb3
-    from art_env.evaluation.evaluator import Scorer as Evaluator
+    from art_env.evaluation.evaluator import Evaluator
     from art_env.export import to_diffusers
     from art_env.problems.custom import custom_problem
     from art_env.problems.library import make_problem
     from art_env.problems.problem import Problem
-    from art_env.schedules.registry import baseline as make_schedule
+    from art_env.schedules.registry import make_schedule
     from art_env.schedules.schedule import Schedule
 
 __version__ = "0.1.0"
@@ -47,14 +47,14 @@ __all__ = [
 _PUBLIC = {
     "ARTEnv": ("art_env.envs", "ARTEnv"),
     "ARTVectorEnv": ("art_env.envs", "ARTVectorEnv"),
-    "Evaluator": ("art_env.evaluation.evaluator", "Scorer"),
+    "Evaluator": ("art_env.evaluation.evaluator", "Evaluator"),
     "Problem": ("art_env.problems.problem", "Problem"),
     "Schedule": ("art_env.schedules.schedule", "Schedule"),
     "Solver": ("art_env.diffusion.solvers", "Solver"),
     "custom_problem": ("art_env.problems.custom", "custom_problem"),
     "load_model": ("art_env.adapters.load", "load_model"),
     "make_problem": ("art_env.problems.library", "make_problem"),
-    "make_schedule": ("art_env.schedules.registry", "baseline"),
+    "make_schedule": ("art_env.schedules.registry", "make_schedule"),
     "sample": ("art_env.diffusion.solvers", "sample"),
     "to_diffusers": ("art_env.export", "to_diffusers"),
     "to_sb3": ("art_env.envs.sb3", "to_sb3"),

@@ -2,8 +2,8 @@
 
 python -m benchmarks.report
 
-Axes of gaps are log scales of the distance from the limit, gap - 1, labelled with the gap: 1.01 and 1.1 are as far
-apart as 2 and 11. What is nearer than 1.001, or below the limit, is drawn at 1.001.
+Axes of ratios are log scales of the distance from the oracle, ratio - 1, labelled with the ratio: 1.01 and 1.1 are
+as far apart as 2 and 11. What is nearer than 1.001, or below the oracle, is drawn at 1.001.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from benchmarks.records import LIMIT, OURS, Cell, Leaderboard, Record, number, title
+from benchmarks.records import ORACLE, OURS, Cell, Leaderboard, Record, number, title
 from benchmarks.statistics import Summary
 
 DPI = 120
@@ -39,13 +39,13 @@ COLORS = {
     "dmn": "#6d4c41",
     "dp": "#8bc34a",
     "cma": "#00838f",
-    "direct": "#455a64",
+    "gradient": "#455a64",
     "ppo": "#ef6c00",
     "sac": "#3949ab",
 }
-# The smallest distance from the limit that a figure shows.
+# The smallest distance from the oracle that a figure shows.
 NEAREST = 1e-3
-GAP_TICKS = (1.001, 1.003, 1.01, 1.03, 1.1, 1.3, 2, 4, 10, 30, 100, 300, 1000, 3000, 10000)
+RATIO_TICKS = (1.001, 1.003, 1.01, 1.03, 1.1, 1.3, 2, 4, 10, 30, 100, 300, 1000, 3000, 10000)
 LEARNERS = ("art", "ppo", "sac")
 STEPS_METHODS = (
     "uniform",
@@ -57,7 +57,7 @@ STEPS_METHODS = (
     "dmn",
     "dp",
     "cma",
-    "direct",
+    "gradient",
     "ppo",
     OURS,
 )
@@ -67,7 +67,7 @@ LEVEL_LINES = ("edm", "closed_form", "dp")
 
 def draw(board: Leaderboard, found: Sequence[Summary], curves: Sequence[Cell]) -> dict[str, Figure]:
     """All figures that the records are enough for, by file name."""
-    figures = {"gaps": gaps(found, len(board.cells)), "steps": steps(board)}
+    figures = {"ratios": ratios(found, len(board.cells)), "steps": steps(board)}
     if board.cells_of(OURS):
         figures["heat"] = heat(board)
     if curves:
@@ -79,14 +79,14 @@ def color(methods: Sequence[str], method: str) -> tuple[float, ...] | str:
     """The color of a method, the same in every figure; ART-RL's is red."""
     if method in COLORS:
         return COLORS[method]
-    others = [m for m in methods if m not in COLORS and m != LIMIT]
+    others = [m for m in methods if m not in COLORS and m != ORACLE]
     palette = colormaps["Dark2"].colors  # type: ignore[attr-defined]
     return palette[others.index(method) % len(palette)]
 
 
-def gaps(found: Sequence[Summary], num_cells: int) -> Figure:
+def ratios(found: Sequence[Summary], num_cells: int) -> Figure:
     """Interquartile mean of every method with its interval, the best on top."""
-    rows = [s for s in found if s.method != LIMIT and math.isfinite(s.iqm)]
+    rows = [s for s in found if s.method != ORACLE and math.isfinite(s.iqm)]
     figure = Figure(figsize=(7.5, 1.1 + 0.32 * len(rows)), dpi=DPI, layout="constrained")
     axes = figure.subplots()
     for y, s in enumerate(rows):
@@ -111,10 +111,10 @@ def gaps(found: Sequence[Summary], num_cells: int) -> Figure:
         label.set_fontweight("bold" if s.method == OURS else "normal")
     axes.invert_yaxis()
     ends = [v for s in rows for v in (s.iqm, *(s.interval or ())) if math.isfinite(v)]
-    low, high = gap_axis(axes, "x", ends)
+    low, high = ratio_axis(axes, "x", ends)
     # Room for the numbers.
     axes.set_xlim(low, 1 + (high - 1) * ((high - 1) / (low - 1)) ** 0.3)
-    axes.set_xlabel("gap to the limit, interquartile mean over cells and seeds, 95% interval")
+    axes.set_xlabel("ratio to the oracle, interquartile mean over cells and seeds, 95% interval")
     axes.tick_params(axis="x", labelsize=8)
     axes.grid(axis="x", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
@@ -145,7 +145,7 @@ def curve_cells(board: Leaderboard, wanted: Sequence[str] = ()) -> list[Cell]:
 
 
 def efficiency(board: Leaderboard, cells: Sequence[Cell]) -> Figure:
-    """Gap against environment steps, median and interquartile band over seeds, a panel a cell."""
+    """Ratio against environment steps, median and interquartile band over seeds, a panel a cell."""
     columns = min(3, len(cells))
     rows = math.ceil(len(cells) / columns)
     figure = Figure(figsize=(1.5 + 4.2 * columns, 0.6 + 3.3 * rows), dpi=DPI, layout="constrained")
@@ -162,16 +162,16 @@ def efficiency(board: Leaderboard, cells: Sequence[Cell]) -> Figure:
             axes.plot(x, drawn(middle), color=paint, linewidth=2, label=title(method))
             axes.fill_between(x, drawn(low), drawn(high), color=paint, alpha=0.2, linewidth=0)
         for method, style in zip(LEVEL_LINES, ("--", "-.", ":"), strict=True):
-            known = board.gaps(cell, method)
+            known = board.ratios(cell, method)
             if len(known) and math.isfinite(known[0]):
                 shown += list(known)
                 level, paint = float(drawn(np.median(known))), color(board.methods, method)
                 axes.axhline(level, color=paint, linestyle=style, linewidth=1.2, label=title(method))
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter(NullFormatter())  # within one decade every tick would get a label
-        gap_axis(axes, "y", shown)
+        ratio_axis(axes, "y", shown)
         axes.set_title(f"{cell.problem}, {cell.solver}, K = {cell.num_steps}")
-        axes.set(xlabel="environment steps", ylabel="gap to the limit")
+        axes.set(xlabel="environment steps", ylabel="ratio to the oracle")
         axes.grid(alpha=0.25)
     for axes in panels.flat[len(cells) :]:
         axes.set_visible(False)
@@ -193,17 +193,17 @@ def efficiency(board: Leaderboard, cells: Sequence[Cell]) -> Figure:
 def curve_band(
     runs: Sequence[Record],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
-    """Env steps and the quartiles of the gap over runs, or None without curves; between points linear in log-log.
+    """Env steps and the quartiles of the ratio over runs, or None without curves; between points linear in log-log.
 
     The band covers only steps where every run has points: a run that stopped early must not be drawn on.
     """
     curves = []
     for run in runs:
-        steps, _, gap = np.array(run.curve, float).reshape(-1, 3).T
-        good = np.isfinite(steps) & np.isfinite(gap) & (steps > 0) & (gap > 0)
+        steps, _, ratio = np.array(run.curve, float).reshape(-1, 3).T
+        good = np.isfinite(steps) & np.isfinite(ratio) & (steps > 0) & (ratio > 0)
         if good.any():
             order = np.argsort(steps[good], kind="stable")
-            curves.append((np.log(steps[good][order]), np.log(gap[good][order])))
+            curves.append((np.log(steps[good][order]), np.log(ratio[good][order])))
     if not curves:
         return None
     first, last = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
@@ -217,13 +217,13 @@ def curve_band(
 
 
 def heat(board: Leaderboard) -> Figure:
-    """ART-RL's median gap, a row a problem and solver, a column a K."""
+    """ART-RL's median ratio, a row a problem and solver, a column a K."""
     cells = board.cells_of(OURS)
     rows = list(dict.fromkeys((c.problem, c.solver) for c in board.cells))
     columns = sorted({c.num_steps for c in board.cells})
     table = np.full((len(rows), len(columns)), np.nan)
     for c in cells:
-        middle = np.median(board.gaps(c, OURS))
+        middle = np.median(board.ratios(c, OURS))
         table[rows.index((c.problem, c.solver)), columns.index(c.num_steps)] = middle
     figure = Figure(
         figsize=(3.2 + 0.85 * len(columns), max(3.0, 1.2 + 0.36 * len(rows))), dpi=DPI, layout="constrained"
@@ -242,15 +242,15 @@ def heat(board: Leaderboard) -> Figure:
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    bar = figure.colorbar(image, ax=axes, extend="both", label="ART-RL's median gap", aspect=25)
+    bar = figure.colorbar(image, ax=axes, extend="both", label="ART-RL's median ratio", aspect=25)
     bar.ax.yaxis.set_minor_locator(NullLocator())
-    ticks = [tick for tick in GAP_TICKS if 1.003 <= tick <= 2]
+    ticks = [tick for tick in RATIO_TICKS if 1.003 <= tick <= 2]
     bar.set_ticks([tick - 1 for tick in ticks], labels=[f"{tick:g}" for tick in ticks])
     return figure
 
 
 def steps(board: Leaderboard) -> Figure:
-    """Median gap against K: a row a problem, a column a solver."""
+    """Median ratio against K: a row a problem, a column a solver."""
     solvers = list(dict.fromkeys(c.solver for c in board.cells))
     problems = board.problems
     width = max(6.0, 1.2 + 2.7 * len(solvers))
@@ -270,7 +270,7 @@ def steps(board: Leaderboard) -> Figure:
                 continue
             for method in known:
                 there = [c for c in cells if (c, method) in board.runs]
-                middle = [float(np.median(board.gaps(c, method))) for c in there]
+                middle = [float(np.median(board.ratios(c, method))) for c in there]
                 shown += [v for v in middle if math.isfinite(v)]
                 thick, size, order = (2.2, 4.0, 4) if method == OURS else (1.1, 2.5, 2)
                 (handles[method],) = axes.plot(
@@ -284,7 +284,7 @@ def steps(board: Leaderboard) -> Figure:
             axes.tick_params(labelleft=False, labelbottom=False)
         row = [panels[i, j] for j, solver in enumerate(solvers) if (problem, solver) in panelled]
         for axes in row:
-            gap_axis(axes, "y", shown)
+            ratio_axis(axes, "y", shown)
         row[0].tick_params(labelleft=True)
         row[0].set_ylabel(f"{problem}\ngap")
     for j, solver in enumerate(solvers):
@@ -302,14 +302,14 @@ def steps(board: Leaderboard) -> Figure:
     return figure
 
 
-def gap_axis(axes: Axes, which: str, values: Sequence[float]) -> tuple[float, float]:
-    """Make an axis one of gaps, wide enough for ``values``; return its ends."""
+def ratio_axis(axes: Axes, which: str, values: Sequence[float]) -> tuple[float, float]:
+    """Make an axis one of ratios, wide enough for ``values``; return its ends."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     distances = np.clip(np.array([v for v in values if math.isfinite(v)] or [2.0]) - 1, NEAREST, None)
     room = (distances.max() / distances.min()) ** 0.06 * 1.1
     ends = 1 + float(distances.min() / room), 1 + float(distances.max() * room)
     functions = (
-        lambda gap: np.log10(np.clip(np.asarray(gap, float) - 1, NEAREST / 10, None)),
+        lambda ratio: np.log10(np.clip(np.asarray(ratio, float) - 1, NEAREST / 10, None)),
         lambda place: 1 + 10.0 ** np.asarray(place, float),
     )
     if which == "x":
@@ -318,12 +318,12 @@ def gap_axis(axes: Axes, which: str, values: Sequence[float]) -> tuple[float, fl
     else:
         axes.set_yscale("function", functions=functions)
         axes.set_ylim(ends)
-    axis.set_major_locator(FixedLocator([t for t in GAP_TICKS if ends[0] <= t <= ends[1]]))
+    axis.set_major_locator(FixedLocator([t for t in RATIO_TICKS if ends[0] <= t <= ends[1]]))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     return ends
 
 
 def drawn(values: object) -> np.ndarray:
-    """Move gaps to where a figure can show them."""
+    """Move ratios to where a figure can show them."""
     return np.clip(np.asarray(values, float), 1 + NEAREST, None)

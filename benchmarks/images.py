@@ -23,13 +23,13 @@ from tyro.conf import Positional
 from agents.checkpoint import load_agent
 from agents.distill import distill
 from art_env._util.files import write_text
-from art_env.evaluation.evaluator import Scorer
+from art_env.evaluation.evaluator import Evaluator
 from art_env.evaluation.plots import samples_figure
-from art_env.evaluation.results import Row, format_table, write_csv
+from art_env.evaluation.results import Score, format_table, write_csv
 from art_env.problems.library import make_problem
 from art_env.problems.problem import Problem
 from art_env.schedules import Schedule
-from art_env.schedules.registry import baseline
+from art_env.schedules.registry import make_schedule
 from benchmarks.records import RESULTS, ROOT
 from benchmarks.running import run_training, training_processes
 
@@ -42,8 +42,8 @@ TRAINED_ANEW = [(problem, K) for problem in ("photos", "photos-latent") for K in
 SAVED_STEPS = (5, 6, 7)
 SIZES = ("digits-small", "digits", "digits-large")
 RIVALS = ("uniform", "log_snr", "edm", "edm_tuned", "closed_form")
-# The limit of a long RK4 run takes an hour and is far below what the metric resolves.
-LONGEST_LIMIT = 20
+# The oracle of a long RK4 run takes an hour and is far below what the metric resolves.
+LONGEST_ORACLE = 20
 
 
 @dataclass
@@ -77,7 +77,7 @@ class Training:
     solver: str
     num_steps: int
     reward: str = "global"
-    limit: bool = True
+    oracle: bool = True
 
     def folder(self, runs: Path) -> Path:
         """The run folder."""
@@ -96,15 +96,15 @@ def learned(training: Training, args: Args, name: str) -> Schedule:
 
 
 def carried(training: Training, args: Args, problem: Problem) -> Schedule:
-    """What the policy of a run does on another problem, in that one's clock."""
+    """The schedule of a run's policy on another problem, along that one's base schedule."""
     policy, dynamics = load_agent(training.folder(args.runs) / "model.zip", problem=problem)
     schedule = distill(policy, dynamics)
     return Schedule(schedule.sigmas, "art policy of digits", schedule.meta)
 
 
-def limit_of(training: Training, args: Args) -> Schedule | None:
-    """The limit that a run has found, if it searched for it."""
-    path = training.folder(args.runs) / "limit.json"
+def oracle_of(training: Training, args: Args) -> Schedule | None:
+    """The oracle that a run has found, if it searched for it."""
+    path = training.folder(args.runs) / "oracle.json"
     return Schedule.load(path) if path.is_file() else None
 
 
@@ -121,29 +121,29 @@ def trainings(args: Args) -> list[Training]:
             jobs.append(per_step("heun", 18))
         elif table == "models":
             jobs += [per_step("heun", K) for K in (3, 5, 7, 10)]
-            jobs += [Training(p, "heun", K, limit=False) for p, K in TRAINED_ANEW]
+            jobs += [Training(p, "heun", K, oracle=False) for p, K in TRAINED_ANEW]
         elif table == "picture":
             jobs += [per_step("heun", K) for K in (2, 3, 5)]
         elif table == "saved":
-            jobs += [Training(p, "heun", K, limit=False) for p in SIZES for K in SAVED_STEPS]
+            jobs += [Training(p, "heun", K, oracle=False) for p in SIZES for K in SAVED_STEPS]
         else:
             for K in (3, 5, 7):
-                jobs += [per_step("heun", K), Training("digits-inpaint", "heun", K, limit=False)]
-    # One run serves every table; with a limit if any of them shows it.
-    jobs.sort(key=lambda t: not t.limit)
+                jobs += [per_step("heun", K), Training("digits-inpaint", "heun", K, oracle=False)]
+    # One run serves every table; with an oracle if any of them shows it.
+    jobs.sort(key=lambda t: not t.oracle)
     return list({t.folder(args.runs): t for t in reversed(jobs)}.values())[::-1]
 
 
 def per_step(solver: str, K: int) -> Training:
     """The final-error reward, trained at this very K."""
     nfe = {"heun": 2, "rk4": 4}.get(solver, 1) * K
-    return Training("digits", solver, K, limit=nfe <= LONGEST_LIMIT)
+    return Training("digits", solver, K, oracle=nfe <= LONGEST_ORACLE)
 
 
 def surrogate(solver: str, reward: str) -> Training:
     """Sums of local errors, trained once and resampled; the paper's reward at a K where it means something."""
     K = 18 if reward == "euler" else 5 if solver == "rk4" else 7
-    return Training("digits", solver, K, reward, limit=False)
+    return Training("digits", solver, K, reward, oracle=False)
 
 
 def resampled(schedule: Schedule, K: int) -> Schedule:
@@ -151,71 +151,73 @@ def resampled(schedule: Schedule, K: int) -> Schedule:
     return schedule.resample(K, keep_zero=True)
 
 
-def table_solvers(args: Args) -> list[Row]:
+def table_solvers(args: Args) -> list[Score]:
     """Every solver and K on digits."""
-    rows: list[Row] = []
+    rows: list[Score] = []
     problem = make_problem("digits", device=args.device)
     for solver in args.solvers:
-        scorer = KeptScorer(problem, solver, args)
-        rows += scorer.floor() if not rows else []
+        evaluator = KeptEvaluator(problem, solver, args)
+        rows += evaluator.floor() if not rows else []
         paper = learned(surrogate("euler", "euler"), args, "art (euler reward)")
         local = learned(surrogate(solver, "local"), args, "art (local reward)")
         for K in tqdm(args.steps, desc=solver, disable=None):
-            limit = limit_of(per_step(solver, K), args)
+            oracle = oracle_of(per_step(solver, K), args)
             own = [learned(per_step(solver, K), args, "art (global reward)")]
-            others = [baseline(name, problem, K, solver) for name in RIVALS]
+            others = [make_schedule(name, problem, K, solver) for name in RIVALS]
             shown = [*others, resampled(paper, K), resampled(local, K), *own]
-            for schedule in [*shown, *([limit] if limit is not None else [])]:
-                rows += scorer.rows(schedule, limit)
+            for schedule in [*shown, *([oracle] if oracle is not None else [])]:
+                rows += evaluator.rows(schedule, oracle)
     return rows
 
 
-def table_steps(args: Args) -> list[Row]:
+def table_steps(args: Args) -> list[Score]:
     """One schedule, trained at K = 18, at other K."""
     problem = make_problem("digits", device=args.device)
-    scorer = KeptScorer(problem, "heun", args)
+    evaluator = KeptEvaluator(problem, "heun", args)
     schedule = learned(per_step("heun", 18), args, "art, K = 18 resampled")
-    rows: list[Row] = []
+    rows: list[Score] = []
     for K in tqdm(TRANSFER_STEPS, desc="steps", disable=None):
         for name in ("log_snr", "edm"):
-            rows += scorer.rows(baseline(name, problem, K, "heun"))
-        rows += scorer.rows(resampled(schedule, K))
+            rows += evaluator.rows(make_schedule(name, problem, K, "heun"))
+        rows += evaluator.rows(resampled(schedule, K))
     return rows
 
 
-def table_models(args: Args) -> list[Row]:
+def table_models(args: Args) -> list[Score]:
     """The schedules of digits, without further training, on other models and other data."""
-    rows: list[Row] = []
+    rows: list[Score] = []
     for name in MODELS:
         problem = make_problem(name, device=args.device)
-        scorer = KeptScorer(problem, "heun", args)
-        rows += scorer.floor()
+        evaluator = KeptEvaluator(problem, "heun", args)
+        rows += evaluator.floor()
         for K in tqdm((3, 5, 7, 10), desc=name, disable=None):
             for spec in ("uniform", "log_snr", "edm"):
-                rows += scorer.rows(baseline(spec, problem, K, "heun"))
-            rows += scorer.rows(learned(per_step("heun", K), args, "art of digits"))
-            rows += scorer.rows(carried(per_step("heun", K), args, problem))
+                rows += evaluator.rows(make_schedule(spec, problem, K, "heun"))
+            rows += evaluator.rows(learned(per_step("heun", K), args, "art of digits"))
+            rows += evaluator.rows(carried(per_step("heun", K), args, problem))
             if (name, K) in TRAINED_ANEW:
-                rows += scorer.rows(learned(Training(name, "heun", K, limit=False), args, "art of its own"))
+                rows += evaluator.rows(
+                    learned(Training(name, "heun", K, oracle=False), args, "art of its own")
+                )
     return rows
 
 
-def table_saved(args: Args) -> list[Row]:
+def table_saved(args: Args) -> list[Score]:
     """Evaluations that reach the quality of EDM at 19."""
-    rows: list[Row] = []
+    rows: list[Score] = []
     for name in SIZES:
         problem = make_problem(name, device=args.device)
-        scorer = KeptScorer(problem, "heun", args)
-        own = scorer.rows(baseline("edm", problem, 10, "heun"))
+        evaluator = KeptEvaluator(problem, "heun", args)
+        own = evaluator.rows(make_schedule("edm", problem, 10, "heun"))
         for K in tqdm(SAVED_STEPS, desc=name, disable=None):
-            own += scorer.rows(learned(Training(name, "heun", K, limit=False), args, "art"))
+            own += evaluator.rows(learned(Training(name, "heun", K, oracle=False), args, "art"))
         for metric in ("rmse", "frechet"):
             print(saving(own, metric))
         rows += own
     return rows
 
 
-def saving(rows: list[Row], metric: str) -> str:
+def saving(rows: list[Score], metric: str) -> str:
     """How many evaluations the learned schedules save at the quality of EDM.
 
     Distances to the data have a floor and a spread: they count as equal within one standard deviation.
@@ -231,34 +233,34 @@ def saving(rows: list[Row], metric: str) -> str:
     return text + f"ART-RL {best.mean:.4g} at {best.nfe}: {1 - best.nfe / goal.nfe:.0%} saved"
 
 
-def table_inpaint(args: Args) -> list[Row]:
+def table_inpaint(args: Args) -> list[Score]:
     """Half of a digit given: a schedule trained for it against the generic one."""
     problem = make_problem("digits-inpaint", device=args.device)
-    scorer = KeptScorer(problem, "heun", args)
-    rows = scorer.floor()
+    evaluator = KeptEvaluator(problem, "heun", args)
+    rows = evaluator.floor()
     for K in (3, 5, 7):
         for name in ("edm", "edm_tuned", "closed_form"):
-            rows += scorer.rows(baseline(name, problem, K, "heun"))
-        rows += scorer.rows(learned(per_step("heun", K), args, "art of digits"))
-        rows += scorer.rows(learned(Training("digits-inpaint", "heun", K, limit=False), args, "art"))
+            rows += evaluator.rows(make_schedule(name, problem, K, "heun"))
+        rows += evaluator.rows(learned(per_step("heun", K), args, "art of digits"))
+        rows += evaluator.rows(learned(Training("digits-inpaint", "heun", K, oracle=False), args, "art"))
     return rows
 
 
 def picture(args: Args) -> None:
     """The picture of the README: EDM's schedule against the learned one at 3, 5 and 9 evaluations."""
-    scorer = Scorer(make_problem("digits", device=args.device), "heun", (0,), metrics=())
-    sets = {"exact": scorer.exact_samples(16)}
+    evaluator = Evaluator(make_problem("digits", device=args.device), "heun", (0,), metrics=())
+    sets = {"exact": evaluator.exact_samples(16)}
     for K in (5, 3, 2):
-        nfe = scorer.nfe(K)
-        sets[f"ART-RL, {nfe} NFE"] = scorer.samples(learned(per_step("heun", K), args, "art"), 16)
-        sets[f"EDM, {nfe} NFE"] = scorer.samples(baseline("edm", scorer.problem, K, "heun"), 16)
+        nfe = evaluator.nfe(K)
+        sets[f"ART-RL, {nfe} NFE"] = evaluator.samples(learned(per_step("heun", K), args, "art"), 16)
+        sets[f"EDM, {nfe} NFE"] = evaluator.samples(make_schedule("edm", evaluator.problem, K, "heun"), 16)
     path = ROOT / "docs" / "samples.png"
     samples_figure(sets).savefig(path, dpi=110)
     print(f"wrote {path}")
 
 
-class KeptScorer(Scorer):
-    """A scorer that keeps its rows in files, so that a table that was interrupted goes on."""
+class KeptEvaluator(Evaluator):
+    """A evaluator that keeps its rows in files, so that a table that was interrupted goes on."""
 
     def __init__(self, problem: Problem, solver: str, args: Args) -> None:
         super().__init__(problem, solver, args.seeds, args.num_images)
@@ -266,17 +268,17 @@ class KeptScorer(Scorer):
         self.folder.mkdir(parents=True, exist_ok=True)
         self.settings = f"{problem.name} {solver} {args.seeds} {args.num_images} {self.metrics}"
 
-    def rows(self, schedule: Schedule, limit: Schedule | None = None) -> list[Row]:
-        """The rows of ``Scorer.rows``, read from a file if they are there."""
+    def rows(self, schedule: Schedule, oracle: Schedule | None = None) -> list[Score]:
+        """The rows of ``Evaluator.rows``, read from a file if they are there."""
         text = f"{self.settings} {schedule.sigmas.tolist()}"
         path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
         if path.is_file():
-            rows = [replace(Row(**row), schedule=schedule.name) for row in json.loads(path.read_text())]
+            rows = [replace(Score(**row), schedule=schedule.name) for row in json.loads(path.read_text())]
         else:
             rows = super().rows(schedule)
             write_text(path, json.dumps([asdict(row) for row in rows]))
-        if limit is not None:
-            rows.append(replace(rows[0], metric="gap", mean=self.gap(schedule, limit), sd=math.nan, n=1))
+        if oracle is not None:
+            rows.append(replace(rows[0], metric="ratio", mean=self.ratio(schedule, oracle), sd=math.nan, n=1))
         return rows
 
 

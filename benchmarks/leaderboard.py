@@ -24,25 +24,25 @@ from tqdm import tqdm
 
 from art_env import __version__
 from art_env.diffusion.ode import ReferenceFlow
-from art_env.evaluation.evaluator import NOISE_SEED, Scorer
+from art_env.evaluation.evaluator import NOISE_SEED, Evaluator
 from art_env.problems.library import make_problem
 from art_env.problems.problem import Problem
 from art_env.schedules import Schedule
 from art_env.schedules.cma_es import evolve
-from art_env.schedules.registry import baseline, check_fit
-from benchmarks.records import LIMIT, OURS, RECORDS, Cell, Leaderboard, Record
+from art_env.schedules.registry import check_fit, make_schedule
+from benchmarks.records import ORACLE, OURS, RECORDS, Cell, Leaderboard, Record
 from benchmarks.running import run_training, training_processes
 
 LEARNED = ("art", "ppo", "sac")
-SEARCHES = (*LEARNED, "cma", "direct")
+SEARCHES = (*LEARNED, "cma", "gradient")
 COMPUTED = ("edm_tuned", "closed_form", "gits", "gits:coefficient=1.15", "sdm", "dmn", "dp")
 HANDCRAFTED = ("uniform", "log_snr", "cosine", "arctan", "edm")
-METHODS = (LIMIT, *HANDCRAFTED, *COMPUTED, "direct", "cma", "art")
-# A schedule with a smaller gap than this shows that the search for the limit missed a basin.
-LEAST_GAP = 0.999
-# If the best of all searches has a larger gap than this, the basin of one of them may be better than the limit's.
-DOUBTFUL_GAP = 1.02
-# Some grids make no error at all on a linear problem (one equation, K - 1 unknowns). A gap to nothing means nothing.
+METHODS = (ORACLE, *HANDCRAFTED, *COMPUTED, "gradient", "cma", "art")
+# A schedule with a smaller ratio than this shows that the search for the oracle missed a basin.
+LEAST_RATIO = 0.999
+# If the best of all searches has a larger ratio than this, the basin of one of them may be better than the oracle's.
+DOUBTFUL_RATIO = 1.02
+# Some grids make no error at all on a linear problem (one equation, K - 1 unknowns): a ratio to 0 means nothing.
 LEAST_ERROR = 1e-3
 
 
@@ -54,8 +54,8 @@ class Args:
     solvers: tuple[str, ...] = ("euler", "heun", "rk4", "dpmpp_2m", "ipndm")
     steps: tuple[int, ...] = (2, 3, 5, 7, 10, 20)
     methods: tuple[str, ...] = METHODS
-    """limit, art, ppo, sac, cma, direct (gradients through the solver, as the limit, but on the training noises), or
-    any schedule that evaluate.py knows."""
+    """oracle, art, ppo, sac, cma, gradient (as the oracle, but on the training noises), or any schedule that
+    evaluate.py knows."""
     seeds: tuple[int, ...] = tuple(range(10))
     """Seeds of art, ppo and sac."""
     cma_seeds: tuple[int, ...] = (0, 1, 2)
@@ -64,8 +64,8 @@ class Args:
     """Trainings at once."""
     records: Path = RECORDS
     """One JSON object a line."""
-    limits: Path = Path("runs/leaderboard/limits")
-    """Where limits are kept between calls, beside the records."""
+    oracles: Path = Path("runs/leaderboard/oracles")
+    """Where oracles are kept between calls, beside the records."""
     runs: Path = Path("runs/leaderboard")
     """Where trained schedules are kept."""
 
@@ -76,47 +76,51 @@ class CellRunner:
     def __init__(self, problem: Problem, solver: str, K: int, args: Args, board: Leaderboard) -> None:
         self.problem, self.solver, self.K, self.args, self.board = problem, solver, K, args, board
         self.cell = Cell(problem.name, solver, K)
-        self.scorer = Scorer(problem, solver, (0,), metrics=())
-        self.limit_path = args.limits / f"{problem.name}__{solver}__{K}.json"
-        # A fresh clone has the records, but not the folder of limits.
-        self.limit = board.limit(self.cell) or self.scorer.limit(K, self.limit_path)
-        self.least_error = self.error(self.limit)
+        self.evaluator = Evaluator(problem, solver, (0,), metrics=())
+        self.oracle_path = args.oracles / f"{problem.name}__{solver}__{K}.json"
+        # A fresh clone has the records, but not the folder of oracles.
+        self.oracle = board.oracle(self.cell) or self.evaluator.oracle(K, self.oracle_path)
+        self.least_error = self.error(self.oracle)
         self.new_schedules = False
 
     def error(self, schedule: Schedule) -> float:
         """RMSE on the held-out noises (exact on a linear problem)."""
-        return self.scorer.rows(schedule)[0].mean
+        return self.evaluator.rows(schedule)[0].mean
 
     def record(self, schedule: Schedule, method: str, seed: int, seconds: float, **more: Any) -> None:
-        """Score a schedule and keep it; a schedule below the limit starts another search for it.
+        """Score a schedule and keep it; a schedule below the oracle starts another search for it.
 
         Args:
             schedule, method, seed, seconds: what was found, and how.
-            more: further fields of the record; here ``curve`` has errors, not gaps.
+            more: further fields of the record; here ``curve`` has errors, not ratios.
         """
         error = self.error(schedule)
-        if error < LEAST_GAP * self.least_error and method != LIMIT:
-            self._search_limit([schedule], error)
+        if error < LEAST_RATIO * self.least_error and method != ORACLE:
+            self._search_oracle([schedule], error)
         self.new_schedules |= method in SEARCHES
         spent = {"evaluations": schedule.meta.get("evaluations", 0), "seconds": round(seconds, 3), **more}
         spent["curve"] = tuple((n, evals, e / self.least_error) for n, evals, e in more.get("curve", ()))
-        nfe, gap, sigmas = self.scorer.nfe(self.K), error / self.least_error, tuple(schedule.sigmas.tolist())
-        self.board.add(Record(self.cell, nfe, method, seed, error, gap, **spent, sigmas=sigmas))
+        nfe, ratio, sigmas = (
+            self.evaluator.nfe(self.K),
+            error / self.least_error,
+            tuple(schedule.sigmas.tolist()),
+        )
+        self.board.add(Record(self.cell, nfe, method, seed, error, ratio, **spent, sigmas=sigmas))
 
-    def _record_limit(self) -> None:
-        self.record(self.limit, LIMIT, 0, self.limit.meta.get("seconds", 0.0))
+    def _record_oracle(self) -> None:
+        self.record(self.oracle, ORACLE, 0, self.oracle.meta.get("seconds", 0.0))
 
-    def _search_limit(self, starts: list[Schedule], known: float) -> None:
-        self.limit = self.scorer.limit(self.K, self.limit_path, (*starts, self.limit), again=True)
-        self.least_error = min(self.error(self.limit), known)
+    def _search_oracle(self, starts: list[Schedule], known: float) -> None:
+        self.oracle = self.evaluator.oracle(self.K, self.oracle_path, (*starts, self.oracle), again=True)
+        self.least_error = min(self.error(self.oracle), known)
         self.board.rebase(self.cell, self.least_error)
-        self._record_limit()
+        self._record_oracle()
 
     def look_again(self) -> None:
-        """Search for the limit from where new searches ended too, if all of them ended far above it."""
+        """Search for the oracle from where new searches ended too, if all of them ended far above it."""
         searched = [r for r in self.board.records(cell=self.cell) if r.method in SEARCHES]
-        if self.new_schedules and min((r.gap for r in searched), default=1.0) > DOUBTFUL_GAP:
-            self._search_limit([r.schedule() for r in searched], self.least_error)
+        if self.new_schedules and min((r.ratio for r in searched), default=1.0) > DOUBTFUL_RATIO:
+            self._search_oracle([r.schedule() for r in searched], self.least_error)
 
     def left_out(self) -> bool:
         """Whether the cell has a grid without error; if so, say it and forget the cell."""
@@ -130,25 +134,25 @@ class CellRunner:
         """Run a method that is no learner with one seed, unless its record is there."""
         if self.board.has(self.cell, method, seed):
             return
-        if method == LIMIT:
-            self._record_limit()
+        if method == ORACLE:
+            self._record_oracle()
             return
         # Exact trajectories are no part of the seconds, as for a learner.
         pool = self._training_noises() if method in SEARCHES else None
         began = time.perf_counter()
         if pool is None:
-            found = baseline(method, self.problem, self.K, self.solver)
+            found = make_schedule(method, self.problem, self.K, self.solver)
             check_fit(found, self.problem)
         elif method == "cma":
-            budget = 300 if self.problem.is_image else 1000
-            found = evolve(self.problem.denoiser, pool, self.K, self.solver, budget, seed)
+            evaluations = self.problem.effort.cma_evaluations
+            found = evolve(self.problem.denoiser, pool, self.K, self.solver, evaluations, seed)
         else:
-            found = baseline(LIMIT, self.problem, self.K, self.solver, pool)
+            found = make_schedule(ORACLE, self.problem, self.K, self.solver, pool)
         self.record(found, method, seed, time.perf_counter() - began)
 
     def _training_noises(self) -> ReferenceFlow:
-        """As many as the learners have; on images a quarter, for more candidates from as many evaluations."""
-        return self.problem.reference(256 if self.problem.is_image else None)
+        """As many as the learners have; of a network fewer, for more candidates from as many evaluations."""
+        return self.problem.reference(self.problem.effort.cma_noises)
 
     def learn(self, method: str, workers: ProcessPoolExecutor) -> None:
         """Train with every seed whose record is not there."""
@@ -156,7 +160,7 @@ class CellRunner:
         for seed in self.args.seeds:
             if not self.board.has(self.cell, method, seed):
                 folder = self.args.runs / "__".join(map(str, (*self.cell, method, seed)))
-                options = {**self.cell._asdict(), "seed": seed, "limit": False}
+                options = {**self.cell._asdict(), "seed": seed, "oracle": False}
                 runs[seed] = folder, workers.submit(run_training, folder, method, **options)
         for seed, (folder, run) in runs.items():
             self._record_run(folder, run.result(), method, seed)
@@ -173,7 +177,7 @@ class CellRunner:
 
 
 def header() -> dict[str, Any]:
-    """What made the records."""
+    """The origin of the records."""
     return {
         "command": "python -m benchmarks.leaderboard",
         "version": __version__,
@@ -203,9 +207,9 @@ def main(args: Args) -> None:
                 for seed in args.cma_seeds if method == "cma" else (0,):
                     runner.run(method, seed)
             runner.look_again()
-            gaps = board.gaps(runner.cell, OURS)
-            if not runner.left_out() and len(gaps):
-                tqdm.write(f"{runner.cell}: ART-RL's gap {np.median(gaps):.3f} (to {gaps.max():.3f})")
+            ratios = board.ratios(runner.cell, OURS)
+            if not runner.left_out() and len(ratios):
+                tqdm.write(f"{runner.cell}: ART-RL's ratio {np.median(ratios):.3f} (to {ratios.max():.3f})")
 
 
 if __name__ == "__main__":

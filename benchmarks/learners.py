@@ -2,7 +2,7 @@
 
 python -m benchmarks.learners efficiency
 
-All trainings are on one problem, solver and number of steps, each with its own annealing; gaps are those on
+All trainings are on one problem, solver and number of steps, each with its own annealing; ratios are those on
 held-out noises.
 """
 
@@ -19,11 +19,11 @@ import torch
 import tyro
 
 from art_env._util.names import check_name
-from art_env.evaluation.evaluator import Scorer
+from art_env.evaluation.evaluator import Evaluator
 from art_env.evaluation.results import write_csv
 from art_env.problems.library import make_problem
 from benchmarks.records import RESULTS, Cell, CellLine
-from benchmarks.running import kept_limit, short_training
+from benchmarks.running import kept_oracle, short_training
 
 # For each learner the option of train.py for the width of its exploration, its values, and the step sizes.
 GRIDS = {
@@ -35,13 +35,13 @@ GRIDS = {
 
 @dataclass
 class OneCell:
-    """What all trainings are on."""
+    """The cell that all trainings are on."""
 
     problem: str = "mixture-1d"
     solver: str = "heun"
     num_steps: int = 5
-    limits: Path = Path("runs/efficiency")
-    """Where the limit is kept."""
+    oracles: Path = Path("runs/efficiency")
+    """Where the oracle is kept."""
 
 
 @dataclass
@@ -86,7 +86,7 @@ class EfficiencyLine(CellLine):
     rows: int
     env_steps: int
     seed: int
-    gap: float
+    ratio: float
     seconds: float
 
 
@@ -99,7 +99,7 @@ class TuningLine(CellLine):
     width: str
     value: float
     seed: int
-    gap: float
+    ratio: float
     seconds: float
 
 
@@ -141,22 +141,22 @@ def main(args: Efficiency | Tuning) -> None:
     trials = lengths(args) if isinstance(args, Efficiency) else settings(args)
     problem = make_problem(args.problem)
     cell = Cell(problem.name, args.solver, args.num_steps)
-    scorer = Scorer(problem, args.solver, (0,), metrics=())
-    limit = kept_limit(scorer, args.num_steps, args.limits)
+    evaluator = Evaluator(problem, args.solver, (0,), metrics=())
+    oracle = kept_oracle(evaluator, args.num_steps, args.oracles)
     problem.reference()  # not part of the first training
     lines: list[CellLine] = []
     for trial in trials:
-        gaps, seconds = [], []
+        ratios, seconds = [], []
         for seed in trial.seeds:
             schedule, spent = short_training(trial.algorithm, **cell._asdict(), **trial.options, seed=seed)
-            gaps.append(scorer.gap(schedule, limit))
+            ratios.append(evaluator.ratio(schedule, oracle))
             seconds.append(round(spent, 2))
-            line = (*cell, trial.algorithm, *trial.columns, seed, gaps[-1], seconds[-1])
+            line = (*cell, trial.algorithm, *trial.columns, seed, ratios[-1], seconds[-1])
             lines.append(kind(*line))
         chosen = ", ".join(f"{name} {value:,}" for name, value in trial.options.items())
         print(
-            f"{trial.algorithm}, {chosen}: median gap {np.median(gaps):.3f} ({min(gaps):.3f} to {max(gaps):.3f}, "
-            f"{len(gaps)} seeds), {np.median(seconds):.1f} s",
+            f"{trial.algorithm}, {chosen}: ratio {np.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}, "
+            f"{len(ratios)} seeds), {np.median(seconds):.1f} s",
             flush=True,
         )
         write_csv(lines, args.out, kind)

@@ -125,7 +125,7 @@ def heun_edm(denoiser: Callable[[Tensor, Tensor], Tensor], noise: Tensor, num_st
 
 
 def _notes(cfg: Config, model: nn.Module, loss: float, seconds: float) -> dict[str, Any]:
-    """What the card says of every model."""
+    """Notes that the card prints of every model."""
     return {
         "command": cfg.command,
         "parameters": sum(p.numel() for p in model.parameters()),

@@ -1,4 +1,4 @@
-"""What do the start noises hide? Who carries the error (``tails``), what the limit is on others (``fresh``), and
+"""What do the initial noises hide? Who carries the error (``tails``), what the oracle is on others (``fresh``), and
 what learners cannot know (``polish``): all from the schedules in the leaderboard's records.
 
 python -m benchmarks.noises fresh
@@ -22,14 +22,14 @@ from agents.schedule_policy import SchedulePolicy
 from agents.schedule_search.noise_sampling import StartNoises
 from art_env._util.cli import run_command
 from art_env.envs.dynamics import Dynamics
-from art_env.evaluation.evaluator import NOISE_SEED, Scorer
+from art_env.evaluation.evaluator import NOISE_SEED, Evaluator
 from art_env.evaluation.results import write_csv
 from art_env.problems.library import make_problem
 from art_env.schedules import Schedule
-from art_env.schedules.gradient import direct
+from art_env.schedules.gradient import gradient_search
 from art_env.schedules.optimal import final_rmse
-from art_env.schedules.registry import baseline
-from benchmarks.records import LIMIT, OURS, RECORDS, RESULTS, Cell, CellLine, Leaderboard, Record, rounded
+from art_env.schedules.registry import make_schedule
+from benchmarks.records import ORACLE, OURS, RECORDS, RESULTS, Cell, CellLine, Leaderboard, Record, rounded
 
 PROGRAM = "python -m benchmarks.noises"
 
@@ -39,7 +39,7 @@ class Tails:
     """Measure how few noises hold the error, and what drawing them by cost does for a comparison of schedules.
 
     Around ART-RL's schedule of each cell (seed 0) the actions are perturbed; the perturbed schedules are ranked on a
-    few start noises, and the ranks compared with those on the whole pool.
+    few initial noises, and the ranks compared with those on the whole pool.
     """
 
     cells: tuple[str, ...] = (
@@ -66,10 +66,10 @@ class Tails:
 
 @dataclass
 class Fresh:
-    """Score the limit, ART-RL's run with the median gap, and gradients on noises that none of them has seen.
+    """Score the oracle, ART-RL's run with the median ratio, and gradients on noises that none of them has seen.
 
-    The limit is fitted to the held-out noises that the leaderboard judges on. Where few noises hold the error, a part
-    of a gap says no more than that.
+    The oracle is fitted to the very noises that the leaderboard judges on. Where few noises hold most of the error,
+    a part of the ratio is that advantage.
     """
 
     problems: tuple[str, ...] = ("mixture-1d", "mixture-2d", "digits")
@@ -83,12 +83,12 @@ class Fresh:
 class Polish:
     """Search on, by gradients on the training noises, from where ART-RL's trainings ended.
 
-    If the search ends at the limit's error, training was too short; if it stays, in a local minimum. Where the limit
-    itself is bad on the training noises, no learner could have known it.
+    If the search ends at the oracle's error, training was too short; if it stays, training ended in a local minimum.
+    Where the oracle itself is bad on the training noises, no learner could have found it.
     """
 
     cells: tuple[str, ...] = ("mixture-1d:ipndm:10", "mixture-1d:ipndm:20", "mixture-2d:ipndm:10")
-    """problem:solver:K, each with ART-RL and the limit in the records."""
+    """problem:solver:K, each with ART-RL and the oracle in the records."""
     records: Path = RECORDS
     out: Path = RESULTS / "polish.csv"
 
@@ -116,12 +116,12 @@ class TailsLine(CellLine):
 class FreshLine(CellLine):
     """One cell.
 
-    ``gap``: on the leaderboard's noises; ``fresh``: RMSE over that of the limit on all sets together; ``low``,
+    ``ratio``: on the leaderboard's noises; ``fresh``: RMSE over that of the oracle on all sets together; ``low``,
     ``high``: on a single set; ``gradients``: as ``fresh``.
     """
 
     noises: int
-    gap: float
+    ratio: float
     fresh: float
     low: float
     high: float
@@ -132,21 +132,21 @@ class FreshLine(CellLine):
 class PolishLine(CellLine):
     """One schedule before and after.
 
-    ``training``: RMSE on the training noises over that of the limit there; ``gap``: on the leaderboard's noises.
+    ``training``: RMSE on the training noises over that of the oracle there; ``ratio``: on the leaderboard's noises.
     """
 
     seed: int
     training: float
-    gap: float
+    ratio: float
     training_after: float
-    gap_after: float
+    ratio_after: float
 
 
 def measure_tails(args: Tails, cell: Cell, schedule: Schedule) -> TailsLine:
     """The line of one cell, around ART-RL's schedule."""
     name, solver, K = cell
     problem = make_problem(name)
-    dynamics = Dynamics(problem, solver=solver, num_steps=K, features=(), clock="closed_form")
+    dynamics = Dynamics(problem=problem, solver=solver, num_steps=K, features=(), base_schedule="closed_form")
     center = SchedulePolicy(schedule, dynamics).actions.astype(np.float64)
     rng = np.random.default_rng(0)
     offsets = args.width * rng.standard_normal((args.num_schedules, K))
@@ -176,11 +176,11 @@ def measure_tails(args: Tails, cell: Cell, schedule: Schedule) -> TailsLine:
     correlations = [round(float(np.median(c)), 3) for c in (even, by_cost)]
 
     def rmse(grid: Schedule) -> str:
-        values = [Scorer(problem, solver, (seed,), metrics=()).rows(grid)[0].mean for seed in range(3)]
+        values = [Evaluator(problem, solver, (seed,), metrics=()).rows(grid)[0].mean for seed in range(3)]
         return " ".join(f"{v:.3g}" for v in values)
 
     top = round(float(np.sort(cost)[::-1][:16].sum() / cost.sum()), 4)
-    edm = baseline("edm", problem, K, solver)
+    edm = make_schedule("edm", problem, K, solver)
     return TailsLine(*cell, pool, top, correlations[0], correlations[1], rmse(edm), rmse(schedule))
 
 
@@ -207,43 +207,45 @@ def pooled(errors: Sequence[float]) -> float:
     return math.sqrt(sum(e * e for e in errors) / len(errors))
 
 
-def measure_fresh(scorers: Sequence[Scorer], records: Sequence[Record]) -> FreshLine:
-    """The line of one cell, from its records, on one set for each scorer."""
+def measure_fresh(evaluators: Sequence[Evaluator], records: Sequence[Record]) -> FreshLine:
+    """The line of one cell, from its records, on one set for each evaluator."""
     methods: dict[str, list[Record]] = {}
-    for record in sorted(records, key=lambda r: r.gap):
+    for record in sorted(records, key=lambda r: r.ratio):
         methods.setdefault(record.method, []).append(record)
-    # The run with the median gap, the lower one of two.
+    # The run with the median ratio, the lower one of two.
     chosen = {method: runs[(len(runs) - 1) // 2] for method, runs in methods.items()}
 
     def errors(method: str) -> list[float]:
         schedule = chosen[method].schedule()
-        return [scorer.rows(schedule)[0].mean for scorer in scorers]
+        return [evaluator.rows(schedule)[0].mean for evaluator in evaluators]
 
-    limit, ours = errors(LIMIT), errors(OURS)
-    gradients = pooled(errors("direct")) / pooled(limit) if "direct" in chosen else math.nan
-    ratios = [a / b for a, b in zip(ours, limit, strict=True)]
-    noises = sum(scorer.num_noises for scorer in scorers)
-    found = (chosen[OURS].gap, pooled(ours) / pooled(limit), min(ratios), max(ratios), gradients)
+    oracle, ours = errors(ORACLE), errors(OURS)
+    gradients = pooled(errors("gradient")) / pooled(oracle) if "gradient" in chosen else math.nan
+    ratios = [a / b for a, b in zip(ours, oracle, strict=True)]
+    noises = sum(evaluator.num_noises for evaluator in evaluators)
+    found = (chosen[OURS].ratio, pooled(ours) / pooled(oracle), min(ratios), max(ratios), gradients)
     return FreshLine(*chosen[OURS].cell, noises, *rounded(found))
 
 
 def fresh(args: Fresh) -> list[FreshLine]:
-    """A line for each cell that has ART-RL and the limit."""
+    """A line for each cell that has ART-RL and the oracle."""
     problems = {name: make_problem(name) for name in args.problems}
     board = Leaderboard.read(args.records)
-    cells = [c for c in board.cells_of(OURS, LIMIT) if c.problem in problems]
+    cells = [c for c in board.cells_of(OURS, ORACLE) if c.problem in problems]
     if not cells or not args.sets:
         raise ValueError(
-            f"nothing to score: records = {str(args.records)!r} must hold art and limit for one of problems = "
+            f"nothing to score: records = {str(args.records)!r} must hold art and oracle for one of problems = "
             f"{args.problems}, and sets = {args.sets} must not be empty"
         )
     lines = []
     for cell in tqdm(cells, disable=None):
-        scorers = [Scorer(problems[cell.problem], cell.solver, (seed,), metrics=()) for seed in args.sets]
-        line = measure_fresh(scorers, board.records(cell=cell))
+        evaluators = [
+            Evaluator(problems[cell.problem], cell.solver, (seed,), metrics=()) for seed in args.sets
+        ]
+        line = measure_fresh(evaluators, board.records(cell=cell))
         lines.append(line)
         tqdm.write(
-            f"{cell}: {line.gap:.3f} on the leaderboard's noises, {line.fresh:.3f} "
+            f"{cell}: {line.ratio:.3f} on the leaderboard's noises, {line.fresh:.3f} "
             f"({line.low:.3f} to {line.high:.3f}) on {line.noises:,} others"
         )
     return lines
@@ -253,40 +255,40 @@ def learned(board: Leaderboard, cell: Cell) -> list[Record]:
     """ART-RL's records of a cell.
 
     Raises:
-        ValueError: there is none, or the limit is not there.
+        ValueError: there is none, or the oracle is not there.
     """
     records = board.records(OURS, cell)
-    if not records or board.limit(cell) is None:
+    if not records or board.oracle(cell) is None:
         raise ValueError(
-            f"cells = {cell.option} must have art and limit in the records = {str(board.path)!r}; run "
+            f"cells = {cell.option} must have art and oracle in the records = {str(board.path)!r}; run "
             "benchmarks.leaderboard for it"
         )
     return records
 
 
-def measure_polish(records: Sequence[Record], limit: Schedule) -> list[PolishLine]:
+def measure_polish(records: Sequence[Record], oracle: Schedule) -> list[PolishLine]:
     """A line for each of ART-RL's records of a cell."""
     cell = records[0].cell
     problem = make_problem(cell.problem)
-    scorer = Scorer(problem, cell.solver, (0,), metrics=())
+    evaluator = Evaluator(problem, cell.solver, (0,), metrics=())
     pool = problem.reference()
 
     def on_training(schedule: Schedule) -> float:
         return final_rmse(problem.denoiser, pool, schedule.sigmas, cell.solver)
 
-    limit_error, limit_on_training = scorer.rows(limit)[0].mean, on_training(limit)
+    oracle_error, oracle_on_training = evaluator.rows(oracle)[0].mean, on_training(oracle)
     lines = []
     for record in tqdm(records, desc=str(cell), disable=None):
         before = record.schedule()
         # No other start is as good as this one: one search follows it.
-        after = direct(
+        after = gradient_search(
             problem.denoiser, pool, cell.num_steps, cell.solver, [before], num_searches=1, with_dp=False
         )
         numbers = (
-            on_training(before) / limit_on_training,
-            record.gap,
-            after.meta["rmse"] / limit_on_training,
-            scorer.rows(after)[0].mean / limit_error,
+            on_training(before) / oracle_on_training,
+            record.ratio,
+            after.meta["rmse"] / oracle_on_training,
+            evaluator.rows(after)[0].mean / oracle_error,
         )
         lines.append(PolishLine(*cell, record.seed, *rounded(numbers)))
     return lines
@@ -301,11 +303,11 @@ def polish(args: Polish) -> list[PolishLine]:
     cells = {cell: learned(board, cell) for cell in map(Cell.parse, args.cells)}
     lines: list[PolishLine] = []
     for cell, records in cells.items():
-        limit = board.limit(cell)
-        assert limit is not None
-        found = measure_polish(records, limit)
+        oracle = board.oracle(cell)
+        assert oracle is not None
+        found = measure_polish(records, oracle)
         lines += found
-        ends = " ".join(f"{line.gap:.3f}->{line.gap_after:.3f}" for line in found)
+        ends = " ".join(f"{line.ratio:.3f}->{line.ratio_after:.3f}" for line in found)
         tqdm.write(f"{cell}: {ends}")
         on_training = " ".join(f"{line.training:.3f}->{line.training_after:.3f}" for line in found)
         tqdm.write(f"  on the training noises: {on_training}")

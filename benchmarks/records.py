@@ -1,4 +1,4 @@
-"""What is in leaderboard.jsonl: its one reader and writer, and how tables write methods and numbers.
+"""The records in leaderboard.jsonl: their one reader and writer, and how tables write methods and numbers.
 
 python -m benchmarks.report --records benchmarks/results/leaderboard.jsonl
 """
@@ -21,7 +21,7 @@ from art_env.schedules import Schedule
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 RECORDS = RESULTS / "leaderboard.jsonl"
-OURS, LIMIT = "art", "limit"
+OURS, ORACLE = "art", "oracle"
 TITLES = {
     "uniform": "uniform",
     "log_snr": "log-SNR",
@@ -36,16 +36,16 @@ TITLES = {
     "dmn": "DMN",
     "dp": "dynamic programming",
     "cma": "CMA-ES",
-    "direct": "gradients (training noises)",
+    "gradient": "gradients (training noises)",
     "art": "ART-RL",
     "ppo": "PPO",
     "sac": "SAC",
-    "limit": "limit",
+    "oracle": "oracle",
 }
 
 
 class Cell(NamedTuple):
-    """A problem, a solver and a number of steps: what a gap is relative to."""
+    """A problem, a solver and a number of steps: what a ratio is relative to."""
 
     problem: str
     solver: str
@@ -85,7 +85,7 @@ class CellLine:
 class Record:
     """One schedule found by one run of one method; NaN is what nobody has measured.
 
-    ``curve`` has a point ``(env steps, evaluations, gap)`` for each look at a training.
+    ``curve`` has a point ``(env steps, evaluations, ratio)`` for each look at a training.
     """
 
     cell: Cell
@@ -93,7 +93,7 @@ class Record:
     method: str
     seed: int
     error: float
-    gap: float
+    ratio: float
     evaluations: float
     seconds: float
     env_steps: float = math.nan
@@ -109,17 +109,17 @@ class Record:
         """
         if not isinstance(entry, dict):
             raise ValueError(f"a record is an object, not {entry!r}")
-        needed = (*Cell._fields, "nfe", "method", "error", "gap")
+        needed = (*Cell._fields, "nfe", "method", "error", "ratio")
         missing = [name for name in needed if entry.get(name) is None]
         if missing:
             raise ValueError(f"a record without {', '.join(missing)}")
-        names = ("error", "gap", "evaluations", "seconds", "env_steps")
+        names = ("error", "ratio", "evaluations", "seconds", "env_steps")
         numbers = {name: _parse_number(entry.get(name)) for name in names}
-        if not numbers["gap"] > 0:
-            raise ValueError(f"gap = {entry['gap']} must be a positive number")
+        if not numbers["ratio"] > 0:
+            raise ValueError(f"ratio = {entry['ratio']} must be a positive number")
         curve = tuple(tuple(map(_parse_number, point)) for point in entry.get("curve") or ())
         if any(len(point) != 3 for point in curve):
-            raise ValueError("curve must be a list of [env_steps, evaluations, gap]")
+            raise ValueError("curve must be a list of [env_steps, evaluations, ratio]")
         return cls(
             Cell(str(entry["problem"]), str(entry["solver"]), int(entry["num_steps"])),
             int(entry["nfe"]),
@@ -210,17 +210,17 @@ class Leaderboard:
             c for c in self.cells if (c, method) in self.runs and (also is None or (c, also) in self.runs)
         ]
 
-    def gaps(self, cell: Cell, method: str) -> np.ndarray:
-        """The gap of every run; empty if there is none."""
-        return np.array([r.gap for r in self.runs.get((cell, method), [])])
+    def ratios(self, cell: Cell, method: str) -> np.ndarray:
+        """The ratio of every run; empty if there is none."""
+        return np.array([r.ratio for r in self.runs.get((cell, method), [])])
 
     def has(self, cell: Cell, method: str, seed: int) -> bool:
         """Whether this run is there."""
         return any(r.seed == seed for r in self.runs.get((cell, method), []))
 
-    def limit(self, cell: Cell) -> Schedule | None:
-        """The limit of a cell, if it is there."""
-        runs = self.runs.get((cell, LIMIT))
+    def oracle(self, cell: Cell) -> Schedule | None:
+        """The oracle of a cell, if it is there."""
+        runs = self.runs.get((cell, ORACLE))
         return runs[0].schedule() if runs else None
 
     def add(self, record: Record) -> None:
@@ -228,12 +228,12 @@ class Leaderboard:
         self._write([*self.records(), record])
 
     def rebase(self, cell: Cell, error: float) -> None:
-        """Measure the gaps of a cell anew, from another error of its limit."""
+        """Measure the ratios of a cell anew, from another error of its oracle."""
 
         def based(r: Record) -> Record:
-            old = r.error / r.gap
+            old = r.error / r.ratio
             return replace(
-                r, gap=r.error / error, curve=tuple((a, b, g * old / error) for a, b, g in r.curve)
+                r, ratio=r.error / error, curve=tuple((a, b, g * old / error) for a, b, g in r.curve)
             )
 
         self._write([based(r) if r.cell == cell else r for r in self.records()])
@@ -250,7 +250,7 @@ class Leaderboard:
 
 
 class Fresh(NamedTuple):
-    """ART-RL's error over the limit's on noises that neither has seen: on all of them, and on single sets."""
+    """ART-RL's error over the oracle's on noises that neither has seen: on all of them, and on single sets."""
 
     ratio: float
     low: float

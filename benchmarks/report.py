@@ -1,13 +1,13 @@
-"""What the leaderboard says: statistics, tables and figures, from the records that its methods left.
+"""The leaderboard as a page: statistics, tables and figures, from the records that its methods left.
 
 python -m benchmarks.report
 
 Writes ``results.md`` (only between its ``<!-- table:NAME -->`` and ``<!-- end -->`` marks: the text around them is
 kept), ``leaderboard.csv``, ``leaderboard_cells.csv`` and ``figures/*.png`` into --out.
 
-A record is a line of JSON: problem, solver, num_steps, nfe, method, seed, error, gap, evaluations, seconds and
-perhaps env_steps and curve, a list of [env_steps, evaluations, gap]. A cell is a problem, a solver and num_steps. If
-a cell, method and seed come twice, the later line counts. A line ``{"header": {...}}`` says how records were made.
+A record is a line of JSON: problem, solver, num_steps, nfe, method, seed, error, ratio, evaluations, seconds and
+perhaps env_steps and curve, a list of [env_steps, evaluations, ratio]. A cell is a problem, a solver and num_steps.
+If a cell, method and seed come twice, the later line counts. A line ``{"header": {...}}`` says how records were made.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from art_env._util.cli import run_command
 from art_env._util.files import atomic_path, write_text
 from benchmarks import figures
 from benchmarks.records import (
-    LIMIT,
+    ORACLE,
     OURS,
     RECORDS,
     ROOT,
@@ -53,7 +53,7 @@ from benchmarks.statistics import (
     bar,
     beaten,
     doubts,
-    high_gaps,
+    high_ratios,
     improvement,
     is_search,
     median,
@@ -64,43 +64,43 @@ PROGRAM = "python -m benchmarks.report"
 START, END = "<!-- table:{} -->", "<!-- end -->"
 TEMPLATE = """# Leaderboard
 
-Gap: error of a schedule / error of the best schedule there is for this problem, solver and number of steps K (the
-limit), on held-out noises; 1 is perfect. A cell is a problem, a solver and a K. The text between the marks is written
-by `python -m benchmarks.report`. In the figures the scale of a gap is the logarithm of gap - 1; what is nearer to the
-limit than 1.001 is drawn at 1.001.
+Ratio: the RMSE of a schedule divided by that of the oracle, the best fixed schedule on these held-out noises; 1 is
+optimal. A cell is a problem, a solver and a number of steps K. The text between the marks is written by
+`python -m benchmarks.report`. In the figures the scale of a ratio is the logarithm of ratio - 1; a ratio below 1.001
+is drawn at 1.001.
 
 <!-- table:records -->
 <!-- end -->
 
 ## Over all cells
 
-Interquartile mean of the gap over cells and seeds, with the 95% bootstrap interval (runs resampled within each cell;
-a method with one run a cell has none), as in [Agarwal et al. 2021](https://arxiv.org/abs/2108.13264). P(ART-RL is
-better): the probability that a run of ART-RL has a lower gap than a run of the method, mean over the cells that both
-have; a tie is half. Evaluations of the network and seconds to find the schedule: medians over cells.
+Interquartile mean of the ratio over cells and seeds, with the 95% bootstrap interval (runs resampled within each
+cell; a method with one run a cell has none), as in [Agarwal et al. 2021](https://arxiv.org/abs/2108.13264). P(ART-RL
+is better): the probability that a run of ART-RL has a lower ratio than a run of the method, mean over the cells that
+both have; a tie is half. Evaluations of the network and seconds to find the schedule: medians over cells.
 
 <!-- table:iqm -->
 <!-- end -->
 
-![Interquartile mean of the gap, by method](figures/gaps.png)
+![Interquartile mean of the ratio, by method](figures/ratios.png)
 
-![Gap against environment steps](figures/efficiency.png)
+![Ratio against environment steps](figures/efficiency.png)
 
 ## Where ART-RL misses
 
 <!-- table:misses -->
 <!-- end -->
 
-![ART-RL's gap in every cell](figures/heat.png)
+![ART-RL's ratio in every cell](figures/heat.png)
 
 ## Seconds to find a schedule
 
 <!-- table:seconds -->
 <!-- end -->
 
-## Gap against K
+## Ratio against K
 
-![Gap against K](figures/steps.png)
+![Ratio against K](figures/steps.png)
 """
 
 
@@ -117,7 +117,7 @@ class Args:
     figures: bool = True
     """Draw the figures."""
     fresh: Path | None = None
-    """What ``benchmarks.noises fresh`` has measured; default fresh_noises.csv beside the records, if it is there."""
+    """Results of ``benchmarks.noises fresh``; default fresh_noises.csv beside the records, if it is there."""
 
 
 # Tables
@@ -159,16 +159,16 @@ def table_records(board: Leaderboard) -> str:
     lines.append(
         f"ART-RL is in {len(ours)} of {len(board.cells)} cells{f' (runs to a cell: {text})' if text else ''}."
     )
-    below = [r for r in records if r.gap < 0.9995]
+    below = [r for r in records if r.ratio < 0.9995]
     if below:
-        least = min(below, key=lambda r: r.gap)
+        least = min(below, key=lambda r: r.ratio)
         lines.append(
-            f"Records below the limit: {len(below)}, the lowest {title(least.method)} with {least.gap:.4f} "
-            f"at {least.cell}: there the limit is not the best there is."
+            f"Records below the oracle: {len(below)}, the lowest {title(least.method)} with {least.ratio:.4f} "
+            f"at {least.cell}: there the oracle is not the best there is."
         )
     off = disagreements(board)
     if off:
-        lines.append(f"**Records whose gap is not their error / the limit's error: {off}.**")
+        lines.append(f"**Records whose ratio is not their error / the oracle's error: {off}.**")
     for header in board.headers:
         lines.append("\n" + "; ".join(f"{key}: {text_of(value)}" for key, value in header.items()))
     return "\n".join(lines)
@@ -182,13 +182,14 @@ def text_of(value: object) -> str:
 
 
 def disagreements(board: Leaderboard) -> int:
-    """Records whose gap is not their error over the limit's, to a percent."""
+    """Records whose ratio is not their error over the oracle's, to a percent."""
     count = 0
     for (cell, _), runs in board.runs.items():
-        limit = board.runs.get((cell, LIMIT))
-        if limit:
+        oracle = board.runs.get((cell, ORACLE))
+        if oracle:
             count += sum(
-                math.isfinite(r.gap) and abs(r.error / limit[0].error - r.gap) > 0.01 * r.gap for r in runs
+                math.isfinite(r.ratio) and abs(r.error / oracle[0].error - r.ratio) > 0.01 * r.ratio
+                for r in runs
             )
     return count
 
@@ -199,7 +200,7 @@ def table_iqm(board: Leaderboard, found: Sequence[Summary]) -> str:
         "method",
         "cells",
         "runs",
-        "IQM of the gap [95%]",
+        "IQM of the ratio [95%]",
         "ART-RL in the same cells",
         "median",
         "P(ART-RL is better) [95%]",
@@ -231,31 +232,31 @@ def table_iqm(board: Leaderboard, found: Sequence[Summary]) -> str:
     return text
 
 
-def table_gaps(board: Leaderboard, problem: str) -> str:
-    """Median gaps of one problem, a table for each solver."""
+def table_ratios(board: Leaderboard, problem: str) -> str:
+    """Median ratios of one problem, a table for each solver."""
     parts = []
     for solver in dict.fromkeys(c.solver for c in board.cells if c.problem == problem):
         cells = [c for c in board.cells if (c.problem, c.solver) == (problem, solver)]
         methods = [m for m in board.methods if any((c, m) in board.runs for c in cells)]
         texts = {
-            (c, m): number(float(np.median(board.gaps(c, m)))) if (c, m) in board.runs else "-"
+            (c, m): number(float(np.median(board.ratios(c, m)))) if (c, m) in board.runs else "-"
             for c in cells
             for m in methods
         }
         best: dict[Cell, str] = {}
         for c in cells:
-            rivals = [m for m in methods if m != LIMIT and (c, m) in board.runs]
+            rivals = [m for m in methods if m != ORACLE and (c, m) in board.runs]
             if rivals:
-                best[c] = texts[c, min(rivals, key=lambda m: float(np.median(board.gaps(c, m))))]
+                best[c] = texts[c, min(rivals, key=lambda m: float(np.median(board.ratios(c, m))))]
         rows = []
         for m in methods:
             line = [
-                f"**{texts[c, m]}**" if m != LIMIT and texts[c, m] == best.get(c) else texts[c, m]
+                f"**{texts[c, m]}**" if m != ORACLE and texts[c, m] == best.get(c) else texts[c, m]
                 for c in cells
             ]
             rows.append([strong(m, title(m)), *line])
         nfe = [board.records(cell=c)[0].nfe for c in cells]
-        header = [f"{solver}, gap"] + [f"K = {c.num_steps} ({n})" for c, n in zip(cells, nfe, strict=True)]
+        header = [f"{solver}, ratio"] + [f"K = {c.num_steps} ({n})" for c, n in zip(cells, nfe, strict=True)]
         parts.append(markdown(header, rows))
     return "\n\n".join(parts) + "\n\nMedian over seeds; in brackets evaluations a sample; bold: the lowest."
 
@@ -263,22 +264,24 @@ def table_gaps(board: Leaderboard, problem: str) -> str:
 def table_misses(board: Leaderboard, fresh: Mapping[Cell, Fresh]) -> str:
     """Cells where ART-RL is above its bar, or does not surely beat a rival."""
     ours = board.cells_of(OURS)
-    high = high_gaps(board)
-    text = f"Median gap above the bar ({ANALYTIC_BAR} on analytic problems, {NETWORK_BAR:.2f} on networks): "
+    high = high_ratios(board)
+    text = (
+        f"Median ratio above the bar ({ANALYTIC_BAR} on analytic problems, {NETWORK_BAR:.2f} on networks): "
+    )
     text += f"{len(high)} of {len(ours)} cells."
     if high:
         rows = [
             [
                 str(cell),
-                number(gap),
-                f"{number(float(board.gaps(cell, OURS).min()))} - {number(float(board.gaps(cell, OURS).max()))}",
-                str(len(board.gaps(cell, OURS))),
+                number(ratio),
+                f"{number(float(board.ratios(cell, OURS).min()))} - {number(float(board.ratios(cell, OURS).max()))}",
+                str(len(board.ratios(cell, OURS))),
                 f"{bar(cell.problem):.2f}",
                 *([fresh_text(fresh.get(cell))] if fresh else []),
             ]
-            for cell, gap in high
+            for cell, ratio in high
         ]
-        header = ["cell", "ART-RL's gap", "min - max", "runs", "bar"]
+        header = ["cell", "ART-RL's ratio", "min - max", "runs", "bar"]
         header += ["fresh noises (single sets)"] if fresh else []
         text += "\n\n" + markdown(header, rows)
     if fresh:
@@ -286,7 +289,7 @@ def table_misses(board: Leaderboard, fresh: Mapping[Cell, Fresh]) -> str:
             f"{cell} ({number(f.ratio)})" for cell, f in sorted(fresh.items()) if f.ratio > bar(cell.problem)
         ]
         text += (
-            "\n\nFresh noises: ART-RL's error (of the run with the median gap) over the limit's on noises that "
+            "\n\nFresh noises: ART-RL's error (of the run with the median ratio) over the oracle's on noises that "
             f"neither has seen. There it is above the bar in {len(above)} of {len(fresh)} cells"
             f"{': ' + '; '.join(above) if above else ''}."
         )
@@ -302,7 +305,7 @@ def table_misses(board: Leaderboard, fresh: Mapping[Cell, Fresh]) -> str:
     if doubtful:
         lost = [f"{d.cell} ({number(d.ours)}; {title(d.method)} {number(d.theirs)})" for d in beaten(found)]
         text += (
-            f" The best of these rivals has a median gap lower by more than {TIE - 1:.0%} in {len(lost)} of them"
+            f" The best of these rivals has a median ratio lower by more than {TIE - 1:.0%} in {len(lost)} of them"
             f"{': ' + '; '.join(lost) if lost else ''}."
         )
         lines = []
@@ -310,7 +313,7 @@ def table_misses(board: Leaderboard, fresh: Mapping[Cell, Fresh]) -> str:
             several.sort(key=lambda d: d.improvement)
             rivals = "; ".join(f"{title(d.method)} {d.improvement:.2f} ({number(d.theirs)})" for d in several)
             lines.append([str(cell), number(several[0].ours), rivals])
-        header = ["cell", "ART-RL's gap", "rival, P(ART-RL is better), (its gap)"]
+        header = ["cell", "ART-RL's ratio", "rival, P(ART-RL is better), (its ratio)"]
         text += "\n\n" + markdown(header, lines)
     return text
 
@@ -348,7 +351,7 @@ def tables(board: Leaderboard, found: Sequence[Summary], fresh: Mapping[Cell, Fr
         "misses": table_misses(board, fresh),
         "seconds": table_seconds(board),
     }
-    return {**parts, **{f"gaps:{problem}": table_gaps(board, problem) for problem in board.problems}}
+    return {**parts, **{f"ratios:{problem}": table_ratios(board, problem) for problem in board.problems}}
 
 
 def fill(text: str, parts: dict[str, str]) -> str:
@@ -365,7 +368,7 @@ def fill(text: str, parts: dict[str, str]) -> str:
     for name in names:
         if closed.count(name) != names.count(name):
             raise ValueError(f"{START.format(name)} has no {END} after it")
-        if name not in parts and not name.startswith("gaps:"):
+        if name not in parts and not name.startswith("ratios:"):
             raise ValueError(f"{START.format(name)}: no such table; known: {', '.join(parts)}")
 
     def block(name: str) -> str:
@@ -374,7 +377,7 @@ def fill(text: str, parts: dict[str, str]) -> str:
     text = blocks.sub(lambda match: block(match[1]), text)
     for name in parts:
         if name not in names:
-            heading = name.removeprefix("gaps:")
+            heading = name.removeprefix("ratios:")
             text = text.rstrip("\n") + f"\n\n### {heading}\n\n{block(name)}\n"
     return text
 
@@ -394,18 +397,29 @@ def summary_csv(found: Sequence[Summary]) -> str:
 
 def cells_csv(board: Leaderboard) -> str:
     """A line for each cell and method."""
-    header = ["problem", "solver", "num_steps", "nfe", "method", "runs", "gap", "gap_min", "gap_max", "error"]
+    header = [
+        "problem",
+        "solver",
+        "num_steps",
+        "nfe",
+        "method",
+        "runs",
+        "ratio",
+        "ratio_min",
+        "ratio_max",
+        "error",
+    ]
     header += ["improvement", "evaluations", "seconds"]
     rows: list[list[object]] = []
     for cell in board.cells:
-        ours = board.gaps(cell, OURS)
+        ours = board.ratios(cell, OURS)
         for method in board.methods:
             runs = board.runs.get((cell, method))
             if not runs:
                 continue
-            gaps = board.gaps(cell, method)
-            chance = improvement(ours, gaps) if len(ours) and method != OURS else math.nan
-            row = [*cell, runs[0].nfe, method, len(runs), np.median(gaps), gaps.min(), gaps.max()]
+            ratios = board.ratios(cell, method)
+            chance = improvement(ours, ratios) if len(ours) and method != OURS else math.nan
+            row = [*cell, runs[0].nfe, method, len(runs), np.median(ratios), ratios.min(), ratios.max()]
             row += [median(r.error for r in runs), chance]
             rows.append([*row, median(r.evaluations for r in runs), median(r.seconds for r in runs)])
     return csv_text(header, rows)

@@ -1,12 +1,10 @@
-"""Where the benchmarks start trainings and keep limits: with a run folder, without one, or several at once.
+"""Where the benchmarks start trainings and keep oracles: with a run folder, without one, or several at once.
 
-python -m benchmarks.leaderboard --problems gaussian-1d --solvers euler --steps 3 --methods limit art --seeds 0
+python -m benchmarks.leaderboard --problems gaussian-1d --solvers euler --steps 3 --methods oracle art --seeds 0
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import multiprocessing
 import shutil
@@ -15,9 +13,11 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import train
 from agents.distill import distill
-from art_env.evaluation.evaluator import Scorer
+from agents.training import COMMANDS, Settings, Training, train
+from agents.training.report import write
+from art_env._util.names import look_up
+from art_env.evaluation.evaluator import Evaluator
 from art_env.schedules import Schedule
 
 
@@ -26,7 +26,7 @@ def run_training(folder: Path, algorithm: str, **options: object) -> dict[str, A
 
     Args:
         folder: the run folder; what a broken run has left there is removed.
-        algorithm, options: those of train.py, such as ``num_steps=5`` or ``limit=False``.
+        algorithm, options: those of train.py, such as ``num_steps=5`` or ``oracle=False``.
 
     Raises:
         ValueError: train.py refuses the options.
@@ -34,32 +34,28 @@ def run_training(folder: Path, algorithm: str, **options: object) -> dict[str, A
     summary = folder / "summary.json"
     if not summary.is_file():
         shutil.rmtree(folder, ignore_errors=True)
-        settings = _settings(algorithm, **options, progress=False, run_dir=folder)
-        with contextlib.redirect_stdout(io.StringIO()):
-            train.train(settings)
+        write(train(make_settings(algorithm, **options, progress=False, run_dir=folder)))
     return json.loads(summary.read_text())
 
 
 def short_training(algorithm: str, **options: object) -> tuple[Schedule, float]:
     """Train without run folder, table and checkpoints; return the schedule and the seconds of the training."""
     began = time.perf_counter()
-    args = _settings(algorithm, **options)
-    settings, dynamics, total = train.check(args)
-    model = train.new_model(args, train.make_env(args, settings, dynamics, args.seed), total)
-    model.learn(total)
+    training = Training(make_settings(algorithm, **options))
+    model = training.fit()
     seconds = time.perf_counter() - began
-    return distill(model, dynamics, 64), seconds
+    return distill(model, training.dynamics, 64), seconds
 
 
-def _settings(algorithm: str, **options: object) -> train.Common:
-    words = [algorithm]
-    for name, value in options.items():
-        option = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{option}" if value else f"--no-{option}")
-        else:
-            words += [f"--{option}", *map(str, value if isinstance(value, tuple) else (value,))]
-    return train.parse(words)
+def make_settings(algorithm: str, **options: Any) -> Settings:
+    """Settings of a training; ``num_steps`` may be a number.
+
+    Raises:
+        ValueError, TypeError: an unknown algorithm or option, or a bad value.
+    """
+    if isinstance(options.get("num_steps"), int):
+        options["num_steps"] = (options["num_steps"],)
+    return look_up("algorithm", algorithm, COMMANDS)(**options)
 
 
 def training_processes(jobs: int) -> ProcessPoolExecutor:
@@ -67,6 +63,8 @@ def training_processes(jobs: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
 
 
-def kept_limit(scorer: Scorer, K: int, folder: Path) -> Schedule:
-    """The limit of the scorer's problem and solver at K, computed once and kept in ``folder``."""
-    return scorer.limit(K, folder / f"limit__{scorer.problem.name}__{scorer.solver.name}__{K}.json")
+def kept_oracle(evaluator: Evaluator, K: int, folder: Path) -> Schedule:
+    """The oracle of the evaluator's problem and solver at K, computed once and kept in ``folder``."""
+    return evaluator.oracle(
+        K, folder / f"oracle__{evaluator.problem.name}__{evaluator.solver.name}__{K}.json"
+    )

@@ -20,15 +20,15 @@ from tqdm import tqdm
 
 from agents.checkpoint import load_agent
 from art_env.diffusion.adaptive import match_tolerance, sample_adaptive
-from art_env.evaluation.evaluator import Scorer
+from art_env.evaluation.evaluator import Evaluator
 from art_env.evaluation.metrics import rmse
 from art_env.evaluation.results import write_csv
 from art_env.problems.library import make_problem
 from benchmarks.records import RESULTS, Cell, CellLine
-from benchmarks.running import kept_limit, run_training
+from benchmarks.running import kept_oracle, run_training
 
-FEATURES = ("log_f", "log_q", "size", "cosine")
-# Seed of the start noises that the tolerance is matched on.
+FEATURES = ("log_velocity", "log_curvature", "rms", "turn")
+# Seed of the initial noises that the tolerance is matched on.
 PILOT_SEED = 40_000
 
 
@@ -74,10 +74,10 @@ def run_folder(args: Args, cell: Cell, features: tuple[str, ...], seed: int) -> 
 def measure(args: Args, cell: Cell) -> list[Line]:
     """All lines of one cell."""
     problem, K = make_problem(cell.problem), cell.num_steps
-    scorer = Scorer(problem, cell.solver, (0,), metrics=())
-    limit = kept_limit(scorer, K, args.runs)
-    best = scorer.rows(limit)[0].mean
-    lines = [Line(*cell, "best fixed schedule", 0, scorer.nfe(K), best, 1.0, 0.0)]
+    evaluator = Evaluator(problem, cell.solver, (0,), metrics=())
+    oracle = kept_oracle(evaluator, K, args.runs)
+    best = evaluator.rows(oracle)[0].mean
+    lines = [Line(*cell, "best fixed schedule", 0, evaluator.nfe(K), best, 1.0, 0.0)]
     seeds = args.seeds[:1] if cell.option in args.once else args.seeds
     trials: list[tuple[tuple[str, ...], int]] = [
         (features, seed) for features in ((), FEATURES) for seed in seeds
@@ -87,19 +87,19 @@ def measure(args: Args, cell: Cell) -> list[Line]:
     if cell.option in args.single:
         trials += [((feature,), args.seeds[0]) for feature in (*FEATURES, "x")]
     for features, seed in tqdm(trials, desc=cell.option, disable=None):
-        options = {**cell._asdict(), "seed": seed, "limit": False}
+        options = {**cell._asdict(), "seed": seed, "oracle": False}
         if features:
             options["features"] = features
         summary = run_training(run_folder(args, cell, features, seed), "art", **options)
         error = summary["policy_rmse" if features else "rmse"]
         label = f"policy, {' '.join(features)}" if features else "ART-RL, fixed schedule"
-        lines.append(Line(*cell, label, seed, scorer.nfe(K), error, error / best, summary["seconds"]))
-    return [*lines, adaptive(scorer, cell, best)]
+        lines.append(Line(*cell, label, seed, evaluator.nfe(K), error, error / best, summary["seconds"]))
+    return [*lines, adaptive(evaluator, cell, best)]
 
 
-def adaptive(scorer: Scorer, cell: Cell, best: float) -> Line:
+def adaptive(evaluator: Evaluator, cell: Cell, best: float) -> Line:
     """The embedded Heun-Euler pair at the same mean number of evaluations, rejected steps counted."""
-    problem, nfe = scorer.problem, scorer.nfe(cell.num_steps)
+    problem, nfe = evaluator.problem, evaluator.nfe(cell.num_steps)
     levels = (problem.sigma_max, problem.sigma_floor, problem.sigma_end)
     sampler = "adaptive Heun-Euler pair"
     try:
@@ -107,7 +107,7 @@ def adaptive(scorer: Scorer, cell: Cell, best: float) -> Line:
         tolerance = match_tolerance(problem.denoiser, pilot, *levels, nfe)
     except ValueError:  # adaptive steps take more evaluations than that
         return Line(*cell, sampler, 0, nfe, math.nan, math.nan, 0.0)
-    reference = scorer.reference()
+    reference = evaluator.reference()
     ends, used = sample_adaptive(problem.denoiser, reference.start, *levels, tolerance)
     error = rmse(problem.visible(ends), problem.visible(reference.x_end))
     return Line(*cell, sampler, 0, float(used.double().mean()), error, error / best, 0.0)

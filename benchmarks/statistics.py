@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.records import LIMIT, OURS, Cell, Leaderboard
+from benchmarks.records import ORACLE, OURS, Cell, Leaderboard
 
-# A median gap above the bar of its problem is a miss: problems with exact denoisers, and all others.
+# A median ratio above the bar of its problem is a miss: problems with exact denoisers, and all others.
 ANALYTIC = ("gaussian", "mixture")
 ANALYTIC_BAR, NETWORK_BAR = 1.05, 1.10
 LEAST_IMPROVEMENT, IMPROVEMENT_STEPS = 0.9, 10
@@ -22,7 +22,7 @@ LEAST_IMPROVEMENT, IMPROVEMENT_STEPS = 0.9, 10
 TIE = 1.01
 RESAMPLES = 2000
 LEVEL = 0.95
-# One array a cell, with the gaps of its runs. Cells may have different numbers of runs, every cell counts the same.
+# One array a cell, with the ratios of its runs. Cells may have different numbers of runs, every cell counts the same.
 Cells = Sequence[np.ndarray]
 Interval = tuple[float, float] | None
 
@@ -105,7 +105,7 @@ def _percentiles(values: np.ndarray) -> tuple[float, float]:
 class Summary:
     """A method over all its cells.
 
-    ``iqm`` and ``median`` are those of its gap, ``ours`` the interquartile mean of ART-RL in the same cells,
+    ``iqm`` and ``median`` are those of its ratio, ``ours`` the interquartile mean of ART-RL in the same cells,
     ``improvement`` the probability that ART-RL is better; evaluations and seconds are medians over cells.
     """
 
@@ -123,13 +123,13 @@ class Summary:
 
 
 def summarize(board: Leaderboard) -> list[Summary]:
-    """Summarize every method; the lowest gap comes first."""
+    """Summarize every method; the lowest ratio comes first."""
     found = []
     for method in board.methods:
         cells = board.cells_of(method)
-        gaps = [board.gaps(c, method) for c in cells]
+        ratios = [board.ratios(c, method) for c in cells]
         both = board.cells_of(method, OURS)
-        ours, theirs = ([board.gaps(c, m) for c in both] for m in (OURS, method))
+        ours, theirs = ([board.ratios(c, m) for c in both] for m in (OURS, method))
         rival = bool(both) and method != OURS
         records = board.records(method)
         found.append(
@@ -137,10 +137,10 @@ def summarize(board: Leaderboard) -> list[Summary]:
                 method,
                 len(cells),
                 len(records),
-                cells_iqm(gaps),
-                iqm_interval(gaps),
+                cells_iqm(ratios),
+                iqm_interval(ratios),
                 # The median of each cell first, so that every cell counts the same.
-                float(np.median([np.median(g) for g in gaps])),
+                float(np.median([np.median(g) for g in ratios])),
                 cells_iqm(ours) if rival else math.nan,
                 mean_improvement(ours, theirs) if rival else math.nan,
                 improvement_interval(ours, theirs) if rival else None,
@@ -165,7 +165,7 @@ def median(values: Iterable[float]) -> float:
 
 
 def bar(problem: str) -> float:
-    """The largest median gap of ART-RL that is no miss on a problem."""
+    """The largest median ratio of ART-RL that is no miss on a problem."""
     return ANALYTIC_BAR if problem.startswith(ANALYTIC) else NETWORK_BAR
 
 
@@ -179,10 +179,10 @@ class Doubt(NamedTuple):
     theirs: float
 
 
-def high_gaps(board: Leaderboard) -> list[tuple[Cell, float]]:
-    """Cells where the median gap of ART-RL is above its bar."""
-    medians = [(cell, float(np.median(board.gaps(cell, OURS)))) for cell in board.cells_of(OURS)]
-    return [(cell, gap) for cell, gap in medians if gap > bar(cell.problem)]
+def high_ratios(board: Leaderboard) -> list[tuple[Cell, float]]:
+    """Cells where the median ratio of ART-RL is above its bar."""
+    medians = [(cell, float(np.median(board.ratios(cell, OURS)))) for cell in board.cells_of(OURS)]
+    return [(cell, ratio) for cell, ratio in medians if ratio > bar(cell.problem)]
 
 
 def doubts(board: Leaderboard) -> list[Doubt]:
@@ -191,10 +191,10 @@ def doubts(board: Leaderboard) -> list[Doubt]:
     for cell in board.cells_of(OURS):
         if cell.num_steps > IMPROVEMENT_STEPS:
             continue
-        ours = board.gaps(cell, OURS)
+        ours = board.ratios(cell, OURS)
         for method in board.methods:
-            theirs = board.gaps(cell, method)
-            if method in (OURS, LIMIT) or not len(theirs):
+            theirs = board.ratios(cell, method)
+            if method in (OURS, ORACLE) or not len(theirs):
                 continue
             chance = improvement(ours, theirs)
             if chance < LEAST_IMPROVEMENT:

@@ -21,14 +21,14 @@ import tyro
 
 from art_env._util.files import write_text
 from art_env.diffusion import sample
-from art_env.evaluation.evaluator import Scorer
+from art_env.evaluation.evaluator import Evaluator
 from art_env.evaluation.features import Features
 from art_env.evaluation.metrics import frechet_distance
-from art_env.evaluation.results import Row, format_table, write_csv
+from art_env.evaluation.results import Score, format_table, write_csv
 from art_env.problems.library import make_problem
 from art_env.problems.problem import Problem
 from art_env.schedules import Schedule
-from art_env.schedules.registry import baseline
+from art_env.schedules.registry import make_schedule
 from benchmarks.records import RESULTS
 from benchmarks.running import short_training
 
@@ -46,11 +46,8 @@ class Args:
     steps: tuple[int, ...] = (5, 10, 20)
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the trainings."""
-    num_envs: int = 4096
-    image_envs: int = 1024
-    """num_envs on images."""
     noise_groups: int = 8
-    """Groups of num_envs / noise_groups samples, whose distance to exact ones is the reward."""
+    """Groups of samples, whose distance to exact ones is the reward."""
     updates: int = 150
     num_images: int = 2000
     num_noises: int = 20_000
@@ -60,7 +57,7 @@ class Args:
 
 def learn(problem: Problem, solver: str, K: int, seed: int, args: Args) -> tuple[Schedule, float]:
     """The schedule of one training, and its seconds."""
-    rows = args.image_envs if problem.is_image else args.num_envs
+    rows = problem.effort.group_rows
     schedule, seconds = short_training(
         "art",
         problem=problem.name,
@@ -80,7 +77,7 @@ class ToExact:
     def __init__(self, problem: Problem, n: int) -> None:
         assert problem.features is not None
         self.features = Features(problem.features)
-        fine = baseline("closed_form", problem, 30).sigmas
+        fine = make_schedule("closed_form", problem, 30).sigmas
         with torch.no_grad():
             noises = [problem.sample_noise(n, EXACT_SEED + i) for i in range(2)]
             sets = [torch.cat([sample(problem.denoiser, x, fine) for x in y.split(512)]) for y in noises]
@@ -92,7 +89,7 @@ class ToExact:
         return frechet_distance(self.features(images), self.exact)
 
 
-def mean_row(rows: list[Row]) -> Row:
+def mean_row(rows: list[Score]) -> Score:
     """One row for several trainings: mean and spread over them."""
     means = [row.mean for row in rows]
     sd = float(np.std(means, ddof=1)) if len(means) > 1 else float("nan")
@@ -101,23 +98,23 @@ def mean_row(rows: list[Row]) -> Row:
 
 def run(
     problem: Problem, solver: str, K: int, args: Args, to_exact: ToExact | None
-) -> tuple[list[Row], list[dict[str, Any]]]:
+) -> tuple[list[Score], list[dict[str, Any]]]:
     """Rows of the table, and what was trained."""
-    n = None if problem.is_image else args.num_noises
-    scorer = Scorer(problem, solver, (0, 1, 2), args.num_images, n, metrics=problem.metrics[:1])
-    rows = [*scorer.floor()] if min(args.steps) == K else []
+    n = args.num_noises if problem.features is None else None
+    evaluator = Evaluator(problem, solver, (0, 1, 2), args.num_images, n, metrics=problem.metrics[:1])
+    rows = [*evaluator.floor()] if min(args.steps) == K else []
     if rows and to_exact is not None:
         rows.append(replace(rows[0], metric="frechet_to_exact", mean=to_exact.floor, sd=0.0, n=1))
 
-    def score(schedule: Schedule) -> list[Row]:
-        found = scorer.rows(schedule)
+    def score(schedule: Schedule) -> list[Score]:
+        found = evaluator.rows(schedule)
         if to_exact is not None:
-            value = to_exact(scorer.samples(schedule, args.num_images))
+            value = to_exact(evaluator.samples(schedule, args.num_images))
             found.append(replace(found[0], metric="frechet_to_exact", mean=value, sd=float("nan"), n=1))
         return found
 
     for name in RIVALS:
-        rows += score(baseline(name, problem, K, solver))
+        rows += score(make_schedule(name, problem, K, solver))
     trained, scores = [], []
     for seed in args.seeds:
         schedule, seconds = learn(problem, solver, K, seed, args)
@@ -145,11 +142,11 @@ def main(args: Args) -> None:
     command = " ".join(["python -m benchmarks.stochastic", *sys.argv[1:]])
     for name in args.problems:
         problem = make_problem(name)
-        to_exact = ToExact(problem, args.num_images) if problem.is_image else None
-        everything: list[Row] = []
+        to_exact = ToExact(problem, args.num_images) if problem.features else None
+        everything: list[Score] = []
         trained: list[dict[str, Any]] = []
         for solver in args.solvers:
-            rows: list[Row] = []
+            rows: list[Score] = []
             for K in args.steps:
                 found, runs = run(problem, solver, K, args, to_exact)
                 rows, trained = rows + found, trained + runs

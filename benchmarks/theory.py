@@ -15,14 +15,14 @@ import torch
 import tyro
 from matplotlib.figure import Figure
 
-from art_env import theory
 from art_env.diffusion import sample
-from art_env.evaluation.evaluator import Scorer
+from art_env.evaluation.evaluator import Evaluator
 from art_env.problems.library import make_problem
-from art_env.schedules import Schedule, closed_form, direct, edm, final_rmse
+from art_env.schedules import Schedule, closed_form, edm, final_rmse, gradient_search
 from art_env.schedules.optimal import equal_density
-from art_env.schedules.registry import baseline
-from art_env.theory import T
+from art_env.schedules.registry import make_schedule
+from benchmarks import clock_theory as theory
+from benchmarks.clock_theory import T
 from benchmarks.records import ROOT
 from benchmarks.running import run_training, training_processes
 
@@ -132,15 +132,15 @@ def hjb(out: Path) -> None:
 
 
 def surviving() -> dict[str, list[float]]:
-    """Section 5: final error on mixture-1d of grids with and without the weight, over that of the limit."""
+    """Section 5: final error on mixture-1d of grids with and without the weight, over that of the oracle."""
     problem = make_problem("mixture-1d")
     nodes, pilots = theory.quantile_flow(problem, 2048), [problem.reference(1024, seed) for seed in range(5)]
     survives = theory.surviving_curvature(problem, nodes)
     square = survives**2
-    print("5. mixture-1d, Euler, RMSE over 2,048 quantiles of the start noise")
+    print("5. mixture-1d, Euler, RMSE over 2,048 quantiles of the initial noise")
     share = (square.max(1) / square.sum(1)).max()
     print(f"largest share of one noise in E (propagator Q)^2: {share:.2f}")
-    print("   K     EDM  closed  E|PQ|  RMS PQ  weighted  from 5 sets of 1,024 noises   limit")
+    print("   K     EDM  closed  E|PQ|  RMS PQ  weighted  from 5 sets of 1,024 noises   oracle")
     table: dict[str, list[float]] = {name: [] for name in ("EDM", "closed form", "weighted")}
 
     def rmse(schedule: Schedule) -> float:
@@ -149,7 +149,7 @@ def surviving() -> dict[str, list[float]]:
     for K in STEPS:
         weighted = theory.weighted_closed_form(problem, nodes, K)
         grids = [
-            edm(K, 0.002, 80.0, terminal="sigma_min"),
+            edm(K, 0.002, 80.0, final_sigmas_type="sigma_min"),
             closed_form(nodes, K),
             equal_density(nodes, np.sqrt(np.abs(survives).mean(1)), K, "mean"),
             equal_density(nodes, square.mean(1) ** 0.25, K, "rms"),
@@ -157,11 +157,11 @@ def surviving() -> dict[str, list[float]]:
         ]
         errors = [rmse(grid) for grid in grids]
         others = [rmse(theory.weighted_closed_form(problem, pilot, K)) for pilot in pilots]
-        limit = rmse(direct(problem.denoiser, nodes, K, "euler", [weighted], 2, 100, with_dp=False))
+        oracle = rmse(gradient_search(problem.denoiser, nodes, K, "euler", [weighted], 2, 100, with_dp=False))
         for name, i in (("EDM", 0), ("closed form", 1), ("weighted", 4)):
-            table[name].append(errors[i] / limit)
+            table[name].append(errors[i] / oracle)
         row = " ".join(f"{e:7.4f}" for e in errors)
-        print(f"{K:4d} {row}   {min(others):.4f} to {max(others):.4f}   {limit:.4f}", flush=True)
+        print(f"{K:4d} {row}   {min(others):.4f} to {max(others):.4f}   {oracle:.4f}", flush=True)
     return table
 
 
@@ -194,7 +194,7 @@ def exploiting(table: dict[str, list[float]], out: Path) -> None:
     for name, ratios in table.items():
         left.plot(STEPS, ratios, "o-", label=name)
     left.axhline(1.0, color="k", lw=1)
-    left.set(xscale="log", xticks=STEPS, xticklabels=STEPS, xlabel="K", ylabel="RMSE / RMSE of the limit")
+    left.set(xscale="log", xticks=STEPS, xticklabels=STEPS, xlabel="K", ylabel="RMSE / RMSE of the oracle")
     left.minorticks_off()
     left.set_title("mixture-1d, Euler: weighting by what survives")
     right.plot(counts, cost, "o-", label="its cost")
@@ -223,17 +223,17 @@ def train(reward: str, K: int, seed: int) -> tuple[Schedule, float]:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder, "run")
         options = {"problem": "gaussian-1d", "solver": "euler", "num_steps": K, "reward": reward}
-        summary = run_training(run, "art", **options, seed=seed, limit=False)
+        summary = run_training(run, "art", **options, seed=seed, oracle=False)
         return Schedule.load(run / "schedule.json"), summary["seconds"]
 
 
 def gaussian(args: Gaussian) -> None:
     """Train everything, print two tables."""
     problem = make_problem("gaussian-1d")
-    scorer = Scorer(problem, "euler", (0,))
+    evaluator = Evaluator(problem, "euler", (0,))
 
     def w2(schedule: Schedule) -> float:
-        return next(row.mean for row in scorer.rows(schedule) if row.metric == "w2")
+        return next(row.mean for row in evaluator.rows(schedule) if row.metric == "w2")
 
     with training_processes(args.jobs) as pool:
         found = [pool.submit(train, "euler", 20, seed) for seed in args.seeds]
@@ -241,7 +241,7 @@ def gaussian(args: Gaussian) -> None:
         print("reward=euler, trained at K = 20, resampled: W2 / W2 of the closed form")
         print("   K  closed form      min      max   within 2%")
         for K in RESAMPLED_STEPS:
-            closed = w2(baseline("closed_form", problem, K, "euler"))
+            closed = w2(make_schedule("closed_form", problem, K, "euler"))
             print_ratios(K, closed, [w2(schedule.resample(K)) for schedule in schedules])
         print(f"seconds of training: at most {max(seconds):.0f}")
         print("reward=global, trained at each K: W2 / W2 of the optimum")
@@ -249,7 +249,7 @@ def gaussian(args: Gaussian) -> None:
         for K in TRAINED_STEPS:
             found = [pool.submit(train, "global", K, seed) for seed in args.seeds]
             schedules, seconds = zip(*(run.result() for run in found), strict=True)
-            best = w2(baseline("arctan", problem, K, "euler"))
+            best = w2(make_schedule("arctan", problem, K, "euler"))
             print_ratios(K, best, [w2(schedule) for schedule in schedules])
             print(f"      seconds of training: at most {max(seconds):.0f}", flush=True)
 

@@ -58,7 +58,7 @@ def test_gaussian_from_the_shell(tmp_path) -> None:
         "uniform",
         "log_snr",
         "arctan",
-        "limit",
+        "oracle",
     ]
     done = _shell(*args, "--out", out)
     assert done.returncode == 0, done.stderr
@@ -74,7 +74,7 @@ def test_gaussian_from_the_shell(tmp_path) -> None:
         "samples_5.png",
     ]
     assert "0.6674" in done.stdout
-    assert "gap" in done.stdout
+    assert "ratio" in done.stdout
     assert "some schedules end at 0" in done.stdout
     again = _shell(*args, "--out", out)
     assert again.returncode == 2
@@ -127,7 +127,7 @@ def test_agents_are_distilled(run, tmp_path, monkeypatch) -> None:
     loading = types.ModuleType("agents.checkpoint")
     loading.load_agent = lambda path, trust_pickle=False, problem=None: (
         Even(),
-        Dynamics(problem="gaussian-1d", num_steps=4, reward="euler", clock=3.0),
+        Dynamics(problem="gaussian-1d", num_steps=4, reward="euler", base_schedule=3.0),
     )
     monkeypatch.setitem(sys.modules, "agents.checkpoint", loading)
     path = tmp_path / "my_run" / "model.zip"
@@ -149,7 +149,7 @@ def _error_cases() -> list[tuple[list[object], str]]:
         (["--problem", "gaussian-1d", "--schedules", "runs/none/schedule.json"], "no schedule file"),
         (["--problem", "gaussian-1d", "--agents", "runs/none/model.zip"], "no agent file"),
         (["--problem", "gaussian-1d", "--steps", 0], "at least 1"),
-        (["--problem", "gaussian-1d", "--terminal", "zreo"], "Did you mean 'zero'"),
+        (["--problem", "gaussian-1d", "--final-sigmas-type", "zreo"], "Did you mean 'zero'"),
         (["--problem", "gaussian-1d", "--seeds", 1, 1], "repeats"),
         (["--problem", "gaussian-1d", "--threads", 0], "--threads 0"),
         (["--problem", "gaussian-1d", "--model", "x.safetensors"], "give one of them"),

@@ -20,7 +20,6 @@ ART_ENV = (
     "schedules",
     "evaluation export",
     "envs",
-    "theory",
 )
 AGENTS = (
     "schedule_search",
@@ -30,7 +29,7 @@ AGENTS = (
     "training",
 )
 CLONE = ("art_env", "agents", "benchmarks")
-PACKAGES = [name for floor in ART_ENV for name in floor.split() if name != "theory"]
+PACKAGES = [name for floor in ART_ENV for name in floor.split()]
 
 
 @pytest.mark.parametrize("package", PACKAGES)

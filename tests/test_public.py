@@ -40,12 +40,12 @@ def test_every_public_name_is_there(name):
 
 def test_public_names_are_the_objects_of_their_modules():
     from art_env.envs.env import ARTEnv
-    from art_env.schedules.registry import baseline
+    from art_env.schedules.registry import make_schedule
     from art_env.schedules.schedule import Schedule
 
     assert art_env.ARTEnv is ARTEnv
     assert art_env.Schedule is Schedule
-    assert art_env.make_schedule is baseline
+    assert art_env.make_schedule is make_schedule
 
 
 def test_dir_shows_names_that_nobody_has_used_yet():

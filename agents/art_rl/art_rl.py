@@ -35,8 +35,8 @@ class ARTRL(OnPolicyAlgorithm):
       ``|Q| theta^2`` is constant, so the paper's width ``lambda / |Q|`` on theta is a constant width on
       log theta, without the tail where ``|Q|`` is 0: the literal algorithm lets the clock leave its range there.
       The budget then holds by construction, and no multiplier is needed.
-    - *Groups.* Rows form groups, and all groups meet the same start noises. The final error is heavy-tailed over
-      start noises, and comparing groups on equal noises removes that from the gradient.
+    - *Groups.* Rows form groups, and all groups meet the same initial noises. The final error is heavy-tailed over
+      initial noises, and comparing groups on equal noises removes that from the gradient.
     - *Policy.* The mean is a table, one number per step, plus, if there are features, a network of the observation.
       A smooth network of (time, budget) misses the sharp turns of the best schedules.
 
@@ -46,13 +46,13 @@ class ARTRL(OnPolicyAlgorithm):
     was no better):
 
     - *Ranks.* Groups are weighted by the rank of their return. Returns themselves follow the few noises with huge
-      errors: Heun at K = 10 on ``mixture-1d`` then ends in a local minimum 1.25 times above the limit.
+      errors: Heun at K = 10 on ``mixture-1d`` then ends in a local minimum 1.25 times above the oracle.
     - *Tournament.* The final error has many local minima. ``starts`` short runs begin at smooth random clocks (the
       first at even spending) with exploration of a falling width, smooth over the steps before it is white. The
       best third go on, each for a while, and the best of them to the end, with a covariance over the steps that is
-      learned with the mean by natural gradient (see ``exploration``). One long start ends at 1.3 times the limit
+      learned with the mean by natural gradient (see ``exploration``). One long start ends at 1.3 times the oracle
       in seven of eight trainings of iPNDM at K = 5, and Heun at K = 10 in four of ten at 1.26.
-    - *Start noises by cost.* After the first runs noises are drawn by what they cost the present schedule, and
+    - *Initial noises by cost.* After the first runs noises are drawn by what they cost the present schedule, and
       weighted accordingly (see ``start_noises``): DPM-Solver++ at K = 20 goes from 1.5 to 1.1. What each costs is
       surveyed with rollouts of the mean, which count as training. It needs ``ARTVectorEnv.play``; behind other
       wrappers updates take more rollouts instead.
@@ -70,7 +70,7 @@ class ARTRL(OnPolicyAlgorithm):
     With features the table is found first, then the network learns what to add to it for each trajectory. Every row
     then explores by itself and has its own advantage, and the update is the paper's with these changes:
 
-    - *Baseline.* The mean over groups of the advantage at the same step and start noise is subtracted.
+    - *Baseline.* The mean over groups of the advantage at the same step and initial noise is subtracted.
     - *Traces.* Test functions are eligibility traces, ``gae_lambda`` (1: the whole return), which the paper's
       moment conditions allow. A one-step TD error needs a critic that knows the budget well before the actor
       can use it.
@@ -197,7 +197,7 @@ class ARTRL(OnPolicyAlgorithm):
 
         One trajectory an iteration (``env`` of one row), actor and critic of 3 layers of 128 with Softplus,
         lambda = 0.1, eps = 1e-6, Adam 1e-4 for both, multiplier step 1e-4; 5,000 iterations
-        are ``learn(5000 * num_steps)``. The observation needs ``log_q`` among its features. Two deviations: inputs
+        are ``learn(5000 * num_steps)``. The observation needs ``log_curvature``. Two deviations: inputs
         are scaled to the observation's bounds, and psi is held in [0, T] by the environment.
         """
         settings: dict[str, Any] = {
@@ -281,13 +281,13 @@ class ARTRL(OnPolicyAlgorithm):
                 raise ValueError(
                     f"num_steps = {budgets}: ARTRL.paper needs an environment with one number of steps"
                 )
-            if not fits or "log_q" not in names:
+            if not fits or "log_curvature" not in names:
                 raise ValueError(
-                    "ARTRL.paper needs an env with control='speed', reward='euler' and 'log_q' among its "
+                    "ARTRL.paper needs an env with control='speed', reward='euler' and 'log_curvature' among its "
                     f"features; got control={self._env_attr('control', None)!r}, "
                     f"reward={self._env_attr('reward_name', None)!r}, features={tuple(names)!r}"
                 )
-            own["log_q_index"] = list(names).index("log_q")
+            own["log_q_index"] = list(names).index("log_curvature")
         self.policy_kwargs = {**own, **self.policy_kwargs}
 
     def _env_attr(self, name: str, default: Any) -> Any:
@@ -537,7 +537,7 @@ class ARTRL(OnPolicyAlgorithm):
 
 
 def _pool(env: VecEnv | None) -> ARTVectorEnv | None:
-    """The ``ARTVectorEnv`` with a pool of start noises, if there is nothing but a monitor around it."""
+    """The ``ARTVectorEnv`` with a pool of initial noises, if there is nothing but a monitor around it."""
     while isinstance(env, VecMonitor):
         env = env.venv
     vector = getattr(env, "env", None)
@@ -547,6 +547,6 @@ def _pool(env: VecEnv | None) -> ARTVectorEnv | None:
 
 
 def _pool_size(env: VecEnv | None) -> int:
-    """Start noises that can be chosen one by one; 0 where rows are not compared with trajectories of their own."""
+    """Initial noises that can be chosen one by one; 0 where rows are not compared with trajectories of their own."""
     vector = _pool(env)
     return vector.dynamics.pool_size if vector is not None and vector.dynamics.paired else 0

@@ -57,7 +57,7 @@ class ARTPolicy(BasePolicy):
         stiffness_tied: the paper's policy ``N(mu, lambda / max(|Q|, eps))``, its mean a network of
             (time, x, budget); else ``mu`` is a step table plus a network of the observation (if there are features),
             and the width is a number.
-        log_q_index: where the observation holds ``log_q`` (needed if ``stiffness_tied``).
+        log_q_index: where the observation holds ``log_curvature`` (needed if ``stiffness_tied``).
         temperature: lambda.
         net_arch: hidden widths of the networks.
         octaves: of sines and cosines that the networks see beside the observation (unless ``stiffness_tied``).

@@ -1,4 +1,4 @@
-"""Which start noises ART-RL meets late in training: those that carry the error."""
+"""Which initial noises ART-RL meets late in training: those that carry the error."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import Tensor
 
 # Part of the draws that stays even over the pool: no weight exceeds its inverse.
 EVEN = 0.2
-# No start noise may hold more than this part of the whole cost.
+# No initial noise may hold more than this part of the whole cost.
 MOST = 0.1
 
 
 class StartNoises:
-    """Importance sampling of start noises by what they cost the present schedule.
+    """Importance sampling of initial noises by what they cost the present schedule.
 
     The final error is heavy-tailed: of 16,384 noises on ``mixture-1d`` 16 hold a fifth of it with DPM-Solver++ at
     K = 20, and 99% with RK4. The ranks of schedules on 256 noises drawn evenly have a correlation of 0.57 with the

@@ -14,7 +14,7 @@ from agents.schedule_search.noise_sampling import StartNoises
 from agents.schedule_search.strategies import AdaptedGaussian, AnnealedGaussian
 from agents.schedule_search.table import StepTable
 
-# Beyond this the noise of a comparison between groups is no longer what limits an update.
+# Beyond this the noise of a comparison between groups is no longer what oracles an update.
 MOST_ROLLOUTS = 16.0
 # With fewer rollouts to an update late in training there is one start and one phase.
 ENOUGH_ROLLOUTS = 4.0
@@ -24,7 +24,7 @@ SHARES = (0.32, 0.22, 0.46)
 START_ROLLOUTS = 30
 # A covariance over more actions than this takes more updates to learn: in proportion to their square.
 FEW_ACTIONS = 9
-# Looks at all start noises while the winner learns, and the part of training that one may take.
+# Looks at all initial noises while the winner learns, and the part of training that one may take.
 LOOKS, LOOK_SHARE = 6, 0.01
 
 
@@ -62,7 +62,7 @@ class TableSearch:
         budgets: its K.
         groups: rows that explore alike, G.
         members: rows of a group.
-        pool: start noises that can be asked for; 0: the environment alone knows which it takes.
+        pool: initial noises that can be asked for; 0: the environment alone knows which it takes.
         settings: of ``ARTRL``.
 
     Attributes:
@@ -108,7 +108,7 @@ class TableSearch:
 
     @property
     def surveying(self) -> bool:
-        """Whether the next rollout looks at start noises instead of exploring."""
+        """Whether the next rollout looks at initial noises instead of exploring."""
         return self._to_survey > 0
 
     def start(self, progress: float, rollouts: float) -> None:
@@ -131,7 +131,7 @@ class TableSearch:
             self._advance()
 
     def index(self) -> np.ndarray | None:
-        """``[rows, budgets]``, the start noises of the next rollout; None: those that the environment takes."""
+        """``[rows, budgets]``, the initial noises of the next rollout; None: those that the environment takes."""
         if self.surveying:
             rows = (self._place + np.arange(self.groups * self.members)) % self.pool
             self._place += len(rows)
@@ -143,7 +143,7 @@ class TableSearch:
         return np.tile(self._drawn, (self.groups, 1))
 
     def add(self, returns: Tensor) -> None:
-        """Take the returns ``[budgets, rows]`` of a rollout from the start noises of ``index``."""
+        """Take the returns ``[budgets, rows]`` of a rollout from the initial noises of ``index``."""
         if self.surveying:
             for noises, rows, own in zip(self._survey, self._drawn.T, returns.numpy(), strict=True):
                 noises.update(rows, own)

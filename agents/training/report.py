@@ -1,4 +1,4 @@
-"""What a training leaves behind: the table, the pictures, the schedules, and last of all summary.json."""
+"""The results of a training as text and as files: table, pictures, schedule, and last of all summary.json."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def report(result: Result) -> str:
         lines.append(f"{floor.metric} of exact data against data: {floor.mean:.4g}")
     if result.oracle is not None:
         change = result.oracle.meta["last_change"]
-        lines.append(f"limit: the last restart of the search changed it by {change:.2%}")
+        lines.append(f"oracle: the last restart of the search changed it by {change:.2%}")
     lines.append(
         f"training: {result.seconds:.0f} s, {result.model.num_timesteps:,} env steps, "
         f"{result.denoiser_evals:,} denoiser evaluations"
@@ -65,14 +65,15 @@ def summary(result: Result) -> dict[str, Any]:
     def of(name: str) -> dict[str, float]:
         return {row.metric: row.mean for row in result.rows if row.schedule == name}
 
-    scores: dict[str, float | None] = {"gap": None, "rmse": None, **of(algorithm)}
+    scores: dict[str, float | None] = {"ratio": None, "rmse": None, **of(algorithm)}
     if result.training.acts_on_samples:
-        scores |= {f"policy_{metric}": value for metric, value in of(f"{algorithm} policy").items()}
+        policy = {"ratio": None, "rmse": None, **of(f"{algorithm} policy")}
+        scores |= {f"policy_{metric}": value for metric, value in policy.items()}
     return {
         "problem": result.evaluator.problem.name,
         "algorithm": algorithm,
         "solver": settings.solver,
-        "terminal": result.schedule.terminal,
+        "final_sigmas_type": result.schedule.final_sigmas_type,
         "num_steps": K,
         "nfe": result.evaluator.nfe(K),
         "reward": settings.reward,

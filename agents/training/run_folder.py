@@ -31,7 +31,7 @@ class RunFolder:
         self.config, self.summary = folder / "config.json", folder / "summary.json"
         self.model, self.checkpoint = folder / "model.zip", folder / "checkpoints" / "model.zip"
         self.progress = folder / "checkpoints" / "progress.json"
-        self.limit, self.schedule = folder / "limit.json", folder / "schedule.json"
+        self.oracle, self.schedule = folder / "oracle.json", folder / "schedule.json"
 
     @classmethod
     def create(cls, settings: Settings, problem: str, num_envs: int) -> RunFolder:

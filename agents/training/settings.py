@@ -41,20 +41,20 @@ class Settings(ModelOptions):
     """global: minus the final error (of a stochastic solver: minus W2^2 from a group to exact samples); local:
     minus the solver's own errors; euler: the paper's objective."""
     features: tuple[str, ...] = ()
-    """What the policy observes besides time and budget: log_f, log_q, size, cosine, x. Default: nothing, so that the
-    policy is a schedule. With features, the policy itself is evaluated as well, acting on each sample."""
-    clock: str = "closed_form"
+    """What the policy observes besides time and remaining budget: log_velocity, log_curvature, rms, turn, x. Default:
+    nothing, so that the policy is a schedule. With features, the policy itself is evaluated as well."""
+    base_schedule: str = "closed_form"
     """Base schedule, which action 0 reproduces: closed_form, or EDM's with this rho (7: EDM's own)."""
     action_range: float = 5.0
     """Octaves of clock speed between action 0 and 1."""
-    terminal: str | None = None
+    final_sigmas_type: str | None = None
     """zero or sigma_min: where schedules end; by default the problem's own."""
     sigma_min: float | None = None
     """Another lowest noise level."""
     sigma_max: float | None = None
     """Another highest noise level."""
     num_noises: int | None = None
-    """Start noises that rewards are measured on; by default the problem's own number."""
+    """Initial noises that rewards are measured on; by default the problem's own number."""
     total_timesteps: int | None = None
     """Env steps; by default 300 episodes of every row (on images 1,200, 100 with --model; on the mixtures 1,130, and
     beyond K = 10 113 K; of a stochastic solver on images 300, on the analytic problems 75), for every algorithm."""
@@ -62,7 +62,7 @@ class Settings(ModelOptions):
     """Rows that step together; by default 256 (64 on images and with --model, 2048 on the mixtures; of a stochastic
     solver 4096, 1024 on images, 256 with --model)."""
     seed: int = 0
-    """Seed of the agent, the exploration and the start noises."""
+    """Seed of the agent, the exploration and the initial noises."""
     eval_seeds: tuple[int, ...] = (0,)
     """Seed sets of held-out noises for the table."""
     num_images: int = 2000
@@ -71,9 +71,9 @@ class Settings(ModelOptions):
     """Run folder; by default runs/PROBLEM__ALGORITHM__SEED__TIME."""
     resume: Path | None = None
     """Run folder of a killed run: go on with it (its own settings are used)."""
-    limit: bool = True
-    """Compute the best schedule there is, for the gap."""
-    model_limit: bool = False
+    oracle: bool = True
+    """Compute the best schedule there is, for the ratio."""
+    model_oracle: bool = False
     """Compute it for --model too: hundreds of gradients through a network that may be large."""
     progress: bool = True
     """Show a progress bar."""
@@ -115,19 +115,19 @@ class Settings(ModelOptions):
     def env_config(self) -> EnvConfig:
         """The environment's settings among these, for the first number of steps."""
         model = self.model_arguments()
-        clock: float | str = self.clock
-        if clock != "closed_form":
+        base_schedule: float | str = self.base_schedule
+        if base_schedule != "closed_form":
             try:
-                clock = float(clock)
+                base_schedule = float(base_schedule)
             except ValueError:
                 raise ValueError(
-                    unknown_name("clock", clock, ["closed_form", "7"]) + " (a number is rho)"
+                    unknown_name("base_schedule", base_schedule, ["closed_form", "7"]) + " (a number is rho)"
                 ) from None
         return EnvConfig(
             problem=self.problem if model is None else "custom",
             model=model,
             trust_pickle=self.trust_pickle,
-            terminal=self.terminal,
+            final_sigmas_type=self.final_sigmas_type,
             sigma_min=self.sigma_min,
             sigma_max=self.sigma_max,
             device=self.device,
@@ -136,15 +136,19 @@ class Settings(ModelOptions):
             reward=self.reward,
             control=self.control,
             features=self.features,
-            clock=clock,
+            base_schedule=base_schedule,
             action_range=self.action_range,
             num_noises=self.num_noises,
         )
 
     @property
-    def wants_limit(self) -> bool:
+    def wants_oracle(self) -> bool:
         """Whether to search for the best schedule; a stochastic solver has none."""
-        return self.limit and (self.model is None or self.model_limit) and not self.env_config().rule.noisy
+        return (
+            self.oracle
+            and (self.model is None or self.model_oracle)
+            and not self.env_config().rule.stochastic
+        )
 
     def size(self, problem: Problem, in_groups: bool) -> tuple[int, int]:
         """Rows and env steps: as given, else what suits the problem.
@@ -214,7 +218,7 @@ class ArtSettings(Settings):
     gae_lambda: float = 1.0
     """Trace of the TD errors (1: the whole return), with features."""
     noise_groups: int = 16  # type: ignore[misc]
-    """Groups of rows that share exploration and meet the same start noises."""
+    """Groups of rows that share exploration and meet the same initial noises."""
     std_start: float = 0.18
     """Width of the exploration at the start, in units of the action."""
     std_end: float = 0.012
@@ -252,7 +256,7 @@ class ArtPaperSettings(Settings):
     solver: str = "euler"
     num_steps: tuple[int, ...] = (100,)
     reward: str = "euler"
-    features: tuple[str, ...] = ("x", "log_q")
+    features: tuple[str, ...] = ("x", "log_curvature")
     num_envs: int | None = 1
     """One trajectory an iteration."""
     iterations: int = 5000
@@ -285,7 +289,7 @@ class SacSettings(Settings):
     learning_rate: float = 3e-3
     """At the start; falls to 0."""
     target_entropy: float = -6.0
-    """Of the policy, in nats; lower explores less."""
+    """Entropy that the policy is held at, in nats; a lower one explores less."""
 
     def check(self) -> None:
         """See ``CheckedSettings``."""

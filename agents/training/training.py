@@ -31,9 +31,9 @@ from art_env.envs.dynamics import Dynamics
 from art_env.envs.rewards import compares_groups
 from art_env.envs.sb3 import to_sb3
 from art_env.envs.vector_env import ARTVectorEnv
-from art_env.evaluation.evaluator import Scorer
-from art_env.evaluation.results import Row
-from art_env.schedules.registry import baseline
+from art_env.evaluation.evaluator import Evaluator
+from art_env.evaluation.results import Score
+from art_env.schedules.registry import make_schedule
 from art_env.schedules.schedule import Schedule
 
 RIVALS = ("uniform", "log_snr", "edm", "closed_form")
@@ -100,12 +100,12 @@ class Training:
     def acts_on_samples(self) -> bool:
         """Whether the policy is worth scoring beside its schedule: it sees the sample, at no evaluation more."""
         dynamics = self.dynamics
-        return bool(dynamics.features) and dynamics.reward_name != "euler" and not dynamics.solver.noisy
+        return bool(dynamics.features) and dynamics.reward_name != "euler" and not dynamics.solver.stochastic
 
 
 @dataclass
 class Result:
-    """What a training found.
+    """The results of a training.
 
     Attributes:
         training: its parts.
@@ -122,12 +122,12 @@ class Result:
 
     training: Training
     run: RunFolder
-    evaluator: Scorer
+    evaluator: Evaluator
     model: BaseAlgorithm
     rivals: list[Schedule]
     schedule: Schedule
     oracle: Schedule | None
-    rows: list[Row]
+    rows: list[Score]
     seconds: float
     denoiser_evals: int
 
@@ -153,22 +153,24 @@ def train(settings: Settings, say: Callable[[str], None] = silent) -> Result:
     torch.set_num_threads(settings.threads)
     training = Training(settings)
     problem, K, solver = training.dynamics.problem, training.dynamics.num_steps, settings.solver
-    evaluator = Scorer(problem, solver, settings.eval_seeds, settings.num_images, metrics=problem.metrics[:1])
+    evaluator = Evaluator(
+        problem, solver, settings.eval_seeds, settings.num_images, metrics=problem.metrics[:1]
+    )
     if run is None:
         run = RunFolder.create(settings, problem.name, training.num_envs)
     say(f"{settings.algorithm} on {problem.name}: {solver}, K = {K}, run folder {run.folder}")
 
-    rivals = [baseline(name, problem, K, solver) for name in RIVALS]
+    rivals = [make_schedule(name, problem, K, solver) for name in RIVALS]
     oracle = None
-    if settings.wants_limit:
-        if not run.limit.is_file():
-            say("searching for the limit (gradients through the sampler) ...")
-        oracle = evaluator.limit(K, run.limit, rivals)
+    if settings.wants_oracle:
+        if not run.oracle.is_file():
+            say("searching for the oracle (gradients through the sampler) ...")
+        oracle = evaluator.oracle(K, run.oracle, rivals)
     model, seconds, evals = learn(training, run, evaluator, rivals, oracle, say)
     schedule = training.schedule(model)
-    if oracle and evaluator.gap(schedule, oracle) < 1.0:
-        say("the agent's schedule is better than the limit: searching on from there ...")
-        oracle = evaluator.limit(K, run.limit, [*rivals, schedule], again=True)
+    if oracle and evaluator.ratio(schedule, oracle) < 1.0:
+        say("the agent's schedule is better than the oracle: searching on from there ...")
+        oracle = evaluator.oracle(K, run.oracle, [*rivals, schedule], again=True)
     shown = [*rivals, schedule, *([oracle] if oracle else [])]
     rows = [row for s in shown for row in evaluator.rows(s, oracle)]
     if training.acts_on_samples:
@@ -180,7 +182,7 @@ def train(settings: Settings, say: Callable[[str], None] = silent) -> Result:
 def learn(
     training: Training,
     run: RunFolder,
-    evaluator: Scorer,
+    evaluator: Evaluator,
     rivals: list[Schedule],
     oracle: Schedule | None,
     say: Callable[[str], None],
@@ -243,6 +245,6 @@ def learn(
     return model, final["seconds"], final["denoiser_evals"]
 
 
-def policy_samples(model: BaseAlgorithm, dynamics: Dynamics, num_steps: int, x: torch.Tensor) -> torch.Tensor:
+def policy_samples(model: BaseAlgorithm, dynamics: Dynamics, x: torch.Tensor) -> torch.Tensor:
     """Samples whose noise levels the policy chooses one by one."""
     return sample_with_policy(model, dynamics, x).x

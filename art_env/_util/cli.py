@@ -78,7 +78,7 @@ class ModelOptions(CheckedSettings):
     """A .safetensors file with the embedded prompt (tensor prompt_embeds) of --model."""
 
     def model_arguments(self) -> dict[str, Any] | None:
-        """What ``model_problem`` takes, beside ``trust_pickle``; None if the problem is one by name."""
+        """Arguments of ``model_problem``, beside ``trust_pickle``; None if the problem is one by name."""
         if self.model is None:
             return None
         own: dict[str, Any] = {"guidance": self.guidance, "class_label": self.class_label}

@@ -25,7 +25,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from art_env.diffusion.denoiser import DenoiserError, per_row
+from art_env.diffusion.denoiser import DenoiserError, append_dims
 
 PIXEL_SIGMA_DATA = 0.5
 LATENT_SIGMA_DATA = 1.0
@@ -109,7 +109,7 @@ class _Adapter(nn.Module):
         ds = torch.zeros_like(sigma) if ds is None else ds
         speed = torch.maximum(ds.abs(), dx.flatten(1).square().mean(1).sqrt())
         h = 0.003 * sigma.clamp(min=self.sigma_min) / speed.clamp(min=1e-12)
-        rows = per_row(h, x)
+        rows = append_dims(h, x)
         ahead = self._denoise(x + rows * dx, sigma + h * ds)
         behind = self._denoise(x - rows * dx, sigma - h * ds)
         return forward_ad.make_dual(self._denoise(x, sigma), (ahead - behind) / (2 * rows))
@@ -120,7 +120,7 @@ def _has_tangent(*values: Tensor) -> bool:
 
 
 class _ForwardMode(TorchFunctionMode):
-    """Group normalisation in forward mode fails on a tangent that is not laid out like its value."""
+    """Makes group normalisation work in forward mode: torch needs the value and its tangent in the same layout."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

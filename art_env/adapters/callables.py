@@ -16,7 +16,7 @@ from art_env.adapters.base import (
     _dtype_of,
     _positive,
 )
-from art_env.diffusion.denoiser import per_row
+from art_env.diffusion.denoiser import append_dims
 
 
 class CallableDenoiser(_Adapter):
@@ -92,7 +92,7 @@ class FlowDenoiser(_Adapter):
 
     def _denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         dtype = self.dtype or _dtype_of(self.velocity_fn) or x.dtype
-        s = per_row(sigma, x)
+        s = append_dims(sigma, x)
         z, t = self._scheme.inputs(x, s)
         v = self.velocity_fn(z.to(dtype), t.reshape(-1).expand(len(x)).to(dtype))
         return self._scheme.output(x, s, _check_output(v, x, "velocity_fn").to(x.dtype))

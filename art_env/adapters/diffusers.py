@@ -13,7 +13,7 @@ from art_env._util.names import check_name
 from art_env.adapters.base import LATENT_SIGMA_DATA, PIXEL_SIGMA_DATA, _check_shape, _dtype_of, _sub_range
 from art_env.adapters.callables import _Flow
 from art_env.adapters.guidance import Condition, _Conditional, _join
-from art_env.diffusion.denoiser import per_row
+from art_env.diffusion.denoiser import append_dims
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 MODEL_CLASSES = ("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel", "SD3Transformer2DModel")
@@ -124,7 +124,7 @@ def _config(part: Any) -> Mapping[str, Any]:
 
 
 def _scheme(scheduler: Any) -> _Scheme:
-    """What kind of training a diffusers scheduler describes."""
+    """The kind of training that a diffusers scheduler describes."""
     name, config = type(scheduler).__name__, _config(scheduler)
     kind = config.get("prediction_type")
     steps = config.get("num_train_timesteps", 1000)
@@ -234,7 +234,7 @@ class DiffusersDenoiser(_Conditional):
 
     def _evaluate(self, x: Tensor, sigma: Tensor, conditions: Sequence[Condition]) -> list[Tensor]:
         n, rows = len(conditions), len(x)
-        s = per_row(sigma, x)
+        s = append_dims(sigma, x)
         z, t = self._scheme.inputs(x, s)
         dtype = _dtype_of(self.model) or torch.float32
         # Half precision cannot tell one timestep from the next.

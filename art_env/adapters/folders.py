@@ -14,7 +14,7 @@ from torch import nn
 from art_env._util.names import check_name
 from art_env.adapters.base import _Adapter, _brief, _check_weights
 from art_env.adapters.diffusers import MODEL_CLASSES, WEIGHTS
-from art_env.diffusion.denoiser import per_row
+from art_env.diffusion.denoiser import append_dims
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -26,7 +26,7 @@ def _tried(denoiser: _Adapter, where: str, device: str | torch.device) -> _Adapt
     x = torch.randn(2, *denoiser.shape, dtype=torch.float64, generator=generator).to(device)
     try:
         with torch.no_grad():
-            out = denoiser(x * per_row(sigma, x), sigma)
+            out = denoiser(x * append_dims(sigma, x), sigma)
     except Exception as error:
         raise ValueError(
             f"{where}: the model failed on a trial batch of shape {tuple(x.shape)} "

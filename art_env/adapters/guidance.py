@@ -41,7 +41,7 @@ class _Conditional(_Adapter):
 
 
 def _layout(value: object) -> object:
-    """What must agree for two conditions to be concatenated: names, shapes, and anything that is no tensor."""
+    """The parts that must agree for two conditions to be joined: names, shapes, and all that is no tensor."""
     if isinstance(value, Tensor):
         return tuple(value.shape)
     if isinstance(value, Mapping):

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from art_env.diffusion.denoiser import Denoiser, per_row
+from art_env.diffusion.denoiser import Denoiser, append_dims
 from art_env.diffusion.solvers import to_d
 
 # A trajectory with more evaluations than this has a tolerance that rounding does not let it reach.
@@ -28,7 +28,7 @@ def sample_adaptive(
     min_factor: float = 0.2,
     max_factor: float = 5.0,
 ) -> tuple[Tensor, Tensor]:
-    """Walk start noises down with Heun steps whose error is estimated by the Euler steps inside them.
+    """Walk initial noises down with Heun steps whose error is estimated by the Euler steps inside them.
 
     The estimate ``h / 2 (d' - d)`` is divided by ``sqrt(sigma'^2 + sigma_data^2)``, the standard deviation of a
     coordinate at the step's end, and its root mean square over coordinates is held below the tolerance (for Gaussian
@@ -38,7 +38,7 @@ def sample_adaptive(
     next attempt; a step that was accepted after a rejection does not make the next one longer.
 
     Each attempt costs one evaluation and each accepted step one more: a rejected step keeps its first slope. A last
-    step to 0 is an Euler step (one evaluation), which nothing controls. Only trajectories that are not finished
+    step to 0 is an Euler step (one evaluation) without error control. Only trajectories that are not finished
     are evaluated.
 
     Args:
@@ -81,7 +81,7 @@ def sample_adaptive(
         start = sigma[rows]
         end = (unit * torch.sinh(torch.asinh(start / unit) - size[rows])).clamp(min=sigma_floor)
         tried = torch.asinh(start / unit) - torch.asinh(end / unit)
-        h, slope = per_row(end - start, x), d[rows]
+        h, slope = append_dims(end - start, x), d[rows]
         ahead = to_d(denoiser, x[rows] + h * slope, end)
         nfe[rows] += price
         scale = torch.sqrt(end**2 + unit**2)

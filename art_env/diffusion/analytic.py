@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from art_env.diffusion.denoiser import per_row
+from art_env.diffusion.denoiser import append_dims
 
 
 class GaussianDenoiser:
@@ -31,7 +31,7 @@ class GaussianDenoiser:
         """``[B, *shape]`` in, the posterior mean out."""
         # std^2 / (std^2 + s^2) as a sigmoid: torch's forward-mode AD takes a hundred times longer for a sum or
         # product of which only one side has a tangent.
-        shrink = torch.sigmoid(torch.rsub(torch.log(per_row(sigma, x).square()), 2 * math.log(self.std)))
+        shrink = torch.sigmoid(torch.rsub(torch.log(append_dims(sigma, x).square()), 2 * math.log(self.std)))
         if self.mean == 0:
             return x * shrink
         return self.mean + (x - self.mean) * shrink

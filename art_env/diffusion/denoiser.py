@@ -37,7 +37,7 @@ class DenoiserError(ValueError):
     """A denoiser returned something that is not a denoised batch."""
 
 
-def per_row(sigma: Tensor | float, x: Tensor) -> Tensor:
+def append_dims(sigma: Tensor | float, x: Tensor) -> Tensor:
     """``sigma`` (scalar or ``[B]``) as a tensor that broadcasts against ``x: [B, *shape]``."""
     s = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
     if s.ndim == 0:

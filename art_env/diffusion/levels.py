@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-TERMINALS = ("zero", "sigma_min")
+FINAL_SIGMAS_TYPES = ("zero", "sigma_min")
 
 
 def check_sigma_range(sigma_min: float, sigma_max: float) -> None:

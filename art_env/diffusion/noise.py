@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Rows drawn at once: a row does not depend on how many others are asked for.
+# Rows are drawn in blocks of this size, so that a row does not depend on how many others are asked for.
 BLOCK = 256
-# Of tables that are kept whole, in bytes; of larger ones only the latest step is.
+# Tables up to this many bytes are kept whole; of a larger one only the latest step is kept.
 KEEP = 200_000_000
 
 
 class StepNoise:
-    """Standard normal noise for every step and row, ``[K, N, *shape]`` float64 without an end in K and N.
+    """Standard normal noise for every step and row: a table ``[K, N, *shape]`` float64, unbounded in K and N.
 
     Block b of step k is drawn by a generator of its own, from ``(seed, k, b)``: whatever is asked for, in whatever
     order, an entry is always the same.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from art_env.diffusion.denoiser import Denoiser, per_row
+from art_env.diffusion.denoiser import Denoiser, append_dims
 
 
 def velocity(denoiser: Denoiser, x: Tensor, sigma: Tensor | float) -> Tensor:
@@ -18,7 +18,7 @@ def velocity(denoiser: Denoiser, x: Tensor, sigma: Tensor | float) -> Tensor:
 
     ``x: [B, *shape]``, ``sigma``: scalar or ``[B]``, above 0. (Huang et al. 2026, f = 0 and g = sqrt(2t).)
     """
-    return (denoiser(x, sigma) - x) / per_row(sigma, x)
+    return (denoiser(x, sigma) - x) / append_dims(sigma, x)
 
 
 def curvature(denoiser: Denoiser, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -53,7 +53,7 @@ def norm(x: Tensor) -> Tensor:
 
 
 class ReferenceFlow:
-    """Exact trajectories of a set of start noises, kept so that no network is needed to read them.
+    """Exact trajectories of a set of initial noises, kept so that no network is needed to read them.
 
     Integrated once with RK4 in log sigma on even ticks of log sigma; ``x`` and ``dx/dlog sigma`` are kept at
     the knots, cubic Hermite in between. If the flow ends at 0, the last knot above it is ``sigma_floor`` and
@@ -80,7 +80,7 @@ class ReferenceFlow:
 
     @property
     def start(self) -> Tensor:
-        """``[N, *shape]``, the start noises."""
+        """``[N, *shape]``, the initial noises."""
         return self.x[0]
 
     def first(self, n: int) -> ReferenceFlow:
@@ -153,8 +153,8 @@ class ReferenceFlow:
         right = torch.searchsorted(self._ascending, -log_s.contiguous()).clamp(1, len(self.sigmas) - 1)
         left = right - 1
         width = self._log[right] - self._log[left]
-        u = per_row((log_s - self._log[left]) / width, self.x[0])
-        w = per_row(width, self.x[0])
+        u = append_dims((log_s - self._log[left]) / width, self.x[0])
+        w = append_dims(width, self.x[0])
         x0, x1 = self.x[left, rows], self.x[right, rows]
         m0, m1 = self.slope[left, rows] * w, self.slope[right, rows] * w
         v = 1 - u
@@ -162,8 +162,8 @@ class ReferenceFlow:
         below = s < floor
         if bool(below.any()):
             # Straight line from the last knot to 0: the Euler step that ends the reference too.
-            line = self.x[-1, rows] + self.slope[-1, rows] * per_row(s / floor - 1, self.x[0])
-            out = torch.where(per_row(below, out).bool(), line, out)
+            line = self.x[-1, rows] + self.slope[-1, rows] * append_dims(s / floor - 1, self.x[0])
+            out = torch.where(append_dims(below, out).bool(), line, out)
         return out
 
     def curvature_norms(self) -> Tensor:

@@ -1,8 +1,8 @@
-"""Samplers of the probability-flow ODE ``dx/dsigma = (x - D(x; sigma)) / sigma``, and of its noisy relatives.
+"""Samplers of the probability-flow ODE ``dx/dsigma = (x - D(x; sigma)) / sigma``, and of its stochastic relatives.
 
 A solver step is a pure function with the same leading arguments,
 ``step(denoiser, x, sigma, sigma_next, carry) -> x, carry``; the noise of a stochastic step comes in through
-``carry``. No network is ever asked about the final noise level: the last step of a multistage or stochastic solver is
+``state``. No network is ever asked about the final noise level: the last step of a multistage or stochastic solver is
 an Euler step, and a multistep solver only looks back.
 """
 
@@ -18,19 +18,19 @@ import torch
 from torch import Tensor
 
 from art_env._util.names import look_up
-from art_env.diffusion.denoiser import CheckedDenoiser, Denoiser, per_row
+from art_env.diffusion.denoiser import CheckedDenoiser, Denoiser, append_dims
 from art_env.diffusion.noise import StepNoise
 
 
-class Carry(NamedTuple):
-    """What one step hands to the next.
+class SolverState(NamedTuple):
+    """The state that one step hands to the next.
 
     Attributes:
         d: the slope where the step makes its first evaluation, ``[B, *shape]``, if somebody has made it already: at
-            the current ``(x, sigma)``, or where ``Solver.lift`` moves it.
+            the current ``(x, sigma)``, or where ``Solver.add_churn`` moves it.
         past: what a multistep solver keeps of its earlier steps, the latest first: pairs of ``[B, *shape]`` and
             the noise level (scalar or ``[B]``; 0 where there was no such step).
-        noise: standard normal numbers for this step of a noisy solver, ``[B, *shape]``; 0 in channels that are
+        noise: standard normal numbers for this step of a stochastic solver, ``[B, *shape]``; 0 in channels that are
             a condition.
         num_steps: K of the whole run, which ``edm_churn`` spreads its noise over.
         sigma_max: highest noise level that the denoiser may be asked about.
@@ -43,65 +43,65 @@ class Carry(NamedTuple):
     sigma_max: Tensor | float = math.inf
 
 
-NOTHING = Carry()
-Step = Callable[[Denoiser, Tensor, Tensor, Tensor, Carry], tuple[Tensor, Carry]]
+NO_STATE = SolverState()
+Step = Callable[[Denoiser, Tensor, Tensor, Tensor, SolverState], tuple[Tensor, SolverState]]
 
 
 def to_d(denoiser: Denoiser, x: Tensor, sigma: Tensor) -> Tensor:
     """Slope of the ODE, ``dx/dsigma``; ``x: [B, *shape]``, ``sigma``: scalar or ``[B]``, above 0."""
-    return (x - denoiser(x, sigma)) / per_row(sigma, x)
+    return (x - denoiser(x, sigma)) / append_dims(sigma, x)
 
 
 def euler_step(
-    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, carry: Carry = NOTHING
-) -> tuple[Tensor, Carry]:
+    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, state: SolverState = NO_STATE
+) -> tuple[Tensor, SolverState]:
     """One Euler step (order 1, one evaluation)."""
-    d = to_d(denoiser, x, sigma) if carry.d is None else carry.d
-    return x + per_row(sigma_next - sigma, x) * d, NOTHING
+    d = to_d(denoiser, x, sigma) if state.d is None else state.d
+    return x + append_dims(sigma_next - sigma, x) * d, NO_STATE
 
 
 def heun_step(
-    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, carry: Carry = NOTHING
-) -> tuple[Tensor, Carry]:
+    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, state: SolverState = NO_STATE
+) -> tuple[Tensor, SolverState]:
     """One step of Heun's rule (order 2, two evaluations), the sampler of Karras et al. 2022, algorithm 1."""
-    h = per_row(sigma_next - sigma, x)
-    d = to_d(denoiser, x, sigma) if carry.d is None else carry.d
+    h = append_dims(sigma_next - sigma, x)
+    d = to_d(denoiser, x, sigma) if state.d is None else state.d
     d_next = to_d(denoiser, x + h * d, sigma_next)
-    return x + h * (d + d_next) / 2, NOTHING
+    return x + h * (d + d_next) / 2, NO_STATE
 
 
 def rk4_step(
-    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, carry: Carry = NOTHING
-) -> tuple[Tensor, Carry]:
+    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, state: SolverState = NO_STATE
+) -> tuple[Tensor, SolverState]:
     """One step of the classical Runge-Kutta rule (order 4, four evaluations)."""
-    h = per_row(sigma_next - sigma, x)
+    h = append_dims(sigma_next - sigma, x)
     mid = (sigma + sigma_next) / 2
-    k1 = to_d(denoiser, x, sigma) if carry.d is None else carry.d
+    k1 = to_d(denoiser, x, sigma) if state.d is None else state.d
     k2 = to_d(denoiser, x + h / 2 * k1, mid)
     k3 = to_d(denoiser, x + h / 2 * k2, mid)
     k4 = to_d(denoiser, x + h * k3, sigma_next)
-    return x + h * (k1 + 2 * k2 + 2 * k3 + k4) / 6, NOTHING
+    return x + h * (k1 + 2 * k2 + 2 * k3 + k4) / 6, NO_STATE
 
 
 def dpmpp_2m_step(
-    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, carry: Carry = NOTHING
-) -> tuple[Tensor, Carry]:
+    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, state: SolverState = NO_STATE
+) -> tuple[Tensor, SolverState]:
     """One step of DPM-Solver++(2M) (order 2, one evaluation), Lu et al. 2022, algorithm 2.
 
     Exact in log sigma for a denoised sample that is extrapolated linearly from the last two. The first step and
     a step to 0 are Euler steps.
     """
-    d = to_d(denoiser, x, sigma) if carry.d is None else carry.d
-    denoised, slope = x - per_row(sigma, x) * d, d
-    if carry.past:
-        before, sigma_before = carry.past[0]
+    d = to_d(denoiser, x, sigma) if state.d is None else state.d
+    denoised, slope = x - append_dims(sigma, x) * d, d
+    if state.past:
+        before, sigma_before = state.past[0]
         known = (sigma_before > sigma) & (sigma_next > 0)
         # Values that keep the unused branch, and its gradient, finite.
         now = torch.where(known, sigma, torch.ones_like(sigma))
         h_last = torch.log(torch.where(known, sigma_before, 2 * now) / now)
         h = torch.log(now / torch.where(known, sigma_next, now))
-        slope = d - per_row(h / (2 * h_last * now), x) * (denoised - before)
-    return x + per_row(sigma_next - sigma, x) * slope, Carry(past=((denoised, sigma),))
+        slope = d - append_dims(h / (2 * h_last * now), x) * (denoised - before)
+    return x + append_dims(sigma_next - sigma, x) * slope, SolverState(past=((denoised, sigma),))
 
 
 # Adams-Bashforth weights of the slopes, the latest first; a row for each number of earlier slopes.
@@ -117,36 +117,36 @@ ADAMS_BASHFORTH = torch.tensor(
 
 
 def ipndm_step(
-    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, carry: Carry = NOTHING
-) -> tuple[Tensor, Carry]:
+    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, state: SolverState = NO_STATE
+) -> tuple[Tensor, SolverState]:
     """One step of iPNDM (one evaluation), Zhang and Chen 2022, appendix, as GITS uses it.
 
     Adams-Bashforth with the weights of even steps, of order 1, 2, 3 in the first steps and 4 after them. Even
     weights on an uneven grid, and the Euler step that it starts with, make the whole of order 2.
     """
-    d = to_d(denoiser, x, sigma) if carry.d is None else carry.d
-    slopes = [d, *(slope for slope, _ in carry.past)]
+    d = to_d(denoiser, x, sigma) if state.d is None else state.d
+    slopes = [d, *(slope for slope, _ in state.past)]
     count = torch.zeros_like(sigma, dtype=torch.int64)
-    for _, level in carry.past:
+    for _, level in state.past:
         count = count + (level > 0)
     weights = ADAMS_BASHFORTH.to(x)[count]  # [4] or [B, 4]
     mean = torch.zeros_like(x)
     for j, slope in enumerate(slopes):
-        mean = mean + per_row(weights[..., j], x) * slope
-    return x + per_row(sigma_next - sigma, x) * mean, Carry(past=((d, sigma), *carry.past)[:3])
+        mean = mean + append_dims(weights[..., j], x) * slope
+    return x + append_dims(sigma_next - sigma, x) * mean, SolverState(past=((d, sigma), *state.past)[:3])
 
 
-def _noise_of(carry: Carry, name: str) -> Tensor:
-    if carry.noise is None:
+def _noise_of(state: SolverState, name: str) -> Tensor:
+    if state.noise is None:
         raise ValueError(
-            f"carry.noise = None: a step of {name!r} needs standard normal noise of the shape of x in its Carry"
+            f"state.noise = None: a step of {name!r} needs standard normal noise of the shape of x in its SolverState"
         )
-    return carry.noise
+    return state.noise
 
 
 def euler_maruyama_step(
-    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, carry: Carry = NOTHING
-) -> tuple[Tensor, Carry]:
+    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, state: SolverState = NO_STATE
+) -> tuple[Tensor, SolverState]:
     """One Euler-Maruyama step of the reverse SDE ``dx = 2 (x - D) / sigma dsigma + sqrt(2 sigma) dw`` (weak order 1).
 
     In the time ``sigma^2``, in which the noise is a plain Brownian motion (the reverse-diffusion predictor of
@@ -154,16 +154,16 @@ def euler_maruyama_step(
     sigma a step to less than half of sigma would throw x beyond D.
 
     Raises:
-        ValueError: there is no noise in ``carry``.
+        ValueError: there is no noise in ``state``.
     """
-    noise = _noise_of(carry, "euler_maruyama")
-    d = to_d(denoiser, x, sigma) if carry.d is None else carry.d
+    noise = _noise_of(state, "euler_maruyama")
+    d = to_d(denoiser, x, sigma) if state.d is None else state.d
     # A raw clock may stand still or run backwards, also from 0: then it follows the ODE.
     down = sigma_next < sigma
     spent = torch.where(down, sigma**2 - sigma_next**2, torch.ones_like(sigma))
     drift = torch.where(down, spent / torch.where(down, sigma, torch.ones_like(sigma)), sigma - sigma_next)
     spread = torch.where(down, spent.sqrt(), torch.zeros_like(sigma))
-    return x - per_row(drift, x) * d + per_row(spread, x) * noise, NOTHING
+    return x - append_dims(drift, x) * d + append_dims(spread, x) * noise, NO_STATE
 
 
 @dataclass(frozen=True)
@@ -195,46 +195,46 @@ class Churn:
         if not self.S_tmin <= self.S_tmax:
             raise ValueError(f"S_tmax = {self.S_tmax} must be at least S_tmin = {self.S_tmin}")
 
-    def lift(self, x: Tensor, sigma: Tensor, carry: Carry) -> tuple[Tensor, Tensor]:
+    def add_churn(self, x: Tensor, sigma: Tensor, state: SolverState) -> tuple[Tensor, Tensor]:
         """``(x, sigma)`` after the noise was added: where the step makes its first evaluation.
 
         Raises:
-            ValueError: there is no noise or no ``num_steps`` in ``carry``.
+            ValueError: there is no noise or no ``num_steps`` in ``state``.
         """
         if self.S_churn == 0:
             return x, sigma
-        noise = _noise_of(carry, "edm_churn")
-        if carry.num_steps is None:
+        noise = _noise_of(state, "edm_churn")
+        if state.num_steps is None:
             raise ValueError(
-                "carry.num_steps = None: a step of 'edm_churn' needs K of the whole run in its Carry"
+                "state.num_steps = None: a step of 'edm_churn' needs K of the whole run in its SolverState"
             )
-        gamma = min(self.S_churn / carry.num_steps, math.sqrt(2.0) - 1.0)
-        ceiling = torch.maximum(sigma, torch.as_tensor(carry.sigma_max).to(sigma))
+        gamma = min(self.S_churn / state.num_steps, math.sqrt(2.0) - 1.0)
+        ceiling = torch.maximum(sigma, torch.as_tensor(state.sigma_max).to(sigma))
         raised = torch.minimum(sigma * (1.0 + gamma), ceiling)
         inside = (sigma >= self.S_tmin) & (sigma <= self.S_tmax) & (raised > sigma)
         raised = torch.where(inside, raised, sigma)
         # 1 where nothing is added, so that the gradient of the root stays finite.
         added = torch.where(inside, raised**2 - sigma**2, torch.ones_like(sigma)).sqrt()
         added = torch.where(inside, added, torch.zeros_like(sigma))
-        return x + per_row(self.S_noise * added, x) * noise, raised
+        return x + append_dims(self.S_noise * added, x) * noise, raised
 
     def step(
-        self, denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, carry: Carry = NOTHING
-    ) -> tuple[Tensor, Carry]:
-        """Noise, then one step of Heun's rule (two evaluations); ``carry.d`` is the slope after the noise."""
-        x, sigma = self.lift(x, sigma, carry)
-        return heun_step(denoiser, x, sigma, sigma_next, carry)
+        self, denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, state: SolverState = NO_STATE
+    ) -> tuple[Tensor, SolverState]:
+        """Noise, then one step of Heun's rule (two evaluations); ``state.d`` is the slope after the noise."""
+        x, sigma = self.add_churn(x, sigma, state)
+        return heun_step(denoiser, x, sigma, sigma_next, state)
 
     def last_step(
-        self, denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, carry: Carry = NOTHING
-    ) -> tuple[Tensor, Carry]:
+        self, denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, state: SolverState = NO_STATE
+    ) -> tuple[Tensor, SolverState]:
         """Noise, then one Euler step (one evaluation)."""
-        x, sigma = self.lift(x, sigma, carry)
-        return euler_step(denoiser, x, sigma, sigma_next, carry)
+        x, sigma = self.add_churn(x, sigma, state)
+        return euler_step(denoiser, x, sigma, sigma_next, state)
 
 
 def _keep_denoised(x: Tensor, sigma: Tensor, d: Tensor) -> Tensor:
-    return x - per_row(sigma, x) * d
+    return x - append_dims(sigma, x) * d
 
 
 def _keep_slope(x: Tensor, sigma: Tensor, d: Tensor) -> Tensor:
@@ -251,8 +251,8 @@ class Solver:
         order: order of convergence.
         evals_per_step: evaluations of ``step``.
         memory: how many earlier steps ``step`` looks back at.
-        remember: ``(x, sigma, d) -> [B, *shape]``, what is kept of a step in ``Carry.past``.
-        noisy: each step needs ``Carry.noise``; samples then follow the data's distribution, not one trajectory.
+        remember: ``(x, sigma, d) -> [B, *shape]``, what is kept of a step in ``SolverState.past``.
+        stochastic: each step needs ``SolverState.noise``; samples follow the data's distribution, not a trajectory.
         churn: the settings of ``edm_churn``.
     """
 
@@ -262,7 +262,7 @@ class Solver:
     evals_per_step: int
     memory: int = 0
     remember: Callable[[Tensor, Tensor, Tensor], Tensor] = _keep_slope
-    noisy: bool = False
+    stochastic: bool = False
     churn: Churn | None = None
 
     @property
@@ -271,7 +271,7 @@ class Solver:
 
         The solver would otherwise evaluate at the final noise level, or leave the noise of its last step.
         """
-        return self.evals_per_step > 1 or self.noisy
+        return self.evals_per_step > 1 or self.stochastic
 
     @property
     def last_step(self) -> Step:
@@ -280,9 +280,9 @@ class Solver:
             return self.churn.last_step
         return euler_step if self.ends_with_euler else self.step
 
-    def lift(self, x: Tensor, sigma: Tensor, carry: Carry) -> tuple[Tensor, Tensor]:
+    def add_churn(self, x: Tensor, sigma: Tensor, state: SolverState) -> tuple[Tensor, Tensor]:
         """Where a step from ``(x, sigma)`` makes its first evaluation: there, but with ``edm_churn``."""
-        return (x, sigma) if self.churn is None else self.churn.lift(x, sigma, carry)
+        return (x, sigma) if self.churn is None else self.churn.add_churn(x, sigma, state)
 
     def nfe(self, num_steps: int) -> int:
         """Network evaluations of a whole run: K for one evaluation a step, 2K - 1 (Heun), 4K - 3 (RK4)."""
@@ -294,7 +294,7 @@ def edm_churn(
 ) -> Solver:
     """``edm_churn`` with other settings than the default ones (see ``Churn``)."""
     churn = Churn(S_churn, S_tmin, S_tmax, S_noise)
-    return Solver("edm_churn", churn.step, 2, 2, noisy=True, churn=churn)
+    return Solver("edm_churn", churn.step, 2, 2, stochastic=True, churn=churn)
 
 
 SOLVERS = {
@@ -303,7 +303,7 @@ SOLVERS = {
     "rk4": Solver("rk4", rk4_step, 4, 4),
     "dpmpp_2m": Solver("dpmpp_2m", dpmpp_2m_step, 2, 1, memory=1, remember=_keep_denoised),
     "ipndm": Solver("ipndm", ipndm_step, 2, 1, memory=3),
-    "euler_maruyama": Solver("euler_maruyama", euler_maruyama_step, 1, 1, noisy=True),
+    "euler_maruyama": Solver("euler_maruyama", euler_maruyama_step, 1, 1, stochastic=True),
     "edm_churn": edm_churn(),
 }
 
@@ -318,16 +318,16 @@ def get_solver(solver: str | Solver) -> Solver:
 
 
 def require_deterministic(solver: str | Solver, what: str) -> Solver:
-    """The solver, unless it is noisy.
+    """The solver, unless it is stochastic.
 
     Raises:
         ValueError: it is; says that ``what`` needs a deterministic one.
     """
     rule = get_solver(solver)
-    if rule.noisy:
-        known = ", ".join(name for name, other in SOLVERS.items() if not other.noisy)
+    if rule.stochastic:
+        known = ", ".join(name for name, other in SOLVERS.items() if not other.stochastic)
         raise ValueError(
-            f"solver = {rule.name!r} is noisy, and {what} is paired with the exact trajectory of the same start "
+            f"solver = {rule.name!r} is stochastic, and {what} is paired with the exact trajectory of the same start "
             f"noise; use one of {known}"
         )
     return rule
@@ -344,7 +344,7 @@ def sample(
     noise: Tensor | None = None,
     slope: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Walk a batch of start noises down a list of noise levels.
+    """Walk a batch of initial noises down a list of noise levels.
 
     Args:
         denoiser: the model.
@@ -353,7 +353,7 @@ def sample(
             the result.
         solver: a name or a ``Solver``.
         callback: called as ``callback(k, x)`` after step ``k``.
-        seed: of a noisy solver's noise; row i meets the same noise in batches of any size.
+        seed: of a stochastic solver's noise; row i meets the same noise in batches of any size.
         noise: ``[K, B, *shape]``, that noise itself.
         slope: ``(x, sigma) -> dx/dsigma``, makes the first evaluation of each step in place of ``to_d``.
 
@@ -361,7 +361,7 @@ def sample(
         ``[B, *shape]``, the samples.
 
     Raises:
-        ValueError: a noisy solver without seed and noise, or noise of another shape.
+        ValueError: a stochastic solver without seed and noise, or noise of another shape.
     """
     rule = get_solver(solver)
     if not isinstance(sigmas, Tensor):
@@ -369,26 +369,26 @@ def sample(
     levels = sigmas.to(x)
     K = len(levels) - 1
     pool: StepNoise | None = None
-    if rule.noisy and noise is None:
+    if rule.stochastic and noise is None:
         if seed is None:
             raise ValueError(f"seed = None: solver {rule.name!r} draws noise; pass seed=... (or noise=...)")
         pool = StepNoise(tuple(x.shape[1:]), seed, int(getattr(denoiser, "given_channels", 0)))
-    elif rule.noisy and noise is not None and noise.shape != (K, *x.shape):
+    elif rule.stochastic and noise is not None and noise.shape != (K, *x.shape):
         raise ValueError(
             f"noise has shape {tuple(noise.shape)}; expected {(K, *x.shape)}, a row for each step"
         )
-    carry = NOTHING
+    state = NO_STATE
     for k in range(K):
         if isinstance(denoiser, CheckedDenoiser):
             denoiser.step = k
-        if rule.noisy:
+        if rule.stochastic:
             drawn = noise[k] if noise is not None else pool.first(k, len(x)) if pool is not None else None
             assert drawn is not None
-            carry = carry._replace(noise=drawn.to(x), num_steps=K, sigma_max=levels[0].detach())
+            state = state._replace(noise=drawn.to(x), num_steps=K, sigma_max=levels[0].detach())
         if slope is not None:
-            carry = carry._replace(d=slope(x, levels[k]))
+            state = state._replace(d=slope(x, levels[k]))
         step = rule.last_step if k == K - 1 else rule.step
-        x, carry = step(denoiser, x, levels[k], levels[k + 1], carry)
+        x, state = step(denoiser, x, levels[k], levels[k + 1], state)
         if callback is not None:
             callback(k, x)
     return x

@@ -1,4 +1,4 @@
-"""What the scalar and the vectorised environment share: spaces, and checks of what comes in."""
+"""``BaseEnv``: spaces and input checks that the scalar and the vectorised environment share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ METADATA: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 2}
 
 
 class BaseEnv:
-    """What both environments share: settings, spaces, checks of what comes in."""
+    """Settings, spaces and input checks of both environments."""
 
     dynamics: Dynamics
     render_mode: str | None
@@ -63,7 +63,7 @@ class BaseEnv:
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """What each entry of the observation is."""
+        """Names of the entries of the observation."""
         return self.dynamics.observer.names
 
     @property

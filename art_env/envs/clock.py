@@ -42,7 +42,7 @@ class BaseSchedule:
     def __init__(self, base: float | str | Schedule, problem: Problem, num_steps: int) -> None:
         self.problem, self.num_steps = problem, num_steps
         if isinstance(base, str):
-            check_name("clock", base, ("closed_form",))
+            check_name("base_schedule", base, ("closed_form",))
             reference = problem.reference(min(problem.num_noises, CLOSED_FORM_NOISES))
             base = closed_form(reference, CLOSED_FORM_STEPS)
         if isinstance(base, Schedule):
@@ -63,10 +63,14 @@ def _ramp(rho: float, problem: Problem, num_steps: int) -> Clock:
     except (TypeError, ValueError):
         value = math.nan
     if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"clock = {rho!r} must be a positive number rho, 'closed_form' or a Schedule")
+        raise ValueError(
+            f"base_schedule = {rho!r} must be a positive number rho, 'closed_form' or a Schedule"
+        )
     high, low = problem.sigma_max ** (1 / value), problem.sigma_min ** (1 / value)
     # K noise levels and then 0: the ramp takes all the ticks but the last.
-    split = (num_steps - 1) / num_steps if problem.terminal == "zero" and problem.sigma_min > 0 else 1.0
+    split = (
+        (num_steps - 1) / num_steps if problem.final_sigmas_type == "zero" and problem.sigma_min > 0 else 1.0
+    )
 
     def sigma_of(t: np.ndarray) -> np.ndarray:
         if split == 0.0:
@@ -80,7 +84,7 @@ def _ramp(rho: float, problem: Problem, num_steps: int) -> Clock:
 
 
 class Control(Protocol):
-    """What an action means.
+    """The meaning of an action.
 
     Attributes:
         name: as in the settings.

@@ -34,7 +34,7 @@ class EnvConfig:
         denoiser: a caller's own model (``ART/Diffusion-v0``).
         model: arguments of ``art_env.problems.model_problem``: a model in a file.
         trust_pickle: allow that file to be a pickle, which may run code.
-        terminal: ``"zero"`` or ``"sigma_min"``; None: the problem's own.
+        final_sigmas_type: ``"zero"`` or ``"sigma_min"``; None: the problem's own.
         sigma_min, sigma_max: another noise range.
         device: where the denoiser runs.
         solver: ``"euler"``, ``"heun"``, ``"rk4"``, ``"dpmpp_2m"``, ``"ipndm"``, ``"euler_maruyama"``,
@@ -58,7 +58,7 @@ class EnvConfig:
     denoiser: Denoiser | None = None
     model: Mapping[str, Any] | None = None
     trust_pickle: bool = False
-    terminal: str | None = None
+    final_sigmas_type: str | None = None
     sigma_min: float | None = None
     sigma_max: float | None = None
     device: str = "cpu"
@@ -67,7 +67,7 @@ class EnvConfig:
     reward: str = "global"
     control: str = "log_speed"
     features: Sequence[str] = DEFAULT_FEATURES
-    clock: float | str | Schedule = 7.0
+    base_schedule: float | str | Schedule = 7.0
     action_range: float = 5.0
     num_noises: int | None = None
     noise_seed: int = 0
@@ -106,7 +106,7 @@ class EnvConfig:
 
     def of_problem(self, problem: Problem, **settings: Any) -> EnvConfig:
         """The same settings for a problem that has been made already."""
-        nothing = dict.fromkeys(("denoiser", "model", "terminal", "sigma_min", "sigma_max"))
+        nothing = dict.fromkeys(("denoiser", "model", "final_sigmas_type", "sigma_min", "sigma_max"))
         return EnvConfig.make(self, **nothing, problem=problem, device=problem.device, **settings)
 
     def to_dict(self) -> dict[str, Any]:
@@ -135,15 +135,19 @@ class EnvConfig:
         if self.model is not None:
             if self.problem != "custom" or self.denoiser is not None:
                 raise ValueError("model is given: leave out problem and denoiser, or the model")
-            terminal = self.terminal or "zero"
-            return model_problem(**self.model, trust_pickle=self.trust_pickle, terminal=terminal, **changes)
+            final_sigmas_type = self.final_sigmas_type or "zero"
+            return model_problem(
+                **self.model, trust_pickle=self.trust_pickle, final_sigmas_type=final_sigmas_type, **changes
+            )
         if self.problem == "custom":
             if self.denoiser is None:
                 raise ValueError("denoiser = None: ART/Diffusion-v0 needs your model, denoiser=...")
-            return custom_problem(self.denoiser, terminal=self.terminal or "zero", **changes)
+            return custom_problem(
+                self.denoiser, final_sigmas_type=self.final_sigmas_type or "zero", **changes
+            )
         problem = self.problem
         if isinstance(problem, str):
-            problem = make_problem(problem, terminal=self.terminal, **changes)
+            problem = make_problem(problem, final_sigmas_type=self.final_sigmas_type, **changes)
         if self.denoiser is not None:
             raise ValueError(
                 f"denoiser is given, but problem {problem.name!r} has its own; use the id ART/Diffusion-v0"

@@ -60,7 +60,7 @@ class Dynamics:
         self.sigma_data = float(problem.denoiser.sigma_data)
         self.device = torch.device(problem.device)
         self.observer = Observer(problem, self.config.features, self.num_steps)
-        self.base = BaseSchedule(self.config.clock, problem, self.num_steps)
+        self.base = BaseSchedule(self.config.base_schedule, problem, self.num_steps)
         self.control_rule: Control
         if self.config.control == "log_speed":
             self.control_rule = LogSpeed(self.base, self.config.action_range)
@@ -71,7 +71,7 @@ class Dynamics:
         if self.reference is not None:
             self.pool_size = self.reference.num_noises
         self.noise: StepNoise | None = None
-        if self.solver.noisy:
+        if self.solver.stochastic:
             self.noise = StepNoise(problem.shape, self.config.noise_seed, problem.given_channels)
         self.stepper = Stepper(
             problem,
@@ -91,7 +91,7 @@ class Dynamics:
         assert self.reference is not None
         if self.reward_name == "local":
             return LocalReward(self.reference, self.stepper)
-        if self.solver.noisy:
+        if self.solver.stochastic:
             return WassersteinReward(self.problem, self.solver, self.reference, self.num_steps, group_size)
         return GlobalReward()
 
@@ -102,7 +102,7 @@ class Dynamics:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """What is observed besides time and budget."""
+        """Features observed besides time and remaining budget."""
         return self.observer.features
 
     @property
@@ -113,7 +113,7 @@ class Dynamics:
     @property
     def paired(self) -> bool:
         """Whether the sampler is compared with the exact trajectory of its own initial noise."""
-        return self.reference is not None and not self.solver.noisy
+        return self.reference is not None and not self.solver.stochastic
 
     def without_rewards(self) -> Dynamics:
         """The same for sampling alone: starts from any noise ``x``, follows no exact trajectory, has no rewards."""
@@ -159,7 +159,7 @@ class Dynamics:
             k=long,
             d=d,
             q=torch.full_like(zeros, float("nan")) if q is None else q,
-            cosine=zeros,
+            turn=zeros,
             error=zeros,
             nfe=long,
             index=rows,
@@ -198,7 +198,7 @@ class Dynamics:
             k=state.k + 1,
             d=d,
             q=q,
-            cosine=(d * state.d).flatten(1).sum(1) / lengths,
+            turn=(d * state.d).flatten(1).sum(1) / lengths,
             error=error,
             nfe=state.nfe + self.stepper.evaluations(sigma_next, last),
             index=state.index,
@@ -212,7 +212,7 @@ class Dynamics:
 
     @torch.no_grad()
     def reward(self, state: State, action: Tensor, after: State) -> Tensor:
-        """What the step from ``state`` to ``after`` earned, ``[B]`` (see the classes of ``rewards``).
+        """Reward of the step from ``state`` to ``after``, ``[B]`` (see the classes of ``rewards``).
 
         Raises:
             ValueError: groups are compared, and there is no ``group_size``, or only a part of a group has ended;
@@ -229,20 +229,20 @@ class Dynamics:
         return state.k >= self.num_steps
 
     def state_info(self, state: State) -> dict[str, Tensor]:
-        """What ``info`` shows of every state, ``[B]`` each."""
+        """Entries of ``info`` about a state, ``[B]`` each."""
         info = {"sigma": state.sigma, "nfe": state.nfe}
         if self.paired:
             info["error"] = torch.sqrt(state.error)
         return info
 
     def transition_info(self, state: State, reward: Tensor) -> dict[str, Tensor]:
-        """What ``info`` shows of the step from ``state`` that earned ``reward``, ``[B]`` each."""
+        """Entries of ``info`` about the step from ``state`` that earned ``reward``, ``[B]`` each."""
         local = None if self.reward_rule is None else self.reward_rule.local_error(state, reward)
         return {} if local is None else {"local_error": local}
 
     def final_info(self, state: State) -> dict[str, Tensor]:
-        """What ``info`` adds at the end of an episode, ``[B]`` each."""
-        info = {"terminal_mismatch": state.sigma - self.problem.sigma_end}
+        """Entries of ``info`` at the end of an episode, ``[B]`` each."""
+        info = {"final_sigma_mismatch": state.sigma - self.problem.sigma_end}
         if self.paired:
             info["final_rmse"] = torch.sqrt(state.error * (state.sigma**2 + self.sigma_data**2))
         return info

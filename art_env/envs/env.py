@@ -26,12 +26,12 @@ class ARTEnv(BaseEnv, gym.Env):
     ## Action space
     ``Box(-1, 1, (1,), float32)`` with ``control="log_speed"``. With n steps left the step takes the share
     ``m / (m + n - 1)`` of the remaining budget, ``m = 2^(action_range * action)``: its speed is m times the
-    mean speed of the steps after it. Budget is measured in the coordinate ``clock``: with ``clock=7``,
-    ``action = 0`` everywhere is the EDM grid. The last step spends what is left, so the terminal noise level
+    mean speed of the steps after it. Budget is measured along the base schedule, which ``action = 0`` everywhere
+    reproduces: with ``base_schedule=7`` it is EDM's. The last step spends what is left, so the final noise level
     is exact whatever the agent does.
     ``Box(-1e4, 1e4, (1,), float32)`` with ``control="speed"``: the paper's raw theta (the bound is there
     because SB3 wants a finite one, far beyond what its policy draws); sigma falls by
-    ``theta T / K``, is held within the range, and may miss the end (``info["terminal_mismatch"]``).
+    ``theta T / K``, is held within the range, and may miss the end (``info["final_sigma_mismatch"]``).
 
     ## Observation space
     ``Box`` float32, bounded and clipped:
@@ -39,11 +39,11 @@ class ARTEnv(BaseEnv, gym.Env):
     | entry | meaning | min | max |
     |---|---|---|---|
     | time | k / K, the reparameterized time | 0 | 1 |
-    | budget | part of the clock's coordinate that is left | 0 | 1 |
-    | log_f | log10 of the RMS of F = -dx/dsigma, over 6 | -1 | 1 |
-    | log_q | log10 of the norm of Q = d2x/dsigma2, over 6 (0 before it is known) | -1 | 1 |
-    | size | log2 of the RMS of x over sqrt(sigma^2 + sigma_data^2), over 4 | -1 | 1 |
-    | cosine | between the last two slopes (0 before there are two) | -1 | 1 |
+    | remaining | part of the budget that is left, measured along the base schedule | 0 | 1 |
+    | log_velocity | log10 of the RMS of F = -dx/dsigma, over 6 | -1 | 1 |
+    | log_curvature | log10 of the norm of Q = d2x/dsigma2, over 6 (0 before it is known) | -1 | 1 |
+    | rms | log2 of the RMS of x over sqrt(sigma^2 + sigma_data^2), over 4 | -1 | 1 |
+    | turn | cosine between the last two slopes (0 before there are two) | -1 | 1 |
     | x | each coordinate over 4 sqrt(sigma^2 + sigma_data^2); at most 8 coordinates | -1 | 1 |
 
     ``features`` picks the rows after the first two; all come from evaluations that the solver makes anyway.
@@ -70,7 +70,7 @@ class ARTEnv(BaseEnv, gym.Env):
 
     ## Episode end
     ``terminated`` after K steps (the budget is observed); never ``truncated``. ``info`` holds ``sigma``,
-    ``nfe`` and, where known, ``error`` and ``local_error``; the last step adds ``terminal_mismatch`` and,
+    ``nfe`` and, where known, ``error`` and ``local_error``; the last step adds ``final_sigma_mismatch`` and,
     with ``error``, ``final_rmse``.
 
     ## Arguments

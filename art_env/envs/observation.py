@@ -1,4 +1,4 @@
-"""What the agent observes: time, remaining budget, and features of the trajectory that cost no evaluation."""
+"""The observation: time, remaining budget, and features of the trajectory that cost no evaluation."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from art_env.diffusion.ode import norm
 from art_env.envs.state import State
 from art_env.problems.problem import Problem
 
-FEATURES = ("log_f", "log_q", "size", "cosine", "x")
-DEFAULT_FEATURES = ("log_f", "log_q", "size", "cosine")
+FEATURES = ("log_velocity", "log_curvature", "rms", "turn", "x")
+DEFAULT_FEATURES = ("log_velocity", "log_curvature", "rms", "turn")
 MAX_X_FEATURES = 8
 
 # Features hold log10 of a norm between 1e-6 and 1e6, divided by 6.
@@ -48,7 +48,7 @@ class Observer:
             )
         self._root_n = math.sqrt(size)
         self._sigma_data = float(problem.denoiser.sigma_data)
-        first = ["time", "budget"]
+        first = ["time", "remaining"]
         rest = [[f"x{i}" for i in range(size)] if f == "x" else [f] for f in self.features]
         self.names = (*first, *(name for part in rest for name in part))
         self.high = np.ones(len(self.names), dtype=np.float32)
@@ -60,15 +60,15 @@ class Observer:
         spread = torch.sqrt(state.sigma**2 + self._sigma_data**2)
         columns = [(state.k / self.num_steps).to(state.x), 1.0 - state.t]
         for name in self.features:
-            if name == "log_f":
+            if name == "log_velocity":
                 columns.append(_log_feature(norm(state.d) / self._root_n))
-            elif name == "log_q":
+            elif name == "log_curvature":
                 columns.append(torch.nan_to_num(_log_feature(state.q), nan=0.0))
-            elif name == "size":
+            elif name == "rms":
                 size = norm(state.x) / self._root_n / spread
                 columns.append((torch.log2(size.clamp_min(1e-9)) / 4).clamp(-1, 1))
-            elif name == "cosine":
-                columns.append(state.cosine.clamp(-1, 1))
+            elif name == "turn":
+                columns.append(state.turn.clamp(-1, 1))
             else:
                 scaled = state.x.flatten(1) / spread[:, None] / 4
                 columns.extend(scaled.clamp(-1, 1).unbind(1))
@@ -80,5 +80,5 @@ def _log_feature(value: Tensor) -> Tensor:
 
 
 def norm_from_feature(feature: Tensor) -> Tensor:
-    """The norm behind a ``log_f`` or ``log_q`` feature, between 1e-6 and 1e6."""
+    """The norm behind a ``log_velocity`` or ``log_curvature`` feature, between 1e-6 and 1e6."""
     return torch.pow(10.0, LOG_SPAN * feature)

@@ -33,7 +33,7 @@ def draw(dynamics: Dynamics, frames: Sequence[Frame]) -> np.ndarray:
     figure = Figure(figsize=(8, 4), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    grid = edm(K, problem.sigma_min, problem.sigma_max, terminal=problem.terminal)
+    grid = edm(K, problem.sigma_min, problem.sigma_max, final_sigmas_type=problem.final_sigmas_type)
     left.plot(range(K + 1), grid.sigmas, "o--", color="0.6", markersize=3, label="EDM")
     left.plot(range(len(frames)), [f.sigma for f in frames], "o-", color="C0", label="this episode")
     left.set_yscale("symlog", linthresh=max(problem.sigma_floor, 1e-3))

@@ -1,4 +1,4 @@
-"""The rewards, one class each: what a step from one state to the next has earned."""
+"""The rewards of a step, one class each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REWARDS = ("euler", "local", "global")
 
 
 class Reward(Protocol):
-    """What a step has earned."""
+    """A reward of one step."""
 
     def __call__(self, state: State, action: Tensor, after: State) -> Tensor:
         """``[B]``, for the step from ``state`` to ``after`` with ``action: [B]``."""
@@ -142,7 +142,7 @@ class WassersteinReward:
             raise ValueError(f"rows of a group end together: step and reset whole groups of {size} rows")
         reward = torch.zeros_like(after.t)
         if bool(ended.any()):
-            reward[ended] = -self.distance.parts(self._compared(after.x[ended]))
+            reward[ended] = -self.distance.contributions(self._compared(after.x[ended]))
         return reward
 
     def local_error(self, state: State, reward: Tensor) -> None:
@@ -158,7 +158,7 @@ class WassersteinReward:
 
 def compares_groups(solver: Solver, reward: str) -> bool:
     """Whether the reward compares groups of final samples with exact ones: there are no pairs to compare."""
-    return solver.noisy and reward == "global"
+    return solver.stochastic and reward == "global"
 
 
 def check_reward(name: str, solver: Solver) -> str:

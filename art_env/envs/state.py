@@ -19,7 +19,7 @@ class State(NamedTuple):
             after churn if the solver adds it.
         q: ``[B]``, ``|Q|`` where ``d`` is: exact with ``reward="euler"``, else the secant of the last two
             slopes; NaN before there are two.
-        cosine: ``[B]``, cosine between the last two slopes, 0 before there are two.
+        turn: ``[B]``, cosine between the last two slopes, 0 before there are two.
         error: ``[B]``, squared distance to the exact trajectory, per coordinate, over
             ``sigma^2 + sigma_data^2``; 0 with a stochastic solver, which does not follow it.
         nfe: ``[B]``, network evaluations so far, as samplers count them.
@@ -34,7 +34,7 @@ class State(NamedTuple):
     k: Tensor
     d: Tensor
     q: Tensor
-    cosine: Tensor
+    turn: Tensor
     error: Tensor
     nfe: Tensor
     index: Tensor  # type: ignore[assignment]

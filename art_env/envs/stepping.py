@@ -10,7 +10,7 @@ from torch import Tensor
 from art_env.diffusion.denoiser import CheckedDenoiser
 from art_env.diffusion.noise import StepNoise
 from art_env.diffusion.ode import ReferenceFlow, curvature, norm
-from art_env.diffusion.solvers import Carry, Solver, to_d
+from art_env.diffusion.solvers import Solver, SolverState, to_d
 from art_env.envs.state import State
 from art_env.problems.problem import Problem
 
@@ -60,7 +60,7 @@ class Stepper:
         """``slope`` where the solver makes the first evaluation of step ``k``."""
         if self.solver.churn is not None:
             nothing = x.new_zeros(len(x), 0)
-            x, sigma = self.solver.lift(x, sigma, self._carry(None, nothing, nothing, k, index))
+            x, sigma = self.solver.add_churn(x, sigma, self._solver_state(None, nothing, nothing, k, index))
         return self.slope(x, sigma)
 
     def evaluations(self, sigma_next: Tensor, last: Tensor) -> Tensor:
@@ -71,24 +71,26 @@ class Stepper:
     def advance(self, state: State, sigma_next: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The next ``x``, ``past`` and ``past_sigma``."""
 
-        def take(rows: Tensor | None, step: Callable[..., tuple[Tensor, Carry]]) -> tuple[Tensor, Carry]:
+        def take(
+            rows: Tensor | None, step: Callable[..., tuple[Tensor, SolverState]]
+        ) -> tuple[Tensor, SolverState]:
             pick = (lambda v: v) if rows is None else (lambda v: v[rows])
             kept = (state.d, state.past, state.past_sigma, state.k, state.index)
-            carry = self._carry(*(pick(v) for v in kept))
-            return step(self.denoiser, pick(state.x), pick(state.sigma), pick(sigma_next), carry)
+            solver_state = self._solver_state(*(pick(v) for v in kept))
+            return step(self.denoiser, pick(state.x), pick(state.sigma), pick(sigma_next), solver_state)
 
         euler = self._is_euler(sigma_next, last)
         if bool(euler.all()):
-            x, carry = take(None, self.solver.last_step)
+            x, solver_state = take(None, self.solver.last_step)
         elif not bool(euler.any()):
-            x, carry = take(None, self.solver.step)
+            x, solver_state = take(None, self.solver.step)
         else:
             x = torch.empty_like(state.x)
             x[euler], _ = take(euler, self.solver.last_step)
-            x[~euler], carry = take(~euler, self.solver.step)
+            x[~euler], solver_state = take(~euler, self.solver.step)
         if not self.solver.memory:
             return x, state.past, state.past_sigma
-        values, levels = zip(*carry.past, strict=True)
+        values, levels = zip(*solver_state.past, strict=True)
         return x, torch.stack(values, 1), torch.stack(levels, 1)
 
     def exact_past(self, reference: ReferenceFlow, state: State) -> Tensor:
@@ -113,13 +115,15 @@ class Stepper:
                 f"(sigma={float(sigma.max()):.6g}); the initial noise or the step is out of range"
             )
 
-    def _carry(self, d: Tensor | None, past: Tensor, past_sigma: Tensor, k: Tensor, index: Tensor) -> Carry:
-        """What a solver's step is given besides ``x`` and its noise levels."""
+    def _solver_state(
+        self, d: Tensor | None, past: Tensor, past_sigma: Tensor, k: Tensor, index: Tensor
+    ) -> SolverState:
+        """The solver's own state before step ``k``."""
         known = tuple(zip(past.unbind(1), past_sigma.unbind(1), strict=True))
         if self.noise is None:
-            return Carry(d, known)
+            return SolverState(d, known)
         noise = self.noise.rows(k, index % self.pool_size).to(past)
-        return Carry(d, known, noise, self.num_steps, self.problem.sigma_max)
+        return SolverState(d, known, noise, self.num_steps, self.problem.sigma_max)
 
     def _is_euler(self, sigma_next: Tensor, last: Tensor) -> Tensor:
         """``[B]`` bool: which rows take an Euler step instead of the solver's."""

@@ -30,7 +30,7 @@ class ARTVectorEnv(BaseEnv, VectorEnv):
         num_envs: rows.
         autoreset_mode: ``NEXT_STEP`` (default), ``SAME_STEP`` or ``DISABLED`` (then reset with
             ``options={"reset_mask": bool[num_envs]}``), as a member or its name.
-        noise_groups: the rows are that many groups that meet the same start noises: row ``i`` is seeded with
+        noise_groups: the rows are that many groups that meet the same initial noises: row ``i`` is seeded with
             ``s + i % (num_envs / noise_groups)``, so groups differ by their actions only. The ``"global"`` reward
             of a stochastic solver is that of a group.
         config, render_mode, settings: as ``ARTEnv``.

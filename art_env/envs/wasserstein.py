@@ -1,4 +1,4 @@
-"""How far the samples of a group are, together, from exact samples: what each of them adds to ``W2^2``."""
+"""Squared (sliced) Wasserstein distance of a group to reference samples, split into per-sample contributions."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 from art_env.evaluation.metrics import directions
 
-# Directions of the sliced distance. One is all there is on the line.
+# Directions of the sliced distance; on the line there is only one.
 NUM_PROJECTIONS = 128
-# Fewer samples say next to nothing about a distribution.
+# A smaller group says next to nothing about a distribution.
 MIN_GROUP = 16
 
 
@@ -19,15 +19,15 @@ class GroupDistance:
     """Squared (sliced) Wasserstein-2 distance of groups of samples to one set of exact samples, split over the rows.
 
     On each direction the sorted samples of a group are matched with the sorted exact ones, r of these to each sample.
-    A row's part is the mean squared difference to those matched with it, over directions; the mean of the parts is
-    exactly ``sliced_w2(samples r times each, exact)^2`` (``wasserstein_1d`` on the line). Many exact samples a row
-    keep their own sampling error out of the comparison of groups.
+    A row contributes the mean squared difference to the exact samples matched with it, over directions. The mean of
+    the contributions is exactly ``sliced_w2(samples r times each, exact)^2`` (``wasserstein_1d`` on the line). Many
+    exact samples a row keep their sampling error out of the comparison of groups.
 
     Args:
         exact: ``[N, d]``, as many as are there; the last ``N % group_size`` are left out.
         group_size: M, rows of a group.
         num_projections: directions, for d above 1.
-        seed: of the directions, those of ``art_env.metrics.sliced_w2``.
+        seed: of the directions, those of ``art_env.evaluation.metrics.sliced_w2``.
 
     Raises:
         ValueError: a group is smaller than 16 rows, or larger than the exact set.
@@ -54,7 +54,7 @@ class GroupDistance:
         self.centres = cells.mean(1)  # [M, P]
         self.spreads = cells.var(1, unbiased=False)
 
-    def parts(self, samples: Tensor) -> Tensor:
+    def contributions(self, samples: Tensor) -> Tensor:
         """Each row's part of its group's distance, ``[G M]``; ``samples: [G M, d]``, group after group.
 
         Raises:
@@ -70,5 +70,5 @@ class GroupDistance:
 
 def sliced_distance(samples: Tensor, exact: Tensor) -> float:
     """Sliced W2 (W2 on the line) between ``[M, ...]`` samples and ``[N, ...]`` exact ones, N at least M."""
-    parts = GroupDistance(exact.flatten(1), len(samples)).parts(samples.flatten(1))
+    parts = GroupDistance(exact.flatten(1), len(samples)).contributions(samples.flatten(1))
     return math.sqrt(float(parts.mean()))

@@ -1,6 +1,6 @@
 """The measurement of schedules: errors, distances to the data, tables and pictures."""
 
-from art_env.evaluation.evaluator import Scorer
-from art_env.evaluation.results import Row
+from art_env.evaluation.evaluator import Evaluator
+from art_env.evaluation.results import Score
 
-__all__ = ["Row", "Scorer"]
+__all__ = ["Evaluator", "Score"]

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from art_env._util.files import atomic_path
-from art_env.evaluation.evaluator import Scorer
+from art_env.evaluation.evaluator import Evaluator
 from art_env.evaluation.plots import quality_figure, samples_figure
-from art_env.evaluation.results import Row, format_table, write_csv
-from art_env.schedules.registry import baseline
+from art_env.evaluation.results import Score, format_table, write_csv
+from art_env.schedules.registry import make_schedule
 from art_env.schedules.schedule import Schedule
 
 # The reference's own error, relative to the smallest error that is reported.
@@ -19,7 +19,7 @@ TOLERANCE = 0.01
 
 @dataclass
 class Comparison:
-    """What was found.
+    """The results of a comparison.
 
     Attributes:
         evaluator: what scored it.
@@ -30,10 +30,10 @@ class Comparison:
         notes: what the reader should know, such as which schedules were resampled.
     """
 
-    evaluator: Scorer
-    rows: list[Row] = field(default_factory=list)
+    evaluator: Evaluator
+    rows: list[Score] = field(default_factory=list)
     grids: dict[int, list[Schedule]] = field(default_factory=dict)
-    floor: list[Row] = field(default_factory=list)
+    floor: list[Score] = field(default_factory=list)
     reference_error: float = 0.0
     notes: list[str] = field(default_factory=list)
 
@@ -46,10 +46,10 @@ class Comparison:
         ]
         if self.floor:
             lines.append("floor: as many real samples against the real data")
-        if any(row.metric == "gap" for row in self.rows):
-            lines.append("gap: rmse over that of the limit, on the first seed set")
-        if len({row.terminal for row in self.rows}) > 1:
-            lines.append("note: some schedules end at 0 and some above it (column terminal)")
+        if any(row.metric == "ratio" for row in self.rows):
+            lines.append("ratio: rmse over that of the oracle, on the first seed set")
+        if len({row.final_sigmas_type for row in self.rows}) > 1:
+            lines.append("note: some schedules end at 0 and some above it (column final_sigmas_type)")
         errors = [row.mean for row in self.rows if row.metric == "rmse"]
         if not errors:
             lines.append("a stochastic solver: distances between distributions, no paired error")
@@ -88,7 +88,7 @@ class Comparison:
 
 
 def compare(
-    evaluator: Scorer,
+    evaluator: Evaluator,
     num_steps: Sequence[int],
     names: Sequence[str],
     given: Sequence[Schedule] = (),
@@ -99,34 +99,36 @@ def compare(
     Args:
         evaluator: problem, solver and held-out noises.
         num_steps: every K.
-        names: texts that ``art_env.schedules.registry`` knows; with ``limit`` among them there are gaps.
+        names: texts that ``art_env.schedules.registry`` knows; with ``oracle`` among them there are ratios.
         given: further schedules, resampled to each K.
         progress: called with what has just been finished, ``len(num_steps) (len(names) + len(given)) + 1`` times.
 
     Raises:
-        ValueError, FileNotFoundError, ImportError: as ``baseline``.
+        ValueError, FileNotFoundError, ImportError: as ``make_schedule``.
     """
     found = Comparison(evaluator)
     found.reference_error = evaluator.reference_error()
     found.floor = evaluator.floor()
     progress("reference")
     for K in sorted(set(num_steps)):
-        plain = [n for n in dict.fromkeys(names) if n != "limit"]
-        grids = [baseline(name, evaluator.problem, K, evaluator.solver) for name in plain]
+        plain = [n for n in dict.fromkeys(names) if n != "oracle"]
+        grids = [make_schedule(name, evaluator.problem, K, evaluator.solver) for name in plain]
         for schedule in given:
             if schedule.num_steps != K:
                 note = f"note: {schedule.name} was made for K={schedule.num_steps}; resampled to K={K}"
                 found.notes.append(note)
             grids.append(schedule.resample(K))
-        limit = None
-        if "limit" in names:
+        oracle = None
+        if "oracle" in names:
             # Last, from the noises it is scored on and from all others: nothing can be below it.
-            limit = baseline("limit", evaluator.problem, K, evaluator.solver, evaluator.reference(), grids)
-            if limit.meta["last_change"] > 1e-3:
-                found.notes.append(f"warning: the limit at K={K} was still moving when it stopped")
-            grids.append(limit)
+            oracle = make_schedule(
+                "oracle", evaluator.problem, K, evaluator.solver, evaluator.reference(), grids
+            )
+            if oracle.meta["last_change"] > 1e-3:
+                found.notes.append(f"warning: the oracle at K={K} was still moving when it stopped")
+            grids.append(oracle)
         for schedule in grids:
-            found.rows += evaluator.rows(schedule, limit)
+            found.rows += evaluator.rows(schedule, oracle)
             progress(f"{schedule.name} K={K}")
         found.grids[K] = grids
     return found

@@ -19,31 +19,31 @@ from art_env.diffusion.solvers import Solver, get_solver, require_deterministic,
 from art_env.evaluation.features import Features
 from art_env.evaluation.fid import InceptionFID
 from art_env.evaluation.metrics import frechet_distance, rmse, sliced_w2, wasserstein_1d
-from art_env.evaluation.results import Row
+from art_env.evaluation.results import Score
 from art_env.problems.problem import Problem
-from art_env.schedules.registry import baseline, check_fit
+from art_env.schedules.registry import check_fit, make_schedule
 from art_env.schedules.schedule import Schedule
 
 # Scores use other noises and data than training (seeds from 0) does.
 NOISE_SEED, SECOND_SEED = 10_000, 20_000
-# Held-out start noises where many are too dear or not needed.
-FEW_NOISES = 256
+# Held-out initial noises where many are too dear or not needed.
+LINEAR_NOISES = 256
 BATCH = 512
 
 
-class Scorer:
+class Evaluator:
     """Scores schedules on one problem and solver; what does not depend on the schedule is computed once.
 
-    A noisy solver has no exact trajectory to be paired with: it has the metrics between distributions alone, no
-    ``rmse`` and no ``gap``; a problem without data is compared with exact samples. The noise of its steps is held
-    out as the start noises are, and the same for all schedules.
+    A stochastic solver has no exact trajectory to be paired with: it has the metrics between distributions alone, no
+    ``rmse`` and no ``ratio``; a problem without data is compared with exact samples. The noise of its steps is held
+    out as the initial noises are, and the same for all schedules.
 
     Args:
         problem: what is sampled.
         solver: a name or a ``Solver``.
-        seeds: one seed set each: held-out start noises (and data); the mean and spread are over these.
+        seeds: one seed set each: held-out initial noises (and data); the mean and spread are over these.
         num_images: samples per seed set for the metrics of images.
-        num_noises: start noises per seed set for everything else; default the problem's own number, on images at
+        num_noises: initial noises per seed set for everything else; default the problem's own number, on images at
             most 256.
         metrics: beside the paired error; default the problem's own. Images have ``fid`` too, for which the
             weights of an Inception network are needed.
@@ -51,7 +51,7 @@ class Scorer:
 
     Raises:
         ValueError: unknown solver, no or repeated or negative seeds, too few images or noises, a metric that
-            the problem does not have, or no metric at all for a noisy solver.
+            the problem does not have, or no metric at all for a stochastic solver.
     """
 
     def __init__(
@@ -78,8 +78,8 @@ class Scorer:
         if self.num_noises < 2:
             raise ValueError(f"num_noises = {self.num_noises} must be at least 2")
         if problem.linear:
-            # Scores are exact; a reference only serves the search for the limit.
-            self.num_noises = min(self.num_noises, FEW_NOISES)
+            # Scores are exact; a reference only serves the search for the oracle.
+            self.num_noises = min(self.num_noises, LINEAR_NOISES)
         self.num_images = int(num_images)
         self.metrics = problem.metrics if metrics is None else tuple(metrics)
         images = problem.features is not None
@@ -87,12 +87,12 @@ class Scorer:
             check_name(
                 f"metric of {problem.name!r}", metric, (*problem.metrics, *(("fid",) if images else ()))
             )
-        if self.solver.noisy and problem.data is None:
+        if self.solver.stochastic and problem.data is None:
             self.metrics = ("sliced_w2",)
-        elif self.solver.noisy and not self.metrics:
+        elif self.solver.stochastic and not self.metrics:
             raise ValueError(
-                f"metrics = (): solver {self.solver.name!r} is noisy, so {problem.name!r} can be scored only by the "
-                f"distance between distributions; its metrics: {', '.join(problem.metrics)}"
+                f"metrics = (): solver {self.solver.name!r} is stochastic, so {problem.name!r} can be scored only by "
+                f"the distance between distributions; its metrics: {', '.join(problem.metrics)}"
             )
         self._fid = (fid or InceptionFID()) if "fid" in self.metrics else None
         self._features: Features | None = None
@@ -121,23 +121,23 @@ class Scorer:
         """
         check_fit(schedule, self.problem)
 
-    def rows(self, schedule: Schedule, limit: Schedule | None = None) -> list[Row]:
-        """Every metric of the problem for one schedule, ``rmse`` first (unless the solver is noisy).
+    def rows(self, schedule: Schedule, oracle: Schedule | None = None) -> list[Score]:
+        """Every metric of the problem for one schedule, ``rmse`` first (unless the solver is stochastic).
 
         ``rmse`` is the paired error over all coordinates (but those of a condition) against the exact solution
         from the same noise. On a linear problem both it and ``w2`` are exact, without sampling.
 
         Args:
             schedule: what to score; its name is what the table calls it.
-            limit: the best schedule at the same K, computed on ``reference()``: adds the row ``gap``.
+            oracle: the best schedule at the same K, computed on ``reference()``: adds the row ``ratio``.
 
         Raises:
-            ValueError: the schedule is for another noise range, ``limit`` for another K, or a limit of a noisy
+            ValueError: the schedule is for another noise range, ``oracle`` for another K, or an oracle of a noisy
                 solver.
         """
         self.check(schedule)
-        if limit is not None:
-            require_deterministic(self.solver, "the gap to the limit")
+        if oracle is not None:
+            require_deterministic(self.solver, "the ratio to the oracle")
         if self.problem.linear:
             values = self._linear(schedule)
         else:
@@ -145,28 +145,28 @@ class Scorer:
         if "rmse" in values:
             self._rmse[schedule] = values["rmse"]
         rows = [self._row(schedule, metric, v) for metric, v in values.items()]
-        if limit is not None:
-            rows.append(self._row(schedule, "gap", [self.gap(schedule, limit)]))
+        if oracle is not None:
+            rows.append(self._row(schedule, "ratio", [self.ratio(schedule, oracle)]))
         return rows
 
     def policy_rows(
-        self, name: str, num_steps: int, sample: Callable[[Tensor], Tensor], limit: Schedule | None = None
-    ) -> list[Row]:
-        """As ``rows``, for a sampler that chooses the noise levels of each trajectory by itself.
+        self, name: str, num_steps: int, sample: Callable[[Tensor], Tensor], oracle: Schedule | None = None
+    ) -> list[Score]:
+        """Rows, as of ``rows``, for a sampler that chooses the noise levels of each trajectory by itself.
 
         Args:
             name: what the table calls it.
             num_steps: K of every trajectory.
-            sample: start noises ``[B, *shape]`` to samples ``[B, *shape]``.
-            limit: the best fixed schedule at this K; the ``gap`` may be below 1.
+            sample: initial noises ``[B, *shape]`` to samples ``[B, *shape]``.
+            oracle: the best fixed schedule at this K; the ``ratio`` may be below 1.
 
         Raises:
-            ValueError: the solver is noisy, or ``limit`` is for another K.
+            ValueError: the solver is stochastic, or ``oracle`` is for another K.
         """
         require_deterministic(self.solver, "a policy that acts on each trajectory")
-        if limit is not None and limit.num_steps != num_steps:
+        if oracle is not None and oracle.num_steps != num_steps:
             raise ValueError(
-                f"policy {name!r} has {num_steps} steps, the limit {limit.num_steps}; a gap compares equal K"
+                f"policy {name!r} has {num_steps} steps, the oracle {oracle.num_steps}; a ratio compares equal K"
             )
 
         @torch.no_grad()
@@ -174,33 +174,40 @@ class Scorer:
             return torch.cat([sample(part) for part in x.split(BATCH)])
 
         problem = self.problem
-        head = (problem.name, self.solver.name, problem.terminal, name, num_steps, self.nfe(num_steps))
+        head = (
+            problem.name,
+            self.solver.name,
+            problem.final_sigmas_type,
+            name,
+            num_steps,
+            self.nfe(num_steps),
+        )
         values = self._sampled(ends)
-        rows = [Row(*head, metric, *_mean_sd(v), len(v)) for metric, v in values.items()]
-        if limit is not None:
-            rows.append(Row(*head, "gap", values["rmse"][0] / self._first_rmse(limit), math.nan, 1))
+        rows = [Score(*head, metric, *_mean_sd(v), len(v)) for metric, v in values.items()]
+        if oracle is not None:
+            rows.append(Score(*head, "ratio", values["rmse"][0] / self._first_rmse(oracle), math.nan, 1))
         return rows
 
     def nfe(self, num_steps: int) -> int:
         """Network evaluations a sample."""
         return self.solver.nfe(num_steps) * int(getattr(self.problem.denoiser, "nfe_per_call", 1))
 
-    def gap(self, schedule: Schedule, limit: Schedule) -> float:
-        """``rmse`` of the schedule over that of the limit, on the noises of the first seed set.
+    def ratio(self, schedule: Schedule, oracle: Schedule) -> float:
+        """``rmse`` of the schedule over that of the oracle, on the noises of the first seed set.
 
         Raises:
-            ValueError: they differ in K, or the solver is noisy.
+            ValueError: they differ in K, or the solver is stochastic.
         """
-        require_deterministic(self.solver, "the gap to the limit")
-        if schedule.num_steps != limit.num_steps:
+        require_deterministic(self.solver, "the ratio to the oracle")
+        if schedule.num_steps != oracle.num_steps:
             raise ValueError(
-                f"schedule {schedule.name!r} has {schedule.num_steps} steps, the limit {limit.num_steps}; "
-                "a gap compares schedules of one K"
+                f"schedule {schedule.name!r} has {schedule.num_steps} steps, the oracle {oracle.num_steps}; "
+                "a ratio compares schedules of one K"
             )
-        own, best = (self._first_rmse(s) for s in (schedule, limit))
+        own, best = (self._first_rmse(s) for s in (schedule, oracle))
         return own / best if best > 0 else math.nan
 
-    def limit(
+    def oracle(
         self,
         num_steps: int,
         path: str | os.PathLike[str],
@@ -214,13 +221,13 @@ class Scorer:
         Args:
             num_steps: K.
             path: of the schedule; where it is already, it is read.
-            starts: as ``baseline``.
+            starts: as ``make_schedule``.
             again: search even so, and replace it.
         """
         if Path(path).is_file() and not again:
             return Schedule.load(path)
         began = time.perf_counter()
-        found = baseline("limit", self.problem, num_steps, self.solver, self.reference(), starts)
+        found = make_schedule("oracle", self.problem, num_steps, self.solver, self.reference(), starts)
         seconds = round(time.perf_counter() - began, 2)
         found = Schedule(found.sigmas, found.name, {**found.meta, "seconds": seconds})
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -237,17 +244,17 @@ class Scorer:
         """RMSE between the reference's end and that with steps of half the length: how exact "exact" is.
 
         On a quarter of the noises (at most 64) of a network, on all of them otherwise. 0 on a linear problem and
-        with a noisy solver, which are scored without a reference.
+        with a stochastic solver, which are scored without a reference.
         """
-        if self.problem.linear or self.solver.noisy:
+        if self.problem.linear or self.solver.stochastic:
             return 0.0
         check = self.problem.effort.check_noises
         n = self.num_noises if check is None else max(min(self.num_noises // 4, check), 2)
         fine = self.problem.reference(n, NOISE_SEED + self.seeds[0], 2 * self.problem.num_knots - 1)
         return self._error(self.reference().x_end[:n], fine.x_end)
 
-    def floor(self) -> list[Row]:
-        """What exact samples would still score: real data against real data, for every metric that has it.
+    def floor(self) -> list[Score]:
+        """Rows of exact samples: the score of real data against real data, for every metric that has one.
 
         Two independent sets. Where the data is a finite set, ``num_images`` draws with replacement from all of
         it: what a sampler that repeats the data would score. Empty on a linear problem, where scores are exact.
@@ -269,8 +276,8 @@ class Scorer:
                 other = everything[torch.from_numpy(drawn)]
             for metric, value in self._distances(other, i).items():
                 values[metric].append(value)
-        names = (self.problem.name, "none", self.problem.terminal, "floor", 0, 0)
-        return [Row(*names, metric, *_mean_sd(v), len(v)) for metric, v in values.items()]
+        names = (self.problem.name, "none", self.problem.final_sigmas_type, "floor", 0, 0)
+        return [Score(*names, metric, *_mean_sd(v), len(v)) for metric, v in values.items()]
 
     def samples(self, schedule: Schedule, n: int = 8) -> Tensor:
         """The first ``n`` samples of the first seed set, as the data: ``[n, ...]``."""
@@ -284,14 +291,14 @@ class Scorer:
 
     # Pieces
 
-    def _row(self, schedule: Schedule, metric: str, values: Sequence[float]) -> Row:
+    def _row(self, schedule: Schedule, metric: str, values: Sequence[float]) -> Score:
         K = schedule.num_steps
         nfe = self.nfe(K)
         mean, sd = _mean_sd(values)
-        if self.problem.linear and metric != "gap":
+        if self.problem.linear and metric != "ratio":
             sd = 0.0  # exact, nothing is drawn
-        names = (self.problem.name, self.solver.name, schedule.terminal, schedule.name)
-        return Row(*names, K, nfe, metric, mean, sd, len(values))
+        names = (self.problem.name, self.solver.name, schedule.final_sigmas_type, schedule.name)
+        return Score(*names, K, nfe, metric, mean, sd, len(values))
 
     def _linear(self, schedule: Schedule) -> dict[str, list[float]]:
         """The sampler multiplies x, and the noise of each step, by a number: run it once, on 1."""
@@ -299,8 +306,8 @@ class Scorer:
         c, start = float(problem.denoiser.sigma_data), problem.prior_std
         K = schedule.num_steps
         repeat = len(self.seeds)
-        if self.solver.noisy:
-            # Row 0 is the start noise, row k + 1 the noise of step k, each alone.
+        if self.solver.stochastic:
+            # Row 0 is the initial noise, row k + 1 the noise of step k, each alone.
             alone = torch.eye(K + 1, dtype=torch.float64, device=problem.device)
             alone = alone.reshape(K + 1, K + 1, *[1] * len(problem.shape)).expand(-1, -1, *problem.shape)
             ends = sample(problem.denoiser, alone[0], schedule.sigmas, self.solver, noise=alone[1:])
@@ -317,7 +324,7 @@ class Scorer:
         self, sample_ends: Callable[[Tensor, int], Tensor], schedule: Schedule | None = None
     ) -> dict[str, list[float]]:
         """Every metric of every seed set; ``schedule`` says where the samples end (default: as the reference)."""
-        paired = () if self.solver.noisy else ("rmse",)
+        paired = () if self.solver.stochastic else ("rmse",)
         values: dict[str, list[float]] = {m: [] for m in (*paired, *self.metrics)}
         for i, seed in enumerate(self.seeds):
             n = self.num_noises
@@ -347,15 +354,15 @@ class Scorer:
 
     def _exact_end(self, schedule: Schedule, i: int) -> Tensor:
         reference = self.reference(i)
-        if schedule.terminal == "zero" or reference.sigma_end > 0:
+        if schedule.final_sigmas_type == "zero" or reference.sigma_end > 0:
             return reference.x_end
         return reference.at(schedule.sigma_end)
 
     @torch.no_grad()
     def _sample(self, schedule: Schedule, x: Tensor, i: int) -> Tensor:
-        """The end of every row of ``x``; ``i``: the seed set, whose noise a noisy solver adds."""
+        """The end of every row of ``x``; ``i``: the seed set, whose noise a stochastic solver adds."""
         denoiser, K = self.problem.denoiser, schedule.num_steps
-        if not self.solver.noisy:
+        if not self.solver.stochastic:
             return torch.cat(
                 [sample(denoiser, part, schedule.sigmas, self.solver) for part in x.split(BATCH)]
             )

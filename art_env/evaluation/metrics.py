@@ -130,6 +130,6 @@ def sliced_w2(
     # In chunks: [N, 64] at a time, whatever the number of projections.
     for start in range(0, num_projections, 64):
         chunk = lines[:, start : start + 64]
-        gap = np.sort(a @ chunk, axis=0) - np.sort(b @ chunk, axis=0)
-        total += float(np.mean(gap**2, axis=0).sum())
+        ratio = np.sort(a @ chunk, axis=0) - np.sort(b @ chunk, axis=0)
+        total += float(np.mean(ratio**2, axis=0).sum())
     return float(np.sqrt(total / num_projections))

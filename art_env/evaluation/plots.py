@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from torch import Tensor
 
-from art_env.evaluation.results import Row
+from art_env.evaluation.results import Score
 from art_env.schedules.schedule import Schedule
 
 LABELS = {
@@ -19,7 +19,7 @@ LABELS = {
     "sliced_w2": "sliced Wasserstein-2 to the data",
     "frechet": "Frechet distance to the data",
     "fid": "FID to the data (Inception features)",
-    "gap": "RMSE over that of the limit",
+    "ratio": "RMSE over that of the oracle",
 }
 
 
@@ -87,7 +87,7 @@ def _image_grid(sets: Mapping[str, Tensor], title: str) -> Figure:
     return figure
 
 
-def quality_figure(rows: Sequence[Row], floor: Sequence[Row] = ()) -> Figure:
+def quality_figure(rows: Sequence[Score], floor: Sequence[Score] = ()) -> Figure:
     """Each metric against NFE, one line a schedule; ``floor``: what exact data scores."""
     metrics = list(dict.fromkeys(row.metric for row in rows))
     names = list(dict.fromkeys(row.schedule for row in rows))
@@ -97,7 +97,7 @@ def quality_figure(rows: Sequence[Row], floor: Sequence[Row] = ()) -> Figure:
     for panel, metric in zip(panels, metrics, strict=True):
         for i, name in enumerate(names):
             line = [r for r in rows if r.metric == metric and r.schedule == name]
-            style = {"color": "black", "linewidth": 2.0} if name == "limit" else {"color": f"C{i % 10}"}
+            style = {"color": "black", "linewidth": 2.0} if name == "oracle" else {"color": f"C{i % 10}"}
             panel.errorbar(
                 [r.nfe for r in line],
                 [r.mean for r in line],

@@ -17,7 +17,7 @@ from art_env._util.files import write_text
 
 
 @dataclass(frozen=True)
-class Row:
+class Score:
     """One number of a results table.
 
     Attributes:
@@ -26,14 +26,14 @@ class Row:
         schedule: its name.
         num_steps: K.
         nfe: network evaluations a sample.
-        metric: ``rmse``, ``gap``, ``w2``, ``sliced_w2``, ``frechet`` or ``fid``.
+        metric: ``rmse``, ``ratio``, ``w2``, ``sliced_w2``, ``frechet`` or ``fid``.
         mean, sd: over the seed sets; sd (ddof 1) is NaN for a single one, and 0 for an exact figure.
         n: number of seed sets.
     """
 
     problem: str
     solver: str
-    terminal: str
+    final_sigmas_type: str
     schedule: str
     num_steps: int
     nfe: int
@@ -43,7 +43,7 @@ class Row:
     n: int
 
 
-def write_csv(rows: Iterable[Any], path: str | os.PathLike[str], kind: type = Row) -> None:
+def write_csv(rows: Iterable[Any], path: str | os.PathLike[str], kind: type = Score) -> None:
     """Write the rows, all of the dataclass ``kind``, in one piece; columns are its fields."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -55,37 +55,42 @@ def write_csv(rows: Iterable[Any], path: str | os.PathLike[str], kind: type = Ro
 # Tables
 
 
-def format_table(rows: Sequence[Row]) -> str:
+def format_table(rows: Sequence[Score]) -> str:
     """Aligned text: a line for each K and schedule, a column for each metric (mean +- sd over seed sets)."""
-    # rmse first, gap last, whatever comes first in the list.
-    metrics = sorted(dict.fromkeys(r.metric for r in rows), key=lambda m: (m == "gap", m != "rmse"))
-    cells: dict[tuple[int, str, str], dict[str, Row]] = {}
+    # rmse first, ratio last, whatever comes first in the list.
+    metrics = sorted(dict.fromkeys(r.metric for r in rows), key=lambda m: (m == "ratio", m != "rmse"))
+    cells: dict[tuple[int, str, str], dict[str, Score]] = {}
     for row in rows:
-        cells.setdefault((row.num_steps, row.schedule, row.terminal), {})[row.metric] = row
+        cells.setdefault((row.num_steps, row.schedule, row.final_sigmas_type), {})[row.metric] = row
     table = Table(box=box.SIMPLE_HEAD)
-    for title, side in (("schedule", "left"), ("K", "right"), ("NFE", "right"), ("terminal", "left")):
+    for title, side in (
+        ("schedule", "left"),
+        ("K", "right"),
+        ("NFE", "right"),
+        ("final_sigmas_type", "left"),
+    ):
         table.add_column(title, justify=side, no_wrap=True)  # type: ignore[arg-type]
     for metric in metrics:
         table.add_column(metric, justify="right", no_wrap=True)
     last = None
     for key in sorted(cells, key=lambda k: k[0]):  # stable: schedules stay in the order given
-        K, name, terminal = key
+        K, name, final_sigmas_type = key
         if last not in (None, K):
             table.add_section()
         last = K
         some = next(iter(cells[key].values()))
         texts = [_cell(cells[key].get(m)) for m in metrics]
         nfe = (str(K), str(some.nfe)) if K else ("-", "-")
-        table.add_row(name, *nfe, terminal, *texts)
+        table.add_row(name, *nfe, final_sigmas_type, *texts)
     out = io.StringIO()
     Console(file=out, width=400, color_system=None, highlight=False, markup=False).print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n") + "\n"
 
 
-def _cell(row: Row | None) -> str:
+def _cell(row: Score | None) -> str:
     if row is None:
         return ""
-    digits = 2 if row.metric == "gap" else 4
+    digits = 2 if row.metric == "ratio" else 4
     text = _number(row.mean, digits)
     # No spread: a single seed set, or an exact figure.
     return f"{text} +- {_number(row.sd, digits)}" if row.sd > 0 else text

@@ -32,7 +32,7 @@ SPACINGS = (
 def diffusers_kwargs(
     schedule: Schedule, scheduler: Any, *, quantize: bool = False, mu: float | None = None
 ) -> dict[str, Any]:
-    """What to call a diffusers pipeline with: ``pipe(..., **diffusers_kwargs(schedule, pipe.scheduler))``.
+    """Keyword arguments for a diffusers pipeline: ``pipe(..., **diffusers_kwargs(schedule, pipe.scheduler))``.
 
     A pipeline starts from noise of the scheduler's ``init_noise_sigma``, or of 1 for a flow model; that is
     within 1 / (2 sigmas[0]^2), or 1 / sigmas[0], of this grid's own start.
@@ -138,7 +138,7 @@ def _edm_euler(schedule: Schedule, scheduler: Any, **_: Any) -> Grid:
     _check_bounds(schedule, name, config.sigma_min, config.sigma_max)
     if not np.isclose(schedule.sigma_max, config.sigma_max, rtol=RANGE_RTOL):
         raise ValueError(
-            f"schedule {schedule.name!r} starts at sigma={schedule.sigma_max:g}, but {name} draws its start noise "
+            f"schedule {schedule.name!r} starts at sigma={schedule.sigma_max:g}, but {name} draws its initial noise "
             f"for sigma_max={config.sigma_max:g}; use "
             f"{name}.from_config(scheduler.config, sigma_max={schedule.sigma_max:g})"
         )

@@ -63,10 +63,10 @@ def to_diff_sampler(schedule: Schedule) -> str:
     Raises:
         ValueError: the schedule ends at 0, which diff-sampler never reaches.
     """
-    if schedule.terminal == "zero":
+    if schedule.final_sigmas_type == "zero":
         raise ValueError(
             f"schedule {schedule.name!r} ends at 0, where diff-sampler's solvers divide by the noise level; "
-            "use a schedule made with terminal='sigma_min'"
+            "use a schedule made with final_sigmas_type='sigma_min'"
         )
     return f"--t_steps={_numbers(schedule.sigmas)}".replace(" ", "")
 
@@ -95,10 +95,10 @@ def to_flow(schedule: Schedule, shift: float = 1.0) -> Array:
 
 def _levels(schedule: Schedule, where: str) -> Array:
     """The levels above 0, ``[K]``, for a target that appends the 0 itself."""
-    if schedule.terminal != "zero":
+    if schedule.final_sigmas_type != "zero":
         raise ValueError(
             f"schedule {schedule.name!r} ends at sigma={schedule.sigma_end:g}, but {where} goes on to 0 and would "
-            "take a step more; use a schedule made with terminal='zero' "
+            "take a step more; use a schedule made with final_sigmas_type='zero' "
             "(EulerDiscreteScheduler and k-diffusion take this one as it is)"
         )
     return schedule.sigmas[:-1]

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from art_env.diffusion.denoiser import per_row
+from art_env.diffusion.denoiser import append_dims
 from art_env.networks.weights import restore, write_safetensors
 
 MODELS_DIR = Path(__file__).resolve().parent.parent / "models"
@@ -218,7 +218,7 @@ class UNetDenoiser(nn.Module):
         """
         if labels is not None:
             self._check_labels(labels, x.shape[0])
-        s = per_row(sigma, x)
+        s = append_dims(sigma, x)
         # One embedding for the whole batch when sigma is a scalar.
         c_noise = s.clamp(min=MIN_NETWORK_SIGMA).log().reshape(-1) / 4
         total = s * s + self.sigma_data**2

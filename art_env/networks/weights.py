@@ -44,7 +44,7 @@ def read_safetensors(path: str | Path, kind: str, fix: str = "") -> tuple[dict[s
 
     Args:
         path: the file.
-        kind: the metadata entry ``kind`` that the file must carry.
+        kind: the metadata entry ``kind`` that the file must state.
         fix: what error messages tell the user to do.
 
     Returns:
@@ -105,7 +105,7 @@ def restore(
 
     Args:
         path: the file.
-        kind: the metadata entry ``kind`` that the file must carry.
+        kind: the metadata entry ``kind`` that the file must state.
         build: makes the network, untrained, from the metadata.
         fix: what error messages tell the user to do.
 

@@ -1,4 +1,4 @@
-"""What is to be sampled: problems by name, and problems around the caller's own model."""
+"""The problems that are sampled: problems by name, and problems around the caller's own model."""
 
 from art_env.problems.custom import custom_problem, model_problem
 from art_env.problems.library import PROBLEMS, make_problem

@@ -15,7 +15,7 @@ def custom_problem(
     *,
     sigma_min: float | None = None,
     sigma_max: float | None = None,
-    terminal: str = "zero",
+    final_sigmas_type: str = "zero",
     name: str = "custom",
     num_knots: int = 65,
     num_noises: int = 256,
@@ -28,7 +28,7 @@ def custom_problem(
         denoiser: the model; ``sigma_min`` and ``sigma_max`` among its attributes are the range it is trained for,
             ``decode`` maps latents to images.
         sigma_min, sigma_max: noise range; None: the denoiser's own, else 0.002 and 80.
-        terminal: ``"zero"`` or ``"sigma_min"``.
+        final_sigmas_type: ``"zero"`` or ``"sigma_min"``.
         name: what tables and errors call it.
         num_knots, num_noises, device: as ``Problem``.
         effort: as ``Problem``; None: that of a network for samples of three dimensions, else that of a formula.
@@ -54,7 +54,7 @@ def custom_problem(
         denoiser=denoiser,
         sigma_max=sigma_max,
         sigma_min=sigma_min,
-        terminal=terminal,
+        final_sigmas_type=final_sigmas_type,
         prior_std=sigma_max,
         decode=getattr(denoiser, "decode", None),
         num_knots=num_knots,
@@ -68,7 +68,7 @@ def model_problem(
     path: str,
     *,
     trust_pickle: bool = False,
-    terminal: str = "zero",
+    final_sigmas_type: str = "zero",
     sigma_min: float | None = None,
     sigma_max: float | None = None,
     device: str = "cpu",
@@ -94,7 +94,7 @@ def model_problem(
         denoiser,
         sigma_min=sigma_min,
         sigma_max=sigma_max,
-        terminal=terminal,
+        final_sigmas_type=final_sigmas_type,
         name=Path(path).stem,
         num_knots=33,
         num_noises=64,

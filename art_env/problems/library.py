@@ -14,7 +14,7 @@ from torch import Tensor
 from art_env._util.names import check_name, look_up
 from art_env.adapters.conditional import InpaintingDenoiser, LabelledDenoiser
 from art_env.diffusion.analytic import GaussianDenoiser, GaussianMixtureDenoiser
-from art_env.diffusion.levels import TERMINALS
+from art_env.diffusion.levels import FINAL_SIGMAS_TYPES
 from art_env.networks.bundled import load_autoencoder, load_bundled
 from art_env.networks.classifier import DIGIT_FEATURES, PHOTO_FEATURES
 from art_env.networks.data import digit_images, photo_patches
@@ -25,15 +25,15 @@ from art_env.problems.problem import HEAVY_TAILED, NETWORK, Problem, check_devic
 MIXTURE_NOISES = 16384
 
 
-def _gaussian_1d(terminal: str) -> Problem:
+def _gaussian_1d(final_sigmas_type: str) -> Problem:
     """Table 1 of the paper: N(0, 1), T = 3, started from the exact marginal N(0, 10)."""
     denoiser = GaussianDenoiser(1.0)
     return Problem(
         name="gaussian-1d",
         denoiser=denoiser,
         sigma_max=3.0,
-        sigma_min=0.0 if terminal == "zero" else 1e-4,
-        terminal=terminal,
+        sigma_min=0.0 if final_sigmas_type == "zero" else 1e-4,
+        final_sigmas_type=final_sigmas_type,
         prior_std=float(np.sqrt(10.0)),
         data=denoiser.sample,
         metrics=("w2",),
@@ -43,13 +43,13 @@ def _gaussian_1d(terminal: str) -> Problem:
     )
 
 
-def _mixture(name: str, denoiser: GaussianMixtureDenoiser, metric: str, terminal: str) -> Problem:
+def _mixture(name: str, denoiser: GaussianMixtureDenoiser, metric: str, final_sigmas_type: str) -> Problem:
     return Problem(
         name=name,
         denoiser=denoiser,
         sigma_max=80.0,
         sigma_min=0.002,
-        terminal=terminal,
+        final_sigmas_type=final_sigmas_type,
         prior_std=80.0,
         data=denoiser.sample,
         metrics=(metric,),
@@ -58,13 +58,13 @@ def _mixture(name: str, denoiser: GaussianMixtureDenoiser, metric: str, terminal
     )
 
 
-def _mixture_1d(terminal: str) -> Problem:
+def _mixture_1d(final_sigmas_type: str) -> Problem:
     """Three modes, two of them narrow."""
     denoiser = GaussianMixtureDenoiser([0.3, 0.4, 0.3], [-2.0, 0.5, 2.5], np.square([0.3, 0.2, 0.4]))
-    return _mixture("mixture-1d", denoiser, "w2", terminal)
+    return _mixture("mixture-1d", denoiser, "w2", final_sigmas_type)
 
 
-def _mixture_2d(terminal: str) -> Problem:
+def _mixture_2d(final_sigmas_type: str) -> Problem:
     """Eight modes on two rings, each stretched and turned differently, of different weights."""
     angles = np.arange(8) * np.pi / 4
     radii = np.where(np.arange(8) % 2 == 0, 2.5, 1.5)
@@ -76,17 +76,17 @@ def _mixture_2d(terminal: str) -> Problem:
         widths = np.array([0.12 + 0.04 * i, 0.40 - 0.03 * i])
         covs.append(axes @ np.diag(widths**2) @ axes.T)
     denoiser = GaussianMixtureDenoiser(np.arange(8) + 4.0, means, np.array(covs))
-    return _mixture("mixture-2d", denoiser, "sliced_w2", terminal)
+    return _mixture("mixture-2d", denoiser, "sliced_w2", final_sigmas_type)
 
 
-def _digits(terminal: str, model: str = "digits-base") -> Problem:
+def _digits(final_sigmas_type: str, model: str = "digits-base") -> Problem:
     """scikit-learn's 8x8 handwritten digits through one of the bundled U-Nets."""
     return Problem(
         name="digits" if model == "digits-base" else model,
         denoiser=load_bundled(model),
         sigma_max=80.0,
         sigma_min=0.002,
-        terminal=terminal,
+        final_sigmas_type=final_sigmas_type,
         prior_std=80.0,
         data=_digit_images,
         metrics=("frechet", "sliced_w2"),
@@ -98,11 +98,11 @@ def _digits(terminal: str, model: str = "digits-base") -> Problem:
     )
 
 
-def _digits_class(terminal: str) -> Problem:
+def _digits_class(final_sigmas_type: str) -> Problem:
     """A class of digits for each trajectory, with classifier-free guidance."""
     model = load_bundled("digits-cond")
     return replace(
-        _digits(terminal),
+        _digits(final_sigmas_type),
         name="digits-class",
         denoiser=LabelledDenoiser(model),
         given=lambda n, seed: _labels(n, seed)[:, None, None, None].expand(n, 1, *model.shape[1:]),
@@ -110,9 +110,9 @@ def _digits_class(terminal: str) -> Problem:
     )
 
 
-def _digits_inpaint(terminal: str) -> Problem:
+def _digits_inpaint(final_sigmas_type: str) -> Problem:
     """The right half of a digit, given its left half."""
-    whole = _digits(terminal)
+    whole = _digits(final_sigmas_type)
     _, height, width = whole.shape
     known = torch.zeros(height, width, dtype=torch.bool)
     known[:, : width // 2] = True
@@ -125,10 +125,10 @@ def _digits_inpaint(terminal: str) -> Problem:
     )
 
 
-def _photos(terminal: str) -> Problem:
+def _photos(final_sigmas_type: str) -> Problem:
     """16x16 patches of scikit-learn's two photographs."""
     return replace(
-        _digits(terminal),
+        _digits(final_sigmas_type),
         name="photos",
         denoiser=load_bundled("photos-base"),
         data=lambda n, seed: photo_patches(n, seed).double(),
@@ -138,11 +138,11 @@ def _photos(terminal: str) -> Problem:
     )
 
 
-def _photos_latent(terminal: str) -> Problem:
+def _photos_latent(final_sigmas_type: str) -> Problem:
     """Diffusion in the latent space of an autoencoder of the same patches."""
     autoencoder = load_autoencoder()
     return replace(
-        _photos(terminal),
+        _photos(final_sigmas_type),
         name="photos-latent",
         denoiser=load_bundled("photos-latent"),
         decode=torch.no_grad()(lambda z: autoencoder.decode(z.float()).double()),
@@ -181,7 +181,7 @@ PROBLEMS = tuple(_BUILDERS)
 def make_problem(
     name: str,
     *,
-    terminal: str | None = None,
+    final_sigmas_type: str | None = None,
     sigma_min: float | None = None,
     sigma_max: float | None = None,
     device: str = "cpu",
@@ -190,7 +190,7 @@ def make_problem(
 
     Args:
         name: one of ``PROBLEMS``.
-        terminal: ``"zero"`` or ``"sigma_min"``; None: the problem's own (zero for gaussian-1d and digits).
+        final_sigmas_type: ``"zero"`` or ``"sigma_min"``; None: the problem's own (zero for gaussian-1d and digits).
         sigma_min, sigma_max: another noise range.
         device: ``"cpu"``, ``"cuda"``, ...
 
@@ -198,8 +198,12 @@ def make_problem(
         ValueError: unknown name or terminal (suggests the nearest), a range that is inverted, zero or not
             finite, or a device that is not there.
     """
-    _, own_terminal = look_up("problem", name, _BUILDERS)
-    problem = _build(name, check_name("terminal", terminal or own_terminal, TERMINALS), check_device(device))
+    _, own_end = look_up("problem", name, _BUILDERS)
+    problem = _build(
+        name,
+        check_name("final_sigmas_type", final_sigmas_type or own_end, FINAL_SIGMAS_TYPES),
+        check_device(device),
+    )
     changes: dict[str, Any] = {}
     if sigma_min is not None:
         changes["sigma_min"] = float(sigma_min)
@@ -213,9 +217,9 @@ def make_problem(
 
 
 @lru_cache(maxsize=16)
-def _build(name: str, terminal: str, device: str) -> Problem:
+def _build(name: str, final_sigmas_type: str, device: str) -> Problem:
     """One object a problem, so that environments made one by one share its reference trajectories."""
-    problem = _BUILDERS[name][0](terminal)
+    problem = _BUILDERS[name][0](final_sigmas_type)
     if device == "cpu":
         return problem
     return replace(problem, device=device, denoiser=problem.denoiser.to(device))  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from art_env._util.names import check_name
 from art_env.diffusion.denoiser import Denoiser
-from art_env.diffusion.levels import TERMINALS, check_sigma_range
+from art_env.diffusion.levels import FINAL_SIGMAS_TYPES, check_sigma_range
 from art_env.diffusion.ode import ReferenceFlow
 
 
@@ -85,26 +85,26 @@ UNKNOWN_NETWORK = replace(NETWORK, episodes=100, group_rows=256, group_episodes=
 
 @dataclass(frozen=True)
 class Problem:
-    """What is to be sampled.
+    """A sampling problem: a denoiser, its range of noise, data and metrics.
 
     Attributes:
         name: as on the command line.
         denoiser: the model.
         sigma_max: first noise level.
         sigma_min: last noise level of hand-crafted ramps; 0 means that ramps run to 0 themselves.
-        terminal: ``"zero"``: schedules end at 0; ``"sigma_min"``: they end at ``sigma_min``.
-        prior_std: standard deviation of the start noise.
+        final_sigmas_type: ``"zero"``: schedules end at 0; ``"sigma_min"``: they end at ``sigma_min``.
+        prior_std: standard deviation of the initial noise.
         data: ``(n, seed) -> [n, ...]``, clean samples in the space of ``images``.
         metrics: distances to the data beside the paired RMSE: ``w2``, ``sliced_w2``, ``frechet``.
         features: weights of the classifier behind the metrics of images.
         num_data: how many clean samples there are; None: as many as asked for.
-        given: ``(n, seed) -> [n, channels, ...]``, the conditions of the start noises: the last channels of a
+        given: ``(n, seed) -> [n, channels, ...]``, the conditions of the initial noises: the last channels of a
             sample, which the flow leaves alone.
         given_channels: how many channels they are.
         decode: from the space of the flow (without conditions) to images.
         linear: the denoiser is linear and the data N(0, sigma_data^2): errors are exact, without sampling.
         num_knots: of reference trajectories.
-        num_noises: start noises that rewards are measured on.
+        num_noises: initial noises that rewards are measured on.
         effort: how much computation it is worth.
         solver: the solver that evaluations take by default.
         device: where tensors live.
@@ -114,7 +114,7 @@ class Problem:
     denoiser: Denoiser
     sigma_max: float
     sigma_min: float
-    terminal: str
+    final_sigmas_type: str
     prior_std: float
     data: Callable[[int, int], Tensor] | None = field(default=None, repr=False)
     metrics: tuple[str, ...] = ()
@@ -132,9 +132,11 @@ class Problem:
 
     def __post_init__(self) -> None:
         check_sigma_range(self.sigma_min, self.sigma_max)
-        check_name("terminal", self.terminal, TERMINALS)
-        if self.terminal == "sigma_min" and self.sigma_min == 0:
-            raise ValueError("terminal='sigma_min' needs sigma_min above 0; use terminal='zero' to end at 0")
+        check_name("final_sigmas_type", self.final_sigmas_type, FINAL_SIGMAS_TYPES)
+        if self.final_sigmas_type == "sigma_min" and self.sigma_min == 0:
+            raise ValueError(
+                "final_sigmas_type='sigma_min' needs sigma_min above 0; use final_sigmas_type='zero' to end at 0"
+            )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -142,14 +144,9 @@ class Problem:
         return tuple(self.denoiser.shape)
 
     @property
-    def is_image(self) -> bool:
-        """Whether samples are images (or latents), so that the denoiser is a network: dear to evaluate."""
-        return len(self.shape) == 3
-
-    @property
     def sigma_end(self) -> float:
         """Last noise level of every schedule: 0 or ``sigma_min``."""
-        return 0.0 if self.terminal == "zero" else self.sigma_min
+        return 0.0 if self.final_sigmas_type == "zero" else self.sigma_min
 
     @property
     def sigma_floor(self) -> float:
@@ -157,7 +154,7 @@ class Problem:
         return self.sigma_min if self.sigma_min > 0 else 1e-4 * float(self.denoiser.sigma_data)
 
     def sample_noise(self, n: int, seed: int) -> Tensor:
-        """``n`` start noises, ``[n, *shape]`` float64; the first rows do not depend on ``n``."""
+        """``n`` initial noises, ``[n, *shape]`` float64; the first rows do not depend on ``n``."""
         rng = np.random.default_rng([seed, 0x0A27])
         channels, *rest = self.shape
         noise = torch.from_numpy(rng.standard_normal((n, channels - self.given_channels, *rest)))

@@ -1,7 +1,7 @@
 """The product: schedules by hand, by optimal control, and learned ones as files."""
 
 from art_env.schedules.cma_es import evolve
-from art_env.schedules.gradient import direct
+from art_env.schedules.gradient import gradient_search
 from art_env.schedules.handcrafted import HANDCRAFTED, arctan, cosine, edm, log_snr, uniform
 from art_env.schedules.optimal import closed_form, dynamic_programming, final_rmse
 from art_env.schedules.published import dmn, gits, sdm
@@ -13,13 +13,13 @@ __all__ = [
     "arctan",
     "closed_form",
     "cosine",
-    "direct",
     "dmn",
     "dynamic_programming",
     "edm",
     "evolve",
     "final_rmse",
     "gits",
+    "gradient_search",
     "log_snr",
     "sdm",
     "uniform",

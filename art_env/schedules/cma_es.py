@@ -42,39 +42,40 @@ def evolve(
     reference: ReferenceFlow,
     num_steps: int,
     solver: str | Solver = "heun",
-    budget: float = 1000,
+    max_evaluations: float = 1000,
     seed: int = 0,
     step_size: float = 0.5,
     callback: Callable[[int, float], None] | None = None,
 ) -> Schedule:
-    """The grid with the least final error that CMA-ES finds: what ``direct`` minimises, without its gradients.
+    """The grid with the least final error that CMA-ES finds: what ``gradient_search`` minimises, without gradients.
 
-    It moves the logs of the K step sizes in the coordinate of ``direct`` and starts from the closed form. A search
-    that has converged is started again there with twice the population, until the budget is spent; one descent takes
-    about 200 K errors, and may end in a local minimum.
+    CMA-ES moves the logs of the K step sizes in the coordinate of ``gradient_search`` and starts from the closed
+    form. A search that has converged is started again there with twice the population, until ``max_evaluations`` are
+    spent. One descent takes about 200 K errors, and may end in a local minimum.
 
     Args:
         denoiser: the model; need not be differentiable.
         reference: exact trajectories; the error is that of all of its noises.
         num_steps: K.
         solver: a name or a ``Solver``.
-        budget: final errors to compute, each of all the noises; at least 1, the first is that of the start.
+        max_evaluations: final errors to compute, each of all the noises; at least 1, the first is that of the start.
         seed: of CMA-ES.
         step_size: its first standard deviation, of log step sizes.
         callback: called as ``callback(evaluations, rmse)`` at the start and at every improvement, with the network
             evaluations so far and the best error.
 
     Returns:
-        a schedule whose meta has ``rmse``, ``evaluations`` (rows times evaluations), ``budget`` and ``seconds``.
+        a schedule whose meta has ``rmse``, ``evaluations`` (rows times evaluations), ``max_evaluations`` and
+        ``seconds``.
 
     Raises:
         ImportError: the package ``cma`` is not installed.
-        ValueError: budget, seed or step size out of range.
+        ValueError: max_evaluations, seed or step size out of range.
     """
     cma = require_cma()
     K, rule = check_num_steps(num_steps), get_solver(solver)
-    if not float(budget).is_integer() or budget < 1:
-        raise ValueError(f"budget = {budget} must be a whole number of at least 1")
+    if not float(max_evaluations).is_integer() or max_evaluations < 1:
+        raise ValueError(f"max_evaluations = {max_evaluations} must be a whole number of at least 1")
     if seed < 0:
         raise ValueError(f"seed = {seed} must not be negative")
     if not (math.isfinite(step_size) and step_size > 0):
@@ -103,7 +104,7 @@ def evolve(
 
     log_error(start)
     population = 4 + int(3 * np.log(K))
-    while K > 1 and used < budget:
+    while K > 1 and used < max_evaluations:
         # cma takes the seed 0 as "from the clock".
         options = {
             "popsize": population,
@@ -113,9 +114,9 @@ def evolve(
             "tolfunhist": FLAT,
         }
         search = cma.CMAEvolutionStrategy(log_steps(start, scale), step_size, options)
-        while used < budget and not search.stop():
+        while used < max_evaluations and not search.stop():
             asked = search.ask()
-            errors = [log_error(grid(z)) for z in asked[: int(budget) - used]]
+            errors = [log_error(grid(z)) for z in asked[: int(max_evaluations) - used]]
             if len(errors) == len(asked):
                 search.tell(asked, errors)
         population *= 2
@@ -126,7 +127,7 @@ def evolve(
         objective="global",
         rmse=least,
         evaluations=evaluations,
-        budget=int(budget),
+        max_evaluations=int(max_evaluations),
         seed=seed,
         seconds=time.perf_counter() - begun,
         num_noises=reference.num_noises,

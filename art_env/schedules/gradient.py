@@ -20,7 +20,7 @@ from art_env.schedules.schedule import Array, Schedule, check_num_steps, from_si
 FLAT = 1e-4
 
 
-def direct(
+def gradient_search(
     denoiser: Denoiser,
     reference: ReferenceFlow,
     num_steps: int,
@@ -32,10 +32,10 @@ def direct(
     batch_size: int | None = None,
     with_dp: bool = True,
 ) -> Schedule:
-    """The limit: the grid with the least final error, by BFGS with gradients through the whole sampler.
+    """The oracle: the grid with the least final error, by BFGS with gradients through the whole sampler.
 
     Minimises the very RMSE that tables report, on the reference's own noises, so that a schedule scored on
-    the same noises cannot be better than the limit. The final error has several local minima; searches start
+    the same noises cannot be better than the oracle. The final error has several local minima; searches start
     from the best few of EDM, log-SNR, the closed form, dynamic programming and ``starts``, first on a part of
     the noises, then on all of them, and the last search is restarted until it moves by less than 0.1%.
 
@@ -56,20 +56,20 @@ def direct(
         three), and ``last_change``, the relative gain of the last restart.
 
     Raises:
-        ValueError: a noisy solver.
+        ValueError: a stochastic solver.
     """
     K = check_num_steps(num_steps)
-    rule = require_deterministic(solver, "the error that the limit minimises")
+    rule = require_deterministic(solver, "the error that the oracle minimises")
     sigma_max, floor = float(reference.sigmas[0]), float(reference.sigmas[-1])
-    terminal = "zero" if reference.sigma_end == 0 else "sigma_min"
+    final_sigmas_type = "zero" if reference.sigma_end == 0 else "sigma_min"
     if K == 1:
-        only = from_sigmas([sigma_max, reference.sigma_end], "limit")
+        only = from_sigmas([sigma_max, reference.sigma_end], "oracle")
         rmse = final_rmse(denoiser, reference, only.sigmas, rule)
-        return from_sigmas(only.sigmas, "limit", solver=rule.name, rmse=rmse, evaluations=0, last_change=0.0)
+        return from_sigmas(only.sigmas, "oracle", solver=rule.name, rmse=rmse, evaluations=0, last_change=0.0)
     grids: list[Schedule] = [
-        edm(K, floor, sigma_max, terminal=terminal),
-        edm(K, floor, sigma_max, 3.0, terminal=terminal),
-        log_snr(K, floor, sigma_max, terminal=terminal),
+        edm(K, floor, sigma_max, final_sigmas_type=final_sigmas_type),
+        edm(K, floor, sigma_max, 3.0, final_sigmas_type=final_sigmas_type),
+        log_snr(K, floor, sigma_max, final_sigmas_type=final_sigmas_type),
         closed_form(reference, K),
         *(s.resample(K) for s in starts),
     ]
@@ -84,7 +84,7 @@ def direct(
     rmse = final_rmse(denoiser, reference, best, rule)
     change = np.inf
     for _ in range(6):
-        # A restart forgets BFGS' picture of the curvature: it catches searches that stalled.
+        # A restart resets BFGS' estimate of the Hessian, which frees searches that have stalled.
         after = search.run(reference, best, max_iterations)
         new = final_rmse(denoiser, reference, after, rule)
         change = (rmse - new) / rmse if rmse > 0 else 0.0
@@ -94,7 +94,7 @@ def direct(
             break
     return from_sigmas(
         best,
-        "limit",
+        "oracle",
         solver=rule.name,
         objective="global",
         rmse=rmse,

@@ -1,7 +1,7 @@
 """The schedules that people copy by hand today.
 
-Each is a pure function with the same leading arguments. With ``terminal="sigma_min"`` the ramp has
-``num_steps + 1`` noise levels, from ``sigma_max`` to ``sigma_min``. With ``terminal="zero"`` (EDM's
+Each is a pure function with the same leading arguments. With ``final_sigmas_type="sigma_min"`` the ramp has
+``num_steps + 1`` noise levels, from ``sigma_max`` to ``sigma_min``. With ``final_sigmas_type="zero"`` (EDM's
 convention) it has ``num_steps`` levels and then 0; if ``sigma_min`` is itself 0 the ramp runs to 0.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from art_env._util.names import check_name
-from art_env.diffusion.levels import TERMINALS, check_sigma_range
+from art_env.diffusion.levels import FINAL_SIGMAS_TYPES, check_sigma_range
 from art_env.schedules.schedule import Array, Schedule, check_num_steps
 
 
@@ -21,15 +21,15 @@ def _ramp(
     num_steps: int,
     sigma_min: float,
     sigma_max: float,
-    terminal: str,
+    final_sigmas_type: str,
     inside: Callable[[Array], Array],
     name: str,
 ) -> Schedule:
     """Noise levels at even clock ticks ``r``, where ``inside`` maps 0 -> sigma_max and 1 -> sigma_min."""
     check_num_steps(num_steps)
     check_sigma_range(sigma_min, sigma_max)
-    check_name("terminal", terminal, TERMINALS)
-    append_zero = terminal == "zero" and sigma_min > 0
+    check_name("final_sigmas_type", final_sigmas_type, FINAL_SIGMAS_TYPES)
+    append_zero = final_sigmas_type == "zero" and sigma_min > 0
     ticks = np.linspace(0.0, 1.0, num_steps if append_zero else num_steps + 1)
     sigmas = inside(ticks)
     sigmas[0] = sigma_max
@@ -40,20 +40,22 @@ def _ramp(
     return Schedule(sigmas, name)
 
 
-def uniform(num_steps: int, sigma_min: float, sigma_max: float, *, terminal: str = "zero") -> Schedule:
+def uniform(
+    num_steps: int, sigma_min: float, sigma_max: float, *, final_sigmas_type: str = "zero"
+) -> Schedule:
     """Equal steps of sigma."""
     return _ramp(
         num_steps,
         sigma_min,
         sigma_max,
-        terminal,
+        final_sigmas_type,
         lambda r: sigma_max + r * (sigma_min - sigma_max),
         "uniform",
     )
 
 
 def edm(
-    num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0, *, terminal: str = "zero"
+    num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0, *, final_sigmas_type: str = "zero"
 ) -> Schedule:
     """Equal steps of ``sigma ** (1 / rho)`` (Karras et al. 2022, eq. 5).
 
@@ -64,10 +66,14 @@ def edm(
         raise ValueError(f"rho = {rho} must be a positive number")
     high, low = sigma_max ** (1 / rho), max(sigma_min, 0.0) ** (1 / rho)
     name = "edm" if rho == 7 else f"edm:rho={rho:g}"
-    return _ramp(num_steps, sigma_min, sigma_max, terminal, lambda r: (high + r * (low - high)) ** rho, name)
+    return _ramp(
+        num_steps, sigma_min, sigma_max, final_sigmas_type, lambda r: (high + r * (low - high)) ** rho, name
+    )
 
 
-def log_snr(num_steps: int, sigma_min: float, sigma_max: float, *, terminal: str = "zero") -> Schedule:
+def log_snr(
+    num_steps: int, sigma_min: float, sigma_max: float, *, final_sigmas_type: str = "zero"
+) -> Schedule:
     """Equal steps of log sigma, that is of the log signal-to-noise ratio (DPM-Solver, Lu et al. 2022).
 
     Raises:
@@ -79,12 +85,17 @@ def log_snr(num_steps: int, sigma_min: float, sigma_max: float, *, terminal: str
         )
     high, low = math.log(sigma_max) if sigma_max > 0 else 0.0, math.log(sigma_min)
     return _ramp(
-        num_steps, sigma_min, sigma_max, terminal, lambda r: np.exp(high + r * (low - high)), "log_snr"
+        num_steps,
+        sigma_min,
+        sigma_max,
+        final_sigmas_type,
+        lambda r: np.exp(high + r * (low - high)),
+        "log_snr",
     )
 
 
 def arctan(
-    num_steps: int, sigma_min: float, sigma_max: float, c: float = 1.0, *, terminal: str = "zero"
+    num_steps: int, sigma_min: float, sigma_max: float, c: float = 1.0, *, final_sigmas_type: str = "zero"
 ) -> Schedule:
     """Equal steps of ``arctan(sigma / c)``: Euler's optimum at every K if the data is N(0, c^2).
 
@@ -96,17 +107,24 @@ def arctan(
     high, low = math.atan(sigma_max / c), math.atan(sigma_min / c)
     name = "arctan" if c == 1 else f"arctan:c={c:g}"
     return _ramp(
-        num_steps, sigma_min, sigma_max, terminal, lambda r: c * np.tan(high + r * (low - high)), name
+        num_steps,
+        sigma_min,
+        sigma_max,
+        final_sigmas_type,
+        lambda r: c * np.tan(high + r * (low - high)),
+        name,
     )
 
 
-def cosine(num_steps: int, sigma_min: float, sigma_max: float, *, terminal: str = "zero") -> Schedule:
+def cosine(
+    num_steps: int, sigma_min: float, sigma_max: float, *, final_sigmas_type: str = "zero"
+) -> Schedule:
     """The cosine schedule (Nichol and Dhariwal 2021) in variance-exploding terms.
 
     ``alpha_bar = cos(angle)^2`` means ``sigma = sqrt(1 / alpha_bar - 1) = tan(angle)``, so even steps of its
     time are even steps of the angle: the same list as ``arctan`` with ``c = 1``.
     """
-    schedule = arctan(num_steps, sigma_min, sigma_max, 1.0, terminal=terminal)
+    schedule = arctan(num_steps, sigma_min, sigma_max, 1.0, final_sigmas_type=final_sigmas_type)
     return Schedule(schedule.sigmas, "cosine")
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from art_env.diffusion.denoiser import Denoiser
 from art_env.diffusion.ode import ReferenceFlow, norm
-from art_env.diffusion.solvers import Carry, Solver, euler_step, require_deterministic, sample
+from art_env.diffusion.solvers import Solver, SolverState, euler_step, require_deterministic, sample
 from art_env.schedules.schedule import Array, Schedule, check_num_steps, from_sigmas
 
 
@@ -77,7 +77,7 @@ def dynamic_programming(
         a schedule whose meta has ``evaluations`` (rows times evaluations; those of the reference come on top).
 
     Raises:
-        ValueError: fewer candidates than steps, a coefficient that is not a positive number, or a noisy solver.
+        ValueError: fewer candidates than steps, a coefficient that is not a positive number, or a stochastic solver.
     """
     check_num_steps(num_steps)
     rule = require_deterministic(solver, "the local error of dynamic programming")
@@ -99,12 +99,12 @@ def dynamic_programming(
     for i in range(M - 1):
         d = (states[i] - denoiser(states[i], grid[i])) / grid[i]
         for j in range(i + 1, M):
-            jump, _ = euler_step(denoiser, states[i], grid[i], grid[j], Carry(d))
+            jump, _ = euler_step(denoiser, states[i], grid[i], grid[j], SolverState(d))
             if j == M - 1:
                 last[i] = float(norm(jump - states[j]).mean())
             else:
                 if rule.evals_per_step > 1:
-                    jump, _ = rule.step(denoiser, states[i], grid[i], grid[j], Carry(d))
+                    jump, _ = rule.step(denoiser, states[i], grid[i], grid[j], SolverState(d))
                 cost[i, j] = float(norm(jump - states[j]).mean())
     value = last.copy()  # best cost from level i to the end with one step left
     choice: list[np.ndarray] = []
@@ -136,7 +136,7 @@ def final_rmse(
     """Paired RMSE over all coordinates between the sampler's end and the exact end, from the same noises.
 
     Raises:
-        ValueError: a noisy solver.
+        ValueError: a stochastic solver.
     """
     solver = require_deterministic(solver, "the final RMSE")
     total = 0.0

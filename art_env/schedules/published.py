@@ -78,7 +78,7 @@ def dmn(
     sigma_data: float,
     solver: str | Solver = "dpmpp_2m",
     *,
-    terminal: str = "zero",
+    final_sigmas_type: str = "zero",
 ) -> Schedule:
     """DMN (Xue et al. 2024, arXiv 2402.17376): the least bound on the error that the network's own error makes.
 
@@ -97,7 +97,7 @@ def dmn(
         sigma_min, sigma_max: noise range, ``sigma_min`` above 0.
         sigma_data: standard deviation of the data.
         solver: a name or a ``Solver``, for its order.
-        terminal: ``"zero"`` or ``"sigma_min"``.
+        final_sigmas_type: ``"zero"`` or ``"sigma_min"``.
 
     Raises:
         ValueError: a range that is not one, or ``sigma_data`` that is not positive.
@@ -109,7 +109,7 @@ def dmn(
     if not (math.isfinite(sigma_data) and sigma_data > 0):
         raise ValueError(f"sigma_data = {sigma_data} must be a positive number")
     rule = get_solver(solver)
-    K = num_steps - 1 if terminal == "zero" else num_steps
+    K = num_steps - 1 if final_sigmas_type == "zero" else num_steps
     order, length = min(rule.order, 3), math.log(sigma_max / sigma_min)
 
     def levels(z: Array) -> Array:
@@ -117,7 +117,10 @@ def dmn(
         inside = sigma_max * np.exp(-length * np.cumsum(steps[:-1]) / steps.sum())
         return np.concatenate([[sigma_max], inside, [sigma_min]])
 
-    starts = [make(num_steps, sigma_min, sigma_max, terminal=terminal).sigmas for make in (log_snr, edm)]
+    starts = [
+        make(num_steps, sigma_min, sigma_max, final_sigmas_type=final_sigmas_type).sigmas
+        for make in (log_snr, edm)
+    ]
     best = starts[0]
     if K > 1:
 
@@ -130,7 +133,7 @@ def dmn(
         # Where a weight changes its sign the bound has a kink, at which BFGS stops too soon.
         tolerances = {"xatol": 1e-5, "fatol": 1e-7, "maxfev": 2000, "adaptive": True}
         nodes = levels(minimize(objective, found, method="Nelder-Mead", options=tolerances).x)
-        best = np.append(nodes, 0.0) if terminal == "zero" else nodes
+        best = np.append(nodes, 0.0) if final_sigmas_type == "zero" else nodes
     return from_sigmas(best, "dmn", order=order, evaluations=0)
 
 

@@ -15,7 +15,7 @@ from art_env.diffusion.ode import ReferenceFlow
 from art_env.diffusion.solvers import Solver, require_deterministic
 from art_env.problems.problem import Problem
 from art_env.schedules.cma_es import evolve, require_cma
-from art_env.schedules.gradient import direct
+from art_env.schedules.gradient import gradient_search
 from art_env.schedules.handcrafted import HANDCRAFTED, edm, log_snr
 from art_env.schedules.optimal import closed_form, dynamic_programming, final_rmse
 from art_env.schedules.published import dmn, gits, sdm
@@ -28,7 +28,7 @@ PILOT_NOISES = 256
 
 
 def check_fit(schedule: Schedule, problem: Problem) -> None:
-    """Refuse a schedule made for another noise range than the problem's (see ``Scorer.check``).
+    """Refuse a schedule made for another noise range than the problem's (see ``Evaluator.check``).
 
     Raises:
         ValueError: its first or last noise level is not the problem's.
@@ -41,10 +41,10 @@ def check_fit(schedule: Schedule, problem: Problem) -> None:
 
 # Baselines by name
 
-COMPUTED = ("edm_tuned", "closed_form", "dp", "gits", "sdm", "dmn", "cma", "limit")
+COMPUTED = ("edm_tuned", "closed_form", "dp", "gits", "sdm", "dmn", "cma", "oracle")
 # Those of COMPUTED that minimise an error to the exact trajectory of the same noise.
-PAIRED = ("edm_tuned", "dp", "cma", "limit")
-BASELINES = (*HANDCRAFTED, *COMPUTED)
+PAIRED = ("edm_tuned", "dp", "cma", "oracle")
+SCHEDULES = (*HANDCRAFTED, *COMPUTED)
 # name -> its one option, a positive number
 _OPTIONS = {
     "edm": "rho",
@@ -52,7 +52,7 @@ _OPTIONS = {
     "dp": "coefficient",
     "gits": "coefficient",
     "sdm": "q",
-    "cma": "budget",
+    "cma": "max_evaluations",
 }
 
 
@@ -63,11 +63,11 @@ class _Spec(NamedTuple):
 
 
 def check_spec(spec: str, problem: Problem, solver: str | Solver | None = None) -> None:
-    """Refuse a text that ``baseline`` would refuse, without computing anything.
+    """Refuse a text that ``make_schedule`` would refuse, without computing anything.
 
     Raises:
         ValueError: unknown name (suggests the nearest) or option, a file that is not a schedule for this problem, or
-            a schedule that is computed from paired errors, which a noisy solver does not have.
+            a schedule that is computed from paired errors, which a stochastic solver does not have.
         FileNotFoundError: no such file.
         ImportError: ``cma`` without its extra.
     """
@@ -77,7 +77,7 @@ def check_spec(spec: str, problem: Problem, solver: str | Solver | None = None) 
 
 
 def is_file_spec(spec: str) -> bool:
-    """Whether ``baseline`` reads this text as a path."""
+    """Whether ``make_schedule`` reads this text as a path."""
     return spec.endswith(".json") or "/" in spec or os.sep in spec or Path(spec).is_file()
 
 
@@ -95,8 +95,8 @@ def _parse(spec: str, problem: Problem) -> _Spec:
             raise ValueError(f"{spec}: {error}") from error
         return _Spec(schedule.name, {}, schedule)
     name, _, text = spec.partition(":")
-    if name not in BASELINES:
-        raise ValueError(f"{unknown_name('schedule', name, BASELINES)}, or the path of a schedule.json")
+    if name not in SCHEDULES:
+        raise ValueError(f"{unknown_name('schedule', name, SCHEDULES)}, or the path of a schedule.json")
     options: dict[str, float] = {}
     known = _OPTIONS.get(name)
     for part in text.split(",") if text else []:
@@ -117,7 +117,7 @@ def _parse(spec: str, problem: Problem) -> _Spec:
     return _Spec(name, options, None)
 
 
-def baseline(
+def make_schedule(
     spec: str,
     problem: Problem,
     num_steps: int,
@@ -132,15 +132,15 @@ def baseline(
             standard deviation), ``arctan:c=0.5``, ``edm_tuned`` (the best rho for this solver
             and K), ``closed_form``, ``dp``,
             ``dp:coefficient=1.15``, ``gits``, ``gits:coefficient=1.15``, ``sdm``, ``sdm:q=0.1``, ``dmn``, ``cma``,
-            ``cma:budget=2000`` (the final errors it may compute), ``limit`` or the path of a schedule file, which
-            is resampled if its K is another.
+            ``cma:max_evaluations=2000`` (the final errors it may compute), ``oracle`` or the path of a schedule
+            file, which is resampled if its K is another.
         problem: whose noise range it is for.
         num_steps: K.
-        solver: what ``edm_tuned``, ``dp``, ``dmn``, ``cma`` and ``limit`` are computed for.
-        reference: exact trajectories for ``limit``: those that it is scored on (``Scorer.reference()``), so
+        solver: what ``edm_tuned``, ``dp``, ``dmn``, ``cma`` and ``oracle`` are computed for.
+        reference: exact trajectories for ``oracle``: those that it is scored on (``Evaluator.reference()``), so
             that nothing can be better there. Default the problem's own pool, which all others that are
             computed always read, as a learner does.
-        starts: more grids for ``limit`` to start from, beside the hand-crafted ones; those with another end
+        starts: more grids for ``oracle`` to start from, beside the hand-crafted ones; those with another end
             are left out.
 
     Raises:
@@ -153,19 +153,21 @@ def baseline(
     if file is not None:
         return file.resample(K, keep_zero=False)
     if name == "log_snr" and problem.sigma_min == 0:
-        return log_snr(K, LOG_SNR_END, problem.sigma_max, terminal="sigma_min")
+        return log_snr(K, LOG_SNR_END, problem.sigma_max, final_sigmas_type="sigma_min")
     if name == "arctan":
         options = {"c": float(problem.denoiser.sigma_data), **options}
     if name in HANDCRAFTED:
         make: Callable[..., Schedule] = HANDCRAFTED[name]
-        return make(K, problem.sigma_min, problem.sigma_max, terminal=problem.terminal, **options)
-    if name == "limit":
-        # The error has several local minima: no named grid may be better just because nobody listed it.
-        named = [baseline(name, problem, K, solver) for name in (*HANDCRAFTED, "edm_tuned")]
+        return make(
+            K, problem.sigma_min, problem.sigma_max, final_sigmas_type=problem.final_sigmas_type, **options
+        )
+    if name == "oracle":
+        # The error has several local minima: the search starts from every named grid, so that none is better.
+        named = [make_schedule(name, problem, K, solver) for name in (*HANDCRAFTED, "edm_tuned")]
         usable = [s for s in (*starts, *named) if _fits(s, problem)]
         known = reference or problem.reference()
         effort = problem.effort
-        return direct(
+        return gradient_search(
             problem.denoiser,
             known,
             K,
@@ -178,13 +180,13 @@ def baseline(
     if name == "dmn":
         data = float(problem.denoiser.sigma_data)
         low, high = problem.sigma_floor, problem.sigma_max
-        return dmn(K, low, high, data, solver, terminal=problem.terminal)
+        return dmn(K, low, high, data, solver, final_sigmas_type=problem.final_sigmas_type)
     if name == "cma":
         known = problem.reference(
             problem.effort.cma_noises and min(problem.effort.cma_noises, problem.num_noises)
         )
         return evolve(
-            problem.denoiser, known, K, solver, options.get("budget", problem.effort.cma_evaluations)
+            problem.denoiser, known, K, solver, options.get("max_evaluations", problem.effort.cma_evaluations)
         )
     pilot = problem.reference(min(problem.num_noises, PILOT_NOISES))
     if name == "edm_tuned":
@@ -203,7 +205,8 @@ def edm_tuned(problem: Problem, pilot: ReferenceFlow, num_steps: int, solver: st
     """EDM's family with the rho that has the least final error on the pilot noises (20 values, 1 to 100)."""
     rhos = [float(rho) for rho in np.geomspace(1.0, 100.0, 20)]
     family = [
-        edm(num_steps, problem.sigma_min, problem.sigma_max, rho, terminal=problem.terminal) for rho in rhos
+        edm(num_steps, problem.sigma_min, problem.sigma_max, rho, final_sigmas_type=problem.final_sigmas_type)
+        for rho in rhos
     ]
     errors = [final_rmse(problem.denoiser, pilot, s.sigmas, solver) for s in family]
     best = int(np.argmin(errors))

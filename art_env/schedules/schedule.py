@@ -86,7 +86,7 @@ class Schedule:
         return float(self.sigmas[-1])
 
     @property
-    def terminal(self) -> str:
+    def final_sigmas_type(self) -> str:
         """``"zero"`` if the list ends at 0, else ``"sigma_min"``."""
         return "zero" if self.sigmas[-1] == 0 else "sigma_min"
 
@@ -113,7 +113,7 @@ class Schedule:
             t = np.clip(np.asarray(t, dtype=np.float64), 0.0, 1.0)
             head = np.minimum(t, t_pos[-1])
             out = np.exp(smooth(head)) if smooth is not None else np.full_like(t, self.sigmas[0])
-            if self.terminal == "zero":
+            if self.final_sigmas_type == "zero":
                 tail = self.sigmas[-2] * (1.0 - t) * K
                 out = np.where(t > t_pos[-1], tail, out)
             return np.asarray(out, dtype=np.float64)
@@ -133,7 +133,7 @@ class Schedule:
         """
         check_num_steps(num_steps)
         meta = {**self.meta, "resampled_from": self.num_steps}
-        if keep_zero and self.terminal != "zero":
+        if keep_zero and self.final_sigmas_type != "zero":
             raise ValueError(
                 f"keep_zero needs a schedule that ends at 0; this one ends at {self.sigma_end:g}. "
                 "Use keep_zero=False"
@@ -169,7 +169,7 @@ class Schedule:
         if not np.isclose(self.sigma_end, sigma_end, rtol=1e-3, atol=1e-12):
             raise ValueError(
                 f"schedule {self.name!r} ends at sigma={self.sigma_end:g}, the problem at "
-                f"sigma={sigma_end:g}; use a schedule made for this end (terminal='zero' or 'sigma_min')"
+                f"sigma={sigma_end:g}; use a schedule made for this end (final_sigmas_type='zero' or 'sigma_min')"
             )
 
     def to_json(self) -> str:
@@ -179,7 +179,7 @@ class Schedule:
             "version": VERSION,
             "name": self.name,
             "num_steps": self.num_steps,
-            "terminal": self.terminal,
+            "final_sigmas_type": self.final_sigmas_type,
             "sigmas": [float(s) for s in self.sigmas],
             "meta": self.meta,
         }

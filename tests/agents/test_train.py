@@ -1,0 +1,612 @@
+"""The command line of train.py: what a run leaves behind, resuming after a kill, and bad input."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+import train
+from agents.checkpoint import load_agent
+from agents.training import Training, report
+from art_env.problems import problem as problems
+from art_env.problems.library import make_problem
+from art_env.schedules import Schedule
+
+ROOT = Path(__file__).parents[2]
+# 10 updates of 32 rows of 4 steps: seconds.
+GAUSSIAN = ["--problem", "gaussian-1d", "--solver", "euler", "--reward", "euler", "--num-steps", 4]
+TINY = [*GAUSSIAN, "--num-envs", 32, "--no-progress"]
+STEPS = 10 * 32 * 4
+ARTEFACTS = {
+    "config.json",
+    "progress.csv",
+    "checkpoints",
+    "model.zip",
+    "schedule.json",
+    "schedule.png",
+    "samples.png",
+    "results.csv",
+    "summary.json",
+}
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def _environ() -> dict[str, str]:
+    path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+
+
+def _shell(*args: object, script: str = "train.py") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, script, *map(str, args)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=_environ())
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """The command in this process: fast."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    threads = torch.get_num_threads()
+
+    def call(*args: object, script: str = "train") -> tuple[int, str, str]:
+        module = importlib.import_module(script)
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, args)])
+        try:
+            code = module.main()
+        except SystemExit as stop:
+            code = stop.code
+        text = capsys.readouterr()
+        return code, text.out, text.err
+
+    yield call
+    torch.set_num_threads(threads)
+
+
+def _check_folder(folder: Path) -> dict:
+    """Every artefact is there, whole and of its kind; the summary."""
+    names = {p.name for p in folder.iterdir()}
+    assert names >= ARTEFACTS
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    for name in ("schedule.png", "samples.png"):
+        data = (folder / name).read_bytes()
+        assert data.startswith(PNG)
+        assert data.endswith(b"IEND\xaeB`\x82")
+    config = json.loads((folder / "config.json").read_text())
+    assert {"algorithm", "settings", "argv", "versions", "git_commit"} <= config.keys()
+    schedule = Schedule.load(folder / "schedule.json")
+    agent, dynamics = load_agent(folder / "model.zip", config["algorithm"])
+    summary = json.loads((folder / "summary.json").read_text())
+    wanted = {"problem", "solver", "num_steps", "reward", "seed", "ratio", "rmse", "seconds"}
+    assert wanted | {"denoiser_evals", "env_steps"} <= summary.keys()
+    for key in ("problem", "solver", "reward", "seed"):
+        assert summary[key] == config["settings"][key]
+    assert [summary["num_steps"]] == config["settings"]["num_steps"]
+    assert summary["env_steps"] == agent.num_timesteps
+    assert summary["denoiser_evals"] >= summary["env_steps"]
+    assert summary["rmse"] > 0
+    assert summary["seconds"] > 0
+    assert schedule.num_steps == summary["num_steps"] == dynamics.num_steps
+    assert schedule.meta["seed"] == summary["seed"]
+    with (folder / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    own = [float(r["mean"]) for r in rows if r["schedule"] == schedule.name and r["metric"] == "rmse"]
+    assert own == [pytest.approx(summary["rmse"], rel=1e-6)]
+    assert {"uniform", "log_snr", "edm", "closed_form", schedule.name} <= {r["schedule"] for r in rows}
+    return summary
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A run of art on gaussian-1d from the shell."""
+    folder = tmp_path_factory.mktemp("runs") / "new" / "one"
+    done = _shell(*TINY, "--total-timesteps", STEPS, "--seed", 5, "--run-dir", folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_run_folder(finished) -> None:
+    folder, done = finished
+    summary = _check_folder(folder)
+    assert summary["problem"] == "gaussian-1d"
+    assert summary["env_steps"] == STEPS
+    assert summary["seed"] == 5
+    assert 1.0 <= summary["ratio"] < 1.5
+    assert str(folder) in done.stdout
+    for name in ("uniform", "log_snr", "edm", "closed_form", "oracle", "ratio", "rmse", "NFE"):
+        assert name in done.stdout
+    assert "Traceback" not in done.stderr
+    assert not list(folder.rglob(".*"))  # no temporary file is left
+    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"model.zip", "progress.json"}
+
+
+def test_logs_of_a_run(finished) -> None:
+    folder, _ = finished
+    with (folder / "progress.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows
+    assert {"rollout/ep_rew_mean", "train/std", "train/rollouts_per_update", "art/ratio"} <= rows[0].keys()
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = event_accumulator.EventAccumulator(str(folder))
+    events.Reload()
+    tags = events.Tags()
+    wanted = {"rollout/ep_rew_mean", "train/return_spread", "train/std", "art/ratio", "art/rmse"}
+    assert wanted | {f"art/clock_speed/step_{k:02d}" for k in range(4)} <= set(tags["scalars"])
+    assert "art/schedule" in tags["images"]
+
+
+def test_same_seed_same_sigmas(finished, run, tmp_path) -> None:
+    folder, _ = finished
+    sigmas = Schedule.load(folder / "schedule.json").sigmas
+    for seed, same in ((5, True), (6, False)):
+        args = [*TINY, "--total-timesteps", STEPS, "--seed", seed, "--run-dir", tmp_path / str(seed)]
+        code, _, err = run(*args, "--no-oracle")
+        assert code == 0, err
+        again = Schedule.load(tmp_path / str(seed) / "schedule.json").sigmas
+        assert (again == sigmas).all() == same
+
+
+@pytest.mark.parametrize("algorithm", ["sac", "ppo"])
+def test_other_algorithms(algorithm: str, run, tmp_path) -> None:
+    args = [algorithm, *TINY, "--total-timesteps", 5 * 32 * 4, "--run-dir", tmp_path / "run", "--no-oracle"]
+    code, out, err = run(*args)
+    assert code == 0, err
+    summary = _check_folder(tmp_path / "run")
+    assert summary["algorithm"] == algorithm
+    assert summary["env_steps"] == 640
+    assert summary["ratio"] is None
+    assert f"  {algorithm} " in out
+
+
+def test_the_paper_s_algorithm(run, tmp_path) -> None:
+    args = ["art-paper", "--iterations", 20, "--num-steps", 6, "--run-dir", tmp_path / "run", "--no-oracle"]
+    code, _, err = run(*args, "--no-progress")
+    assert code == 0, err
+    summary = _check_folder(tmp_path / "run")
+    assert (summary["algorithm"], summary["problem"], summary["solver"]) == (
+        "art-paper",
+        "gaussian-1d",
+        "euler",
+    )
+    assert summary["env_steps"] == 120
+
+
+def test_mixture_with_features_and_heun(run, tmp_path) -> None:
+    args = ["--problem", "mixture-1d", "--num-steps", 3, "--num-envs", 32, "--total-timesteps", 960]
+    args += [
+        "--features",
+        "rms",
+        "log_velocity",
+        "--num-noises",
+        64,
+        "--final-sigmas-type",
+        "zero",
+        "--no-oracle",
+    ]
+    code, out, err = run(*args, "--base-schedule", 7, "--no-progress", "--run-dir", tmp_path / "run")
+    assert code == 0, err
+    summary = _check_folder(tmp_path / "run")
+    assert (summary["solver"], summary["reward"], summary["final_sigmas_type"]) == ("heun", "global", "zero")
+    assert summary["nfe"] == 5
+    assert Schedule.load(tmp_path / "run" / "schedule.json").meta["features"] == ["rms", "log_velocity"]
+    assert "own error" in out
+    # The policy itself is scored too, on the noises of the schedules.
+    with (tmp_path / "run" / "results.csv").open(newline="") as file:
+        rows = {r["metric"]: float(r["mean"]) for r in csv.DictReader(file) if r["schedule"] == "art policy"}
+    assert rows == {m: pytest.approx(summary[f"policy_{m}"], rel=1e-6) for m in ("rmse", "w2")}
+    assert summary["policy_ratio"] is None
+
+
+def test_several_numbers_of_steps_are_trained_one_after_the_other(run, tmp_path, monkeypatch) -> None:
+    integrated = []
+    real = problems._reference
+    monkeypatch.setattr(problems, "_reference", lambda *args: integrated.append(args[1:]) or real(*args))
+    folder = tmp_path / "run"
+    args = ["--problem", "mixture-1d", "--num-steps", 4, 2, "--num-envs", 32, "--num-noises", 64]
+    args += ["--total-timesteps", 10 * 32 * 4, "--no-oracle", "--no-progress", "--run-dir", folder]
+    code, out, err = run(*args)
+    assert code == 0, err
+    assert sorted(p.name for p in folder.iterdir()) == ["K02", "K04"]
+    for K, nfe in ((2, 3), (4, 7)):
+        assert f"K = {K}," in out
+        summary = _check_folder(folder / f"K0{K}")
+        assert (summary["num_steps"], summary["nfe"]) == (K, nfe)
+    # Both ask for the same exact trajectories, which are kept in memory.
+    assert len(set(integrated)) == len(set(integrated[: len(integrated) // 2]))
+
+
+def test_less_than_one_episode(run, tmp_path) -> None:
+    args = ["--problem", "mixture-1d", "--num-steps", 4, "--num-envs", 32, "--total-timesteps", 127]
+    code, _, err = run(*args, "--run-dir", tmp_path / "run")
+    assert code == 2
+    assert "less than one episode of every row, 128" in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("algorithm", ["art", "sac"])
+def test_killed_and_resumed(algorithm: str, run, tmp_path) -> None:
+    folder = tmp_path / "run"
+    total = 20 * 32 * 4
+    args = [algorithm, *TINY, "--total-timesteps", total, "--run-dir", folder, "--seed", 2]
+    args += ["--no-oracle"] if algorithm == "sac" else []
+    command = [sys.executable, "train.py", *map(str, args)]
+    log = (tmp_path / "log.txt").open("w")
+    child = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=_environ())
+    progress = folder / "checkpoints" / "progress.json"
+    deadline = time.monotonic() + 60
+    while not progress.is_file():
+        assert child.poll() is None, (tmp_path / "log.txt").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    log.close()
+    assert not (folder / "summary.json").exists()
+    assert not (folder / "schedule.json").exists()
+    before = json.loads(progress.read_text())
+    assert 0 < before["env_steps"] < total
+    config = (folder / "config.json").read_text()
+
+    # Not finished: its schedule cannot be scored.
+    out = tmp_path / "out"
+    schedule = folder / "schedule.json"
+    args = ["--problem", "gaussian-1d", "--steps", 4, "--schedules", "edm", schedule, "--out", out]
+    code, _, err = run(*args, script="evaluate")
+    assert code == 2
+    assert "schedule.json" in err
+    assert err.count("\n") == 1
+    assert not out.exists()
+
+    # Nor can another run go there.
+    code, _, err = run(*TINY, "--run-dir", folder)
+    assert code == 2
+    assert "--resume" in err
+    assert (folder / "config.json").read_text() == config
+
+    code, text, err = run("--resume", folder)
+    assert code == 0, err
+    assert "going on from" in text
+    summary = _check_folder(folder)
+    assert summary["algorithm"] == algorithm
+    assert summary["env_steps"] == total
+    assert summary["seed"] == 2
+    assert summary["seconds"] > before["seconds"]
+    assert summary["denoiser_evals"] > before["denoiser_evals"]
+    assert (folder / "config.json").read_text() == config
+    assert sorted(p.name for p in folder.glob("progress*.csv")) == ["progress.csv", "progress_1.csv"]
+
+
+def test_resume_before_the_first_checkpoint_starts_over(finished, run, tmp_path) -> None:
+    source, _ = finished
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_bytes((source / "config.json").read_bytes())
+    code, _, err = run("--resume", folder)
+    assert code == 0, err
+    _check_folder(folder)
+    ours, theirs = (Schedule.load(f / "schedule.json").sigmas for f in (folder, source))
+    assert (ours == theirs).all()
+
+
+def test_resume_with_a_model_but_no_progress_file(finished, run, tmp_path) -> None:
+    # Killed between the two writes of the first checkpoint.
+    source, _ = finished
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    for name in ("config.json", "checkpoints/model.zip"):
+        (folder / name).write_bytes((source / name).read_bytes())
+    code, _, err = run("--resume", folder)
+    assert code == 0, err
+    assert _check_folder(folder)["env_steps"] == STEPS
+
+
+def test_resume_of_what_cannot_be_resumed(finished, run, tmp_path) -> None:
+    source, _ = finished
+    held = {p: p.read_bytes() for p in source.rglob("*") if p.is_file()}
+    code, _, err = run("--resume", source)
+    assert code == 2
+    assert "is finished" in err
+    assert {p: p.read_bytes() for p in source.rglob("*") if p.is_file()} == held
+    for folder in (tmp_path, tmp_path / "missing"):
+        code, _, err = run("--resume", folder)
+        assert code == 2
+        assert "is not a run folder" in err
+    assert not list(tmp_path.iterdir())
+    for text in ("{", "[]", '{"algorithm": "art"}', '{"algorithm": "artt", "settings": {}}'):
+        (tmp_path / "config.json").write_text(text)
+        code, _, err = run("--resume", tmp_path)
+        assert code == 2
+        assert "config.json" in err
+        assert err.count("\n") == 1
+        assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_run_folder_that_exists(finished, run, tmp_path) -> None:
+    source, _ = finished
+    held = {p: p.read_bytes() for p in source.rglob("*") if p.is_file()}
+    code, _, err = run(*TINY, "--run-dir", source)
+    assert code == 2
+    assert re.search(r"run_dir = .* already exists; .*--resume", err)
+    assert {p: p.read_bytes() for p in source.rglob("*") if p.is_file()} == held
+    (tmp_path / "file").write_text("mine")
+    code, _, err = run(*TINY, "--run-dir", tmp_path / "file")
+    assert code == 2
+    assert "already exists" in err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+BAD = [
+    (["--problem", "gausian-1d"], "unknown problem 'gausian-1d'. Did you mean 'gaussian-1d'"),
+    (["--solver", "huen"], "unknown solver 'huen'. Did you mean 'heun'"),
+    (["--reward", "globl"], "unknown reward 'globl'. Did you mean 'global'"),
+    (["--features", "rmss"], "unknown feature 'rmss'. Did you mean 'rms'"),
+    (["--base-schedule", "closed"], "unknown base_schedule 'closed'. Did you mean 'closed_form'"),
+    (["--final-sigmas-type", "zeros"], "unknown final_sigmas_type 'zeros'. Did you mean 'zero'"),
+    (["--num-steps", 0], r"num_steps.*0"),
+    (["--num-steps", -3], r"num_steps.*-3"),
+    (["--problem", "mixture-1d", "--sigma-min", 90], r"sigma_min.*90"),
+    (["--problem", "mixture-1d", "--sigma-min", 0], r"sigma_min.*0"),
+    (["--problem", "mixture-1d", "--sigma-max", "nan"], r"sigma_max.*nan"),
+    (["--problem", "mixture-1d", "--sigma-max", "inf"], r"sigma_max.*inf"),
+    (["--sigma-max", "nan"], r"sigma_max.*nan"),
+    (["--action-range", 0], r"action_range = 0"),
+    (["--num-noises", 0, "--reward", "global"], r"num_noises.*0"),
+    (["--num-envs", -32], r"num_envs.*-32"),
+    (["--num-envs", 30], r"noise_groups = 16 must divide num_envs = 30"),
+    (["--noise-groups", 0], r"noise_groups = 0"),
+    (["--total-timesteps", 5], r"total_timesteps = 5"),
+    (["--total-timesteps", -5], r"total_timesteps = -5"),
+    (["--threads", 0], r"threads = 0"),
+    (["--seed", -1], r"seed = -1"),
+    (["--eval-seeds", 1, 1], r"seed"),
+    (["--device", "gpu"], r"device = 'gpu'"),
+    (["--std-start", 0], r"std_start = 0"),
+    (["--learning-rate", "nan"], r"(?i)learning.rate.*nan"),
+    (["--num-stps", 5], r"num-stps"),
+]
+
+
+@pytest.mark.parametrize(
+    ("args", "match"), BAD, ids=lambda v: "_".join(map(str, v)) if type(v) is list else ""
+)
+def test_bad_input(args, match: str, run, tmp_path) -> None:
+    code, out, err = run(*TINY, *args, "--run-dir", tmp_path / "run")
+    assert code == 2
+    assert re.search(match, err), err
+    assert "Traceback" not in err + out
+    assert not list(tmp_path.iterdir())  # nothing half-written
+
+
+@pytest.mark.parametrize(
+    ("args", "match"),
+    [
+        (["sac", "--target-entropy", "nan"], "target_entropy = nan"),
+        (["sac", "--learning-rate", 0], "learning_rate = 0"),
+        (["ppo", "--std-start", -1], "std_start = -1"),
+    ],
+)
+def test_bad_input_of_the_others(args, match: str, run, tmp_path) -> None:
+    code, _, err = run(*args, "--problem", "gaussian-1d", "--run-dir", tmp_path / "run")
+    assert code == 2
+    assert match in err
+    assert not list(tmp_path.iterdir())
+
+
+def _new_model(*options: object) -> BaseAlgorithm:
+    settings = train.parse([*map(str, options), "--problem", "gaussian-1d", "--num-steps", "3"])
+    training = Training(settings)
+    return settings.make_model(training.make_env(0), training.total_timesteps)
+
+
+def test_settings_reach_ppo_and_sac() -> None:
+    ppo = _new_model("ppo", "--learning-rate", 0.004, "--std-start", 0.3)
+    assert isinstance(ppo, PPO)
+    assert ppo.policy.log_std.exp().tolist() == pytest.approx([0.3])
+    sac = _new_model("sac", "--learning-rate", 0.002, "--target-entropy", -2)
+    assert isinstance(sac, SAC)
+    assert sac.target_entropy == -2
+    for model, rate in ((ppo, 0.004), (sac, 0.002)):
+        assert [model.lr_schedule(left) for left in (1.0, 0.5, 0.0)] == pytest.approx([rate, rate / 2, 0.0])
+
+
+@pytest.mark.parametrize(("K", "episodes"), [(5, 1130), (10, 1130), (20, 2260)])
+def test_many_steps_take_longer_training(K: int, episodes: int) -> None:
+    settings = train.parse(["--problem", "mixture-1d", "--num-steps", str(K)])
+    assert settings.size(make_problem("mixture-1d"), False) == (2048, episodes * 2048 * K)
+
+
+@pytest.mark.parametrize(
+    ("options", "rows", "episodes"),
+    [
+        ("--problem gaussian-1d", 256, 300),
+        ("--problem mixture-2d", 2048, 1130),
+        ("--problem digits", 64, 1200),
+        ("sac --problem digits", 64, 1200),
+        ("--problem digits --num-envs 128", 128, 600),
+        ("--problem mixture-1d --solver euler_maruyama", 4096, 75),
+        ("--problem digits --solver edm_churn", 1024, 300),
+    ],
+)
+def test_default_rows_and_episodes(options: str, rows: int, episodes: int) -> None:
+    """As many env steps whatever the rows are."""
+    training = Training(train.parse([*options.split(), "--num-steps", "3", "--num-noises", "256"]))
+    assert (training.total_timesteps, training.num_envs) == (episodes * rows * 3, rows)
+
+
+@pytest.mark.parametrize(("option", "value"), [("total_timesteps", 100), ("noise_groups", 7)])
+def test_sizes_are_checked_before_anything_is_integrated(option, value, run, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(problems, "_reference", lambda *_: pytest.fail("integrated"))
+    code, _, err = run("--" + option.replace("_", "-"), value, "--run-dir", tmp_path / "run")
+    assert code == 2
+    assert f"{option} = {value}" in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("args", [["--num-stps", 5], ["artpaper"], ["sac", "--std-start", 1, "--sead", 0]])
+def test_unknown_option_and_algorithm(args, run, tmp_path) -> None:
+    code, _, err = run(*args, "--run-dir", tmp_path / "run")
+    assert code == 2
+    assert re.search("did you mean|perhaps you meant|similar", err, re.IGNORECASE), err
+    assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bad_name_from_the_shell(tmp_path) -> None:
+    done = _shell("--problem", "digit", "--run-dir", tmp_path / "run")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert re.fullmatch(r"train\.py: error: unknown problem 'digit'. Did you mean 'digits'.*\n", done.stderr)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("device", ["cuda", "cuda:7"])
+def test_cuda_that_is_not_there(device: str, run, tmp_path) -> None:
+    code, _, err = run(*TINY, "--device", device, "--run-dir", tmp_path / "run")
+    assert code == 2
+    assert f"device = '{device}' is not there" in err
+    assert "'cpu'" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_run_folder_that_cannot_be_made(run, tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    places = [tmp_path / "file" / "run"]
+    if os.geteuid() != 0:
+        closed = tmp_path / "closed"
+        closed.mkdir(mode=0o500)
+        places.append(closed / "run")
+    for place in places:
+        code, _, err = run(*TINY, "--run-dir", place)
+        assert code == 2
+        assert "run_dir" in err
+        assert str(place) in err
+        assert err.count("\n") == 1
+
+
+def test_evaluate_takes_the_agent(finished, run, tmp_path) -> None:
+    folder, _ = finished
+    args = ["--problem", "gaussian-1d", "--steps", 4, 8, "--schedules", "edm", folder / "schedule.json"]
+    code, out, err = run(
+        *args, "--agents", folder / "model.zip", "--out", tmp_path / "out", script="evaluate"
+    )
+    assert code == 0, err
+    with (tmp_path / "out" / "results.csv").open(newline="") as file:
+        rows = [r for r in csv.DictReader(file) if r["metric"] == "rmse" and r["num_steps"] == "4"]
+    values = {r["schedule"]: float(r["mean"]) for r in rows}
+    summary = json.loads((folder / "summary.json").read_text())
+    assert values["art"] == pytest.approx(summary["rmse"], rel=1e-6)
+    assert values[folder.name] == pytest.approx(summary["rmse"], rel=1e-6)
+    assert values["edm"] > values["art"]
+    assert "resampled to K=8" in err
+    assert folder.name in out
+
+
+def test_evaluate_lets_an_agent_act_on_another_problem(finished, run, tmp_path) -> None:
+    """Its speeds are kept and its clock is the new problem's, which differs from the old list of noise levels."""
+    folder, _ = finished
+    args = ["--problem", "mixture-1d", "--solver", "euler", "--steps", 4, "--schedules", "closed_form", "edm"]
+    code, _, err = run(*args, "--agents", folder / "model.zip", "--out", tmp_path, script="evaluate")
+    assert code == 0, err
+    with (tmp_path / "results.csv").open(newline="") as file:
+        values = {r["schedule"]: float(r["mean"]) for r in csv.DictReader(file) if r["metric"] == "rmse"}
+    assert values["closed_form"] / 1.5 < values[folder.name] < values["edm"]
+
+
+def test_killed_while_writing_is_never_half(run, tmp_path, monkeypatch) -> None:
+    """An error while the pictures are drawn leaves no summary, so the run counts as unfinished."""
+    monkeypatch.syspath_prepend(str(ROOT))
+
+    def broken(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(report, "samples_figure", broken)
+    args = [*TINY, "--total-timesteps", 640, "--no-oracle", "--run-dir", tmp_path / "run"]
+    code, _, err = run(*args)
+    assert code == 2
+    assert "disk full" in err
+    assert not (tmp_path / "run" / "summary.json").exists()
+    monkeypatch.undo()
+    monkeypatch.syspath_prepend(str(ROOT))
+    code, _, err = run("--resume", tmp_path / "run")
+    assert code == 0, err
+    assert np.isfinite(_check_folder(tmp_path / "run")["rmse"])
+
+
+def test_a_model_of_ones_own(run, tmp_path) -> None:
+    """A file of weights, by path; resumed and evaluated by the same path."""
+    weights = ROOT / "art_env" / "models" / "digits_small.safetensors"
+    tiny = ["--num-steps", 2, "--solver", "euler", "--num-envs", 16, "--num-noises", 16, "--no-progress"]
+    folder = tmp_path / "own"
+    code, out, err = run("--model", weights, *tiny, "--total-timesteps", 64, "--run-dir", folder)
+    assert code == 0, err
+    assert "ratio" not in out  # gradients through a model of unknown size are for those who ask
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["problem"], summary["ratio"]) == ("digits_small", None)
+    agent, dynamics = load_agent(folder / "model.zip")
+    assert dynamics.problem.shape == (1, 8, 8)
+    assert agent.num_timesteps == 64
+    schedule = folder / "schedule.json"
+    again = [
+        "--model",
+        weights,
+        "--solver",
+        "euler",
+        "--steps",
+        2,
+        "--schedules",
+        "edm",
+        schedule,
+        "--seeds",
+        0,
+    ]
+    code, out, err = run(*again, "--agents", folder / "model.zip", script="evaluate")
+    assert code == 0, err
+    assert "digits_small" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "match"),
+    [
+        (["--model", "nowhere/at/all"], "nowhere/at/all"),
+        (["--model", "x.safetensors", "--problem", "mixture-1d"], "give one of them"),
+        (["--model", "{digits}", "--guidance", 2.0], "guidance"),
+        (["--class-label", 3], "class_label = 3: .* --model"),
+        (["--model", "{digits}", "--sigma-max", 500.0], "sigma_max"),
+        (["--model", "{pickle}"], "trust_pickle"),
+    ],
+)
+def test_bad_models(args, match: str, run, tmp_path) -> None:
+    pickle = tmp_path / "net.pkl"
+    pickle.write_bytes(b"\x80\x04N.")
+    names = {"{digits}": ROOT / "art_env" / "models" / "digits_small.safetensors", "{pickle}": pickle}
+    code, _, err = run(*(names.get(a, a) for a in args), "--run-dir", tmp_path / "run")
+    assert code == 2
+    assert re.search(match, err)
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_of_diffusers_without_diffusers(run, tmp_path, monkeypatch) -> None:
+    for part in ("", "scheduler"):
+        (tmp_path / "net" / part).mkdir(parents=True, exist_ok=True)
+    (tmp_path / "net" / "config.json").write_text('{"_class_name": "UNet2DModel"}')
+    (tmp_path / "net" / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "DDPMScheduler"}')
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    code, _, err = run("--model", tmp_path / "net", "--run-dir", tmp_path / "run")
+    assert code == 2
+    assert "art-rl[diffusers]" in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()

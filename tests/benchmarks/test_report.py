@@ -1,0 +1,388 @@
+"""The report of the leaderboard, on small records made by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from art_env.evaluation.evaluator import Evaluator
+from art_env.problems.library import make_problem
+from art_env.schedules import Schedule
+from art_env.schedules.registry import make_schedule
+from benchmarks import figures, leaderboard, noises, report, statistics
+from benchmarks.records import Cell, Leaderboard, Record, amount, number
+
+ROOT = Path(__file__).parents[2]
+
+
+def _record(
+    method: str, ratio: float, seed: int = 0, cell: str = "mixture-1d:heun:5", **more: object
+) -> dict:
+    problem, solver, K = cell.split(":")
+    fields = {"problem": problem, "solver": solver, "num_steps": int(K), "nfe": 2 * int(K) - 1}
+    fields |= {"method": method, "seed": seed, "error": 0.1 * ratio, "ratio": ratio}
+    return {**fields, "evaluations": 1000, "seconds": 2.0, **more}
+
+
+def _write(path: Path, records: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    return path
+
+
+@pytest.fixture
+def read(tmp_path):
+    return lambda records: Leaderboard.read(_write(tmp_path / "records.jsonl", records))
+
+
+def _curve(ratio: float) -> list[list[float]]:
+    return [[0, 0, 50.0], [100, 200, 3 * ratio], [200, 400, 2 * ratio], [400, 800, ratio]]
+
+
+def _small() -> list[dict]:
+    """Two cells; ART-RL with four seeds, PPO in one cell only, a method that nobody knows."""
+    records = [{"header": {"command": "make it", "versions": {"numpy": "2"}}}]
+    for cell, shift in (("mixture-1d:heun:5", 0.0), ("digits:euler:3", 0.1)):
+        records += [_record("oracle", 1.0, cell=cell), _record("edm", 5 + shift, cell=cell)]
+        records += [_record("new one", 1.025 + shift, cell=cell, evaluations=0)]
+        for seed, ratio in enumerate((1.01, 1.02, 1.03, 1.04)):
+            more = {"env_steps": 400, "curve": _curve(ratio + shift)}
+            records.append(_record("art", ratio + shift, seed, cell, evaluations=3_100_000, **more))
+    return records + [_record("ppo", ratio, seed) for seed, ratio in enumerate((1.02, 1.5))]
+
+
+def _page(folder: Path) -> str:
+    return (folder / "results.md").read_text()
+
+
+def _block(text: str, name: str) -> str:
+    return text.split(f"<!-- table:{name} -->")[1].split("<!-- end -->")[0].strip()
+
+
+def _run(records: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks.report", "--records", str(records), "--out", str(out), *more]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=env)
+
+
+def test_summary(read):
+    found = {s.method: s for s in statistics.summarize(read(_small()))}
+    art, edm, ppo, new = (found[m] for m in ("art", "edm", "ppo", "new one"))
+    # Middle half of 1.01 1.02 1.03 1.04 1.11 1.12 1.13 1.14.
+    assert art.iqm == pytest.approx((1.03 + 1.04 + 1.11 + 1.12) / 4)
+    assert art.median == pytest.approx((1.025 + 1.125) / 2)
+    assert art.interval is not None
+    assert art.interval[0] < art.iqm < art.interval[1]
+    assert math.isnan(art.improvement)
+    assert (edm.improvement, edm.interval, edm.iqm) == (1.0, None, pytest.approx(5.05))
+    assert new.improvement == pytest.approx(0.5)
+    assert (new.evaluations, art.evaluations, new.seconds) == (0, 3_100_000, 2.0)
+    # Only in the first cell: 1.02 loses to one, ties with one; 1.5 loses to all four.
+    assert (ppo.cells, ppo.runs) == (1, 2)
+    assert ppo.improvement == pytest.approx((1 + 0.5 + 4) / 8)
+    assert ppo.ours == pytest.approx((1.02 + 1.03) / 2)
+    assert min(found.values(), key=lambda s: s.iqm).method == next(iter(found)) == "oracle"
+
+
+def test_misses(read):
+    records = [_record("oracle", 1.0)]
+    records += [_record("art", ratio, s) for s, ratio in enumerate((1.04, 1.06, 1.07))]  # median above 1.05
+    records += [_record("art", 1.06, s, "digits:heun:5") for s in range(3)]  # below 1.10
+    records += [_record("art", 1.11, 0, "photos:heun:18"), _record("dp", 1.0, 0, "photos:heun:18")]
+    records += [_record("edm", 1.065, 0), _record("dp", 1.2, 0), _record("cma", 1.06, 0, "digits:heun:5")]
+    made = read(records)
+    assert [(str(c), g) for c, g in statistics.high_ratios(made)] == [
+        ("mixture-1d, heun, 5", 1.06),
+        ("photos, heun, 18", 1.11),
+    ]
+    # dp is beaten by all; the oracle and K = 18 are left out.
+    assert [(str(d.cell), d.method, d.ours, d.theirs) for d in statistics.doubts(made)] == [
+        ("digits, heun, 5", "cma", 1.06, 1.06),
+        ("mixture-1d, heun, 5", "edm", 1.06, 1.065),
+    ]
+    assert [d.improvement for d in statistics.doubts(made)] == pytest.approx([0.5, 2 / 3])
+    text = report.table_misses(made, {})
+    assert "2 of 3 cells" in text
+    assert "resh noises" not in text
+    assert "| mixture-1d, heun, 5 | 1.060 | 1.040 - 1.070 | 3 | 1.05 |" in text
+    assert "2 of 2 cells" in text
+    assert "EDM (rho = 7) 0.67 (1.065)" in text
+    assert "lower by more than 1% in 0 of them." in text
+
+
+def test_doubtful_cells_that_are_no_ties(read):
+    records = [_record("art", ratio, s) for s, ratio in enumerate((1.04, 1.06, 1.07))]
+    records += [_record("art", 1.10, 0, "digits:heun:5"), _record("edm", 1.09, 0, "digits:heun:5")]
+    records += [_record("edm", 1.05, 0), _record("dp", 1.02, 0), _record("cma", 1.04, 0)]
+    made = read(records)
+    # Of three rivals the best; 1.10 against 1.09 is a tie.
+    found = [(str(d.cell), d.method, d.ours, d.theirs) for d in statistics.beaten(statistics.doubts(made))]
+    assert found == [("mixture-1d, heun, 5", "dp", 1.06, 1.02)]
+    assert "in 1 of them: mixture-1d, heun, 5 (1.060; dynamic programming 1.020)." in report.table_misses(
+        made, {}
+    )
+
+
+def test_fresh_noises(read, tmp_path):
+    """Beside a miss, and as a miss of their own; read from beside the records."""
+    made = read([_record("art", 1.2), _record("art", 1.01, cell="mixture-1d:rk4:5")])
+    header = "problem,solver,num_steps,noises,ratio,fresh,low,high,gradients\n"
+    lines = "mixture-1d,heun,5,64,1.2,0.98,0.9,1.3,nan\nmixture-1d,rk4,5,64,1.01,1.0502,1,1.1,1.0\n"
+    (tmp_path / "fresh_noises.csv").write_text(header + lines)
+    fresh = report.fresh_of(report.Args(tmp_path / "records.jsonl"))
+    text = report.table_misses(made, fresh)
+    assert "| mixture-1d, heun, 5 | 1.200 | 1.200 - 1.200 | 1 | 1.05 | 0.980 (0.900 - 1.300) |" in text
+    assert "above the bar in 1 of 2 cells: mixture-1d, rk4, 5 (1.050)." in text
+    assert report.fresh_of(report.Args(tmp_path / "elsewhere" / "records.jsonl")) == {}
+    with pytest.raises(FileNotFoundError):
+        report.fresh_of(report.Args(tmp_path / "records.jsonl", fresh=tmp_path / "no.csv"))
+
+
+def test_fresh_noises_of_a_cell():
+    """The oracle on other noises: ratios from the errors of each set."""
+    problem = replace(make_problem("mixture-1d"), num_noises=128)
+    evaluators = [Evaluator(problem, "euler", (seed,), metrics=()) for seed in (1, 2)]
+    grids = {"oracle": [80.0, 3.0, 0.6, 0.002], "art": [80.0, 2.0, 0.5, 0.002]}
+    rows = [_record(name, 1.0, cell="mixture-1d:euler:3", sigmas=grid) for name, grid in grids.items()]
+    worse = [_record("art", ratio, seed, "mixture-1d:euler:3") for seed, ratio in ((1, 0.9), (2, 1.1))]
+    line = noises.measure_fresh(evaluators, [Record.parse(row) for row in rows + worse])
+    oracle, art = (
+        [evaluator.rows(Schedule(grid, name))[0].mean for evaluator in evaluators]
+        for name, grid in grids.items()
+    )
+    assert line.noises == 256
+    assert line.fresh == pytest.approx(math.hypot(*art) / math.hypot(*oracle), rel=1e-4)
+    assert line.low == pytest.approx(min(a / b for a, b in zip(art, oracle, strict=True)), rel=1e-4)
+    assert line.high > line.low
+    assert math.isnan(line.gradients)
+
+
+def test_polish_ends_at_the_optimum(tmp_path):
+    """On N(0, 1) with Euler there is one minimum, the arctan grid."""
+    best = make_schedule("arctan", make_problem("gaussian-1d"), 3, "euler").sigmas.tolist()
+    grids = {"oracle": best, "art": [best[0], 0.5 * best[1], 0.5 * best[2], best[3]]}
+    records = [_record(name, 1.3, cell="gaussian-1d:euler:3", sigmas=grid) for name, grid in grids.items()]
+    board = Leaderboard.read(_write(tmp_path / "records.jsonl", records))
+    cell = Cell("gaussian-1d", "euler", 3)
+    oracle = board.oracle(cell)
+    assert oracle is not None
+    (line,) = noises.measure_polish(noises.learned(board, cell), oracle)
+    assert line.ratio == 1.3
+    assert line.training > 1.01
+    assert line.training_after == pytest.approx(1.0, abs=1e-4)
+    assert line.ratio_after == pytest.approx(1.0, abs=1e-4)
+    with pytest.raises(ValueError, match="cells = gaussian-1d:heun:3 must have art and oracle"):
+        noises.learned(board, Cell("gaussian-1d", "heun", 3))
+
+
+@pytest.mark.parametrize("text", ["mixture-1d", "mixture-1d:heun:five", "mixture-1d:heun:5:0"])
+def test_a_bad_name_of_a_cell(text):
+    with pytest.raises(ValueError, match="must be problem:solver:K"):
+        Cell.parse(text)
+
+
+def test_tables(read):
+    made = read(_small())
+    parts = report.tables(made, statistics.summarize(made), {})
+    assert set(parts) == {"records", "iqm", "misses", "seconds", "ratios:mixture-1d", "ratios:digits"}
+    assert "16 records of 5 methods in 2 cells." in parts["records"]
+    assert "command: make it; versions: numpy 2" in parts["records"]
+    assert "| PPO | 1 of 2 | 2 | 1.260" in parts["iqm"]
+    assert "Not every method is in every cell" in parts["iqm"]
+    assert "| heun, ratio | K = 5 (9) |" in parts["ratios:mixture-1d"]
+    assert "| **ART-RL** | **1.025** |" in parts["ratios:mixture-1d"]
+    assert "| EDM (rho = 7) | 5.00 |" in parts["ratios:mixture-1d"]
+    assert "PPO" not in parts["ratios:digits"]
+    assert "| problem, solver | ART-RL | PPO |" in parts["seconds"]
+    assert "| digits, euler | 2 (2) | - |" in parts["seconds"]
+
+
+def test_later_lines_count_and_doubtful_ratios_are_told(read):
+    made = read([_record("edm", 3.0), _record("oracle", 1.0), _record("edm", 2.0), _record("dp", 0.9)])
+    assert made.ratios(Cell("mixture-1d", "heun", 5), "edm").tolist() == [2.0]
+    text = report.table_records(made)
+    assert "Records below the oracle: 1, the lowest dynamic programming with 0.9000" in text
+    assert "ART-RL is in 0 of 1 cells" in text
+    assert "Records whose ratio is not" not in text
+    stale = read([_record("oracle", 1.0), _record("edm", 2.0, error=0.3)])
+    assert "**Records whose ratio is not their error / the oracle's error: 1.**" in report.table_records(
+        stale
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("{broken", "line 3"),
+        (json.dumps({"problem": "digits"}), "line 3: a record without solver, num_steps"),
+        (json.dumps(_record("edm", -1.0)), "line 3: ratio = -1.0"),
+        (json.dumps(_record("edm", 2.0, curve=[[1, 2]])), "line 3: curve"),
+        (json.dumps(_record("edm", 2.0, error="much")), "line 3: could not convert"),
+        ("[1]", "line 3: a record is an object"),
+    ],
+)
+def test_a_broken_line_is_named(tmp_path, line, why):
+    path = _write(tmp_path / "records.jsonl", [_record("edm", 2.0)])
+    path.write_text(path.read_text() + "\n" + line + "\n")
+    with pytest.raises(ValueError, match=why):
+        Leaderboard.read(path)
+
+
+def test_nothing_to_report(tmp_path):
+    with pytest.raises(ValueError, match="no records"):
+        report.main(report.Args(_write(tmp_path / "records.jsonl", [{"header": {}}]), tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_the_text_between_marks_changes():
+    page = "Mine \\1.\n<!-- table:iqm -->\nold\n<!-- end -->\nAlso mine.\n"
+    page += "<!-- table:ratios:gone -->\nold\n<!-- end -->\n"
+    filled = report.fill(page, {"iqm": r"new \1", "seconds": "s"})
+    assert filled.startswith("Mine \\1.\n<!-- table:iqm -->\n\nnew \\1\n\n<!-- end -->\nAlso mine.\n")
+    assert "old" not in filled
+    assert _block(filled, "ratios:gone") == "No records."
+    assert filled.endswith("### seconds\n\n<!-- table:seconds -->\n\ns\n\n<!-- end -->\n")
+    assert report.fill(filled, {"iqm": r"new \1", "seconds": "s"}) == filled
+
+
+def test_marks_that_are_wrong():
+    with pytest.raises(ValueError, match="table:iqm --> has no <!-- end -->"):
+        report.fill("<!-- table:iqm -->\n<!-- table:misses -->\n<!-- end -->\n", {"iqm": "", "misses": ""})
+    with pytest.raises(ValueError, match="no such table; known: iqm"):
+        report.fill("<!-- table:igm -->\n<!-- end -->\n", {"iqm": ""})
+
+
+def test_numbers():
+    assert [number(v) for v in (1.0004, 2.345, 12.34, 1234.5, math.nan, math.inf)] == [
+        "1.000",
+        "2.35",
+        "12.3",
+        "1,234",
+        "-",
+        "inf",
+    ]
+    assert [amount(v) for v in (0, 850, 12_345, 999_999, 3.1e6, math.nan)] == [
+        "0",
+        "850",
+        "12.3k",
+        "1M",
+        "3.1M",
+        "-",
+    ]
+
+
+def test_curve_band(read):
+    made = read([_record("art", g, s, curve=_curve(g)) for s, g in enumerate((1.0, 2.0, 4.0))])
+    band = figures.curve_band(made.records("art"))
+    assert band is not None
+    x, low, middle, high = band
+    # The point at 0 has no place on a log axis.
+    np.testing.assert_allclose(x, [100, 200, 400])
+    np.testing.assert_allclose(middle, [6, 4, 2])
+    np.testing.assert_allclose(low, [4.5, 3, 1.5])
+    np.testing.assert_allclose(high, [9, 6, 3])
+    assert figures.curve_band(read([_record("art", 1.1, curve=None)]).records("art")) is None
+
+
+def test_curve_cells(read):
+    made = read(_small())
+    cells = [Cell("digits", "euler", 3), Cell("mixture-1d", "heun", 5)]
+    assert figures.curve_cells(made) == cells
+    assert figures.curve_cells(made, ["mixture-1d:heun:5"]) == cells[1:]
+    with pytest.raises(ValueError, match="no learning curves for 'digits:heun:5'; there are: digits:euler:3"):
+        figures.curve_cells(made, ["digits:heun:5"])
+
+
+def test_missing_and_infinite_values(tmp_path):
+    records = [_record("edm", math.inf, error=math.inf), _record("art", 1.2, evaluations=None, seconds=None)]
+    records += [_record("uniform", 40.0, 0, "gaussian-1d:euler:2")]
+    report.main(report.Args(_write(tmp_path / "r.jsonl", records), tmp_path))
+    text = _page(tmp_path)
+    assert "| EDM (rho = 7) | 1 of 2 | 1 | inf | 1.200 | inf | 1.000 | 1k | 2 |" in text
+    assert "ART-RL is in 1 of 2 cells (runs to a cell: 1 in 1)." in text
+    assert not (tmp_path / "figures" / "efficiency.png").exists()
+
+
+def test_command_line(tmp_path):
+    records = _write(tmp_path / "records.jsonl", _small())
+    done = _run(records, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "| **ART-RL** |" in done.stdout
+    text = _page(tmp_path)
+    for name in ("ratios", "heat", "steps", "efficiency"):
+        assert (tmp_path / "figures" / f"{name}.png").stat().st_size > 5000
+        assert f"(figures/{name}.png)" in text
+    with (tmp_path / "leaderboard.csv").open(newline="") as file:
+        lines = {line["method"]: line for line in csv.DictReader(file)}
+    assert float(lines["art"]["iqm"]) == pytest.approx(1.075)
+    assert (lines["edm"]["iqm_low"], lines["edm"]["improvement"], lines["ppo"]["cells"]) == ("", "1", "1")
+    with (tmp_path / "leaderboard_cells.csv").open(newline="") as file:
+        cells = {(line["problem"], line["method"]): line for line in csv.DictReader(file)}
+    assert len(cells) == 9
+    assert cells["digits", "art"]["ratio"] == "1.125"
+    assert cells["mixture-1d", "ppo"]["improvement"] == "0.6875"
+
+    # Again, with other records and a text of one's own.
+    (tmp_path / "results.md").write_text(text.replace("## Over all cells", "## Mine"))
+    done = _run(_write(records, [*_small(), _record("edm", 7.0)]), tmp_path, "--no-figures")
+    assert done.returncode == 0, done.stderr
+    assert "## Mine" in _page(tmp_path)
+    assert "| EDM (rho = 7) | 7.00 |" in _block(_page(tmp_path), "ratios:mixture-1d")
+
+
+def test_command_line_errors(tmp_path):
+    records = tmp_path / "records.jsonl"
+    records.write_text("{broken\n")
+    done = _run(records, tmp_path / "out")
+    assert done.returncode == 2
+    assert done.stderr.startswith("python -m benchmarks.report: error:")
+    assert "line 1" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_oracle_in_the_records_is_not_searched_again(tmp_path) -> None:
+    sigmas = [3.0, 1.0, 0.0]
+    records = _write(
+        tmp_path / "r.jsonl", [_record("oracle", 1.0, cell="gaussian-1d:euler:2", sigmas=sigmas)]
+    )
+    args = leaderboard.Args(records=records, oracles=tmp_path / "oracles", runs=tmp_path / "runs")
+    board = Leaderboard.read(records)
+    runner = leaderboard.CellRunner(make_problem("gaussian-1d"), "euler", 2, args, board)
+    assert runner.oracle.sigmas.tolist() == sigmas
+    assert list(tmp_path.iterdir()) == [records]
+    # Another cell has none there: it is searched and kept.
+    found = leaderboard.CellRunner(make_problem("gaussian-1d"), "euler", 3, args, board).oracle
+    assert (
+        Schedule.load(tmp_path / "oracles" / "gaussian-1d__euler__3.json").num_steps == found.num_steps == 3
+    )
+
+
+def test_records_are_written_as_they_were_read(tmp_path):
+    more = {"env_steps": 400, "curve": [[100, 200, 3.0], [400, 800, 1.5]], "sigmas": [3.0, 1.0, 0.0]}
+    lines = [{"header": {"command": "make it"}}, _record("art", 1.5, **more), _record("art", 1.25, 1)]
+    lines += [_record("edm", 2.0, evaluations=0)]
+    path = _write(tmp_path / "records.jsonl", lines)
+    before, board = path.read_text(), Leaderboard.read(path)
+    board.add(board.records("edm")[0])
+    assert path.read_text() == before
+
+    board.add(replace(board.records("edm")[0], ratio=4.0))  # in the place of the older one
+    cell = Cell("mixture-1d", "heun", 5)
+    board.rebase(cell, 0.05)
+    board.add(Record(Cell("digits", "heun", 5), 9, "edm", 0, 0.1, 1.0, 0, 1.0))
+    again = Leaderboard.read(path)
+    assert again.runs == board.runs
+    assert again.ratios(cell, "art") == pytest.approx([3.0, 2.5])
+    assert again.ratios(cell, "edm") == pytest.approx([4.0])
+    assert [point[2] for point in again.records("art")[0].curve] == pytest.approx([6.0, 3.0])
+    assert again.has(cell, "art", 1)
+    again.drop(cell)
+    assert Leaderboard.read(path).cells == [Cell("digits", "heun", 5)]
