@@ -5,6 +5,7 @@ Examples:
     python train.py --problem mixture-1d --solver euler --num-steps 10
     python train.py --problem mixture-1d --num-steps 3 5 10
     python train.py --problem mixture-1d --features log_velocity log_curvature rms turn
+    python train.py search --problem mixture-1d --num-steps 10
     python train.py sac --problem mixture-1d
     python train.py art-paper
     python train.py --resume runs/digits__art__0__2026-01-31_12-00-00

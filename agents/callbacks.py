@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Figure as LoggedFigure
+from stable_baselines3.common.logger import Logger
 
 from agents.distill import distill
 from art_env.diffusion.ode import ReferenceFlow
@@ -48,15 +49,14 @@ class EveryNSteps(BaseCallback):
         raise NotImplementedError
 
 
-class ScheduleCallback(EveryNSteps):
-    """Distils the policy now and then: its schedule, clock speed, error and ratio to the oracle.
+class ScheduleLog:
+    """Logs schedules on their way: clock speed, error and ratio to the oracle.
 
     Args:
-        dynamics: what the policy is for.
+        dynamics: what they are for.
         reference: held-out exact trajectories to measure on (their first ``num_noises``).
         oracle: the best schedule; None: no ratio.
         others: schedules to draw beside it.
-        total_timesteps, times: as ``EveryNSteps``.
     """
 
     def __init__(
@@ -65,11 +65,8 @@ class ScheduleCallback(EveryNSteps):
         reference: ReferenceFlow,
         oracle: Schedule | None,
         others: list[Schedule],
-        total_timesteps: int,
-        times: int = 20,
     ) -> None:
-        super().__init__(total_timesteps, times)
-        self._acts = 0
+        self._logged = 0
         self.dynamics, self.reference, self.others = dynamics, reference, others
         solver = dynamics.solver
         self.oracle_rmse = (
@@ -78,33 +75,29 @@ class ScheduleCallback(EveryNSteps):
             else final_rmse(dynamics.problem.denoiser, reference, oracle.sigmas, solver)
         )
 
-    def act(self) -> None:
+    def __call__(self, schedule: Schedule, logger: Logger, env_steps: int) -> None:
         """Log ``art/rmse``, ``art/ratio``, ``art/clock_speed/*`` and, every fifth time, the figure ``art/schedule``.
 
         With a stochastic solver ``art/sliced_w2`` to the exact samples takes the place of the first two.
         """
-        # A policy that sees only time and budget acts alike on every trajectory.
-        noises = 1 if not self.dynamics.features else 64
-        schedule = distill(self.model, self.dynamics, noises, name="now")
         problem = self.dynamics.problem
         if self.dynamics.solver.stochastic:
-            self.logger.record("art/sliced_w2", self._distance(schedule))
+            logger.record("art/sliced_w2", self._distance(schedule))
         else:
             error = final_rmse(problem.denoiser, self.reference, schedule.sigmas, self.dynamics.solver)
-            self.logger.record("art/rmse", error)
+            logger.record("art/rmse", error)
             if self.oracle_rmse:
-                self.logger.record("art/ratio", error / self.oracle_rmse)
+                logger.record("art/ratio", error / self.oracle_rmse)
         for k, theta in enumerate(schedule.theta()):
-            self.logger.record(f"art/clock_speed/step_{k:02d}", float(theta), exclude="csv")
-        self._acts += 1
-        if self._acts % FIGURE_EVERY != 1:
+            logger.record(f"art/clock_speed/step_{k:02d}", float(theta), exclude="csv")
+        self._logged += 1
+        if self._logged % FIGURE_EVERY != 1:
             return
         figure = schedule_figure(
-            [*self.others, schedule], f"{self.model.num_timesteps:,} env steps", highlight="now"
+            [*self.others, schedule], f"{env_steps:,} env steps", highlight=schedule.name
         )
-        self.logger.record(
-            "art/schedule", LoggedFigure(figure, close=False), exclude=("stdout", "csv", "log")
-        )
+        drawn = LoggedFigure(figure, close=False)
+        logger.record("art/schedule", drawn, exclude=("stdout", "csv", "log"))
 
     def _distance(self, schedule: Schedule) -> float:
         """Between samples from the reference's initial noises and the reference's ends."""
@@ -118,6 +111,26 @@ class ScheduleCallback(EveryNSteps):
                 seed=HELD_OUT_SEED,
             )
         return sliced_distance(problem.images(ends), problem.images(self.reference.x_end))
+
+
+class ScheduleCallback(EveryNSteps):
+    """Distils the policy now and then, and logs its schedule.
+
+    Args:
+        log: logs it.
+        total_timesteps, times: as ``EveryNSteps``.
+    """
+
+    def __init__(self, log: ScheduleLog, total_timesteps: int, times: int = 20) -> None:
+        super().__init__(total_timesteps, times)
+        self.log = log
+
+    def act(self) -> None:
+        """Distil and log."""
+        # A policy that sees only time and budget acts alike on every trajectory.
+        noises = 1 if not self.log.dynamics.features else 64
+        schedule = distill(self.model, self.log.dynamics, noises, name="now")
+        self.log(schedule, self.logger, self.model.num_timesteps)
 
 
 class CheckpointCallback(EveryNSteps):

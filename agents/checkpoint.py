@@ -10,14 +10,14 @@ from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 
-from agents.art_rl import ARTRL
+from agents.art_rl import ARTRL, PaperARTRL
 from art_env._util.files import atomic_path
 from art_env._util.names import unknown_name
 from art_env.envs.config import EnvConfig
 from art_env.envs.dynamics import Dynamics
 from art_env.problems.problem import Problem
 
-ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"art": ARTRL, "art-paper": ARTRL, "sac": SAC, "ppo": PPO}
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"art": ARTRL, "art-paper": PaperARTRL, "sac": SAC, "ppo": PPO}
 
 
 def save_agent(model: BaseAlgorithm, path: str | Path, algorithm: str, settings: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from scipy.stats import spearmanr
 from tqdm import tqdm
 
 from agents.schedule_policy import SchedulePolicy
-from agents.schedule_search.noise_sampling import StartNoises
+from agents.schedule_search.noise_sampling import InitialNoiseSampler
 from art_env._util.cli import run_command
 from art_env.envs.dynamics import Dynamics
 from art_env.evaluation.evaluator import NOISE_SEED, Evaluator
@@ -159,7 +159,7 @@ def measure_tails(args: Tails, cell: Cell, schedule: Schedule) -> TailsLine:
         return -dynamics.returns(every, torch.from_numpy(row).expand(pool, K)).numpy()
 
     cost = costs(center)
-    noises = StartNoises(pool)
+    noises = InitialNoiseSampler(pool)
     noises.update(every.numpy(), -cost)
     returns = -np.minimum(
         np.stack([costs(row) for row in actions]), noises.cap
@@ -171,8 +171,8 @@ def measure_tails(args: Tails, cell: Cell, schedule: Schedule) -> TailsLine:
     for _ in range(args.draws):
         index = rng.integers(pool, size=args.num_noises)
         even.append(spearmanr(returns[:, index].mean(1), truth).statistic)
-        index = noises.draw(args.num_noises)
-        by_cost.append(spearmanr(noises.mean(torch.from_numpy(returns[:, index]), index), truth).statistic)
+        index = noises.draw(args.num_noises, rng)
+        by_cost.append(spearmanr(noises.mean(returns[:, index], index), truth).statistic)
     correlations = [round(float(np.median(c)), 3) for c in (even, by_cost)]
 
     def rmse(grid: Schedule) -> str:

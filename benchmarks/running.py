@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.distill import distill
-from agents.training import COMMANDS, Settings, Training, train
+from agents.training import COMMANDS, SearchSettings, Settings, Training, train
 from agents.training.report import write
 from art_env._util.names import look_up
 from art_env.evaluation.evaluator import Evaluator
@@ -42,6 +42,8 @@ def short_training(algorithm: str, **options: object) -> tuple[Schedule, float]:
     """Train without run folder, table and checkpoints; return the schedule and the seconds of the training."""
     began = time.perf_counter()
     training = Training(make_settings(algorithm, **options))
+    if isinstance(training.settings, SearchSettings):
+        return training.search().schedule, time.perf_counter() - began
     model = training.fit()
     seconds = time.perf_counter() - began
     return distill(model, training.dynamics, 64), seconds

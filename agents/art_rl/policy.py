@@ -1,4 +1,4 @@
-"""Networks of ART-RL: a Gaussian over the clock speed, and a critic of what is still to be lost."""
+"""Actor and critic of ART-RL: a Gaussian over the action, and a network of the reward still to come."""
 
 from __future__ import annotations
 
@@ -6,25 +6,24 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule as LearningRate
 from torch import Tensor, nn
 
-from agents.schedule_search.table import StepTable
-from art_env.envs.observation import norm_from_feature
-
-LOG_STEPS = 8.0
+# Observations begin with the time k/K and the remaining budget; what follows are features of the trajectory.
+PLAIN_WIDTH = 2
 
 
-def mlp(inputs: int, net_arch: Sequence[int]) -> nn.Sequential:
-    """Softplus layers and one output, which starts at 0 if ``net_arch`` is followed by nothing else."""
+def mlp(inputs: int, net_arch: Sequence[int], outputs: int = 1) -> nn.Sequential:
+    """A network of ``Linear`` and ``Softplus`` layers with a linear output."""
     layers: list[nn.Module] = []
     for width in net_arch:
         layers += [nn.Linear(inputs, width), nn.Softplus()]
         inputs = width
-    return nn.Sequential(*layers, nn.Linear(inputs, 1))
+    return nn.Sequential(*layers, nn.Linear(inputs, outputs))
 
 
 class Octaves(nn.Module):
@@ -46,25 +45,47 @@ class Octaves(nn.Module):
         return torch.cat([x, torch.sin(phase), torch.cos(phase)], 1)
 
 
-class ARTPolicy(BasePolicy):
-    """Actor and critic of ``ARTRL``.
+class StepTable(nn.Module):
+    """One action vector per step, ``values: [K, A]``: a function of time that may jump from step to step.
 
-    Args:
-        observation_space: ``[time, budget, *features]``, with several K ``[time, budget, steps, *features]``.
-        action_space: one number.
-        lr_schedule: of the actor.
-        num_steps: K, the length of an episode, or several.
-        stiffness_tied: the paper's policy ``N(mu, lambda / max(|Q|, eps))``, its mean a network of
-            (time, x, budget); else ``mu`` is a step table plus a network of the observation (if there are features),
-            and the width is a number.
-        log_q_index: where the observation holds ``log_curvature`` (needed if ``stiffness_tied``).
-        temperature: lambda.
-        net_arch: hidden widths of the networks.
-        octaves: of sines and cosines that the networks see beside the observation (unless ``stiffness_tied``).
-        critic_learning_rate: of the critic's Adam.
+    A smooth network of (time, budget) misses the sharp turns of the best schedules.
     """
 
-    columns: Tensor
+    def __init__(self, num_steps: int, num_actions: int) -> None:
+        super().__init__()
+        self.values = nn.Parameter(torch.zeros(num_steps, num_actions))
+
+    def forward(self, time: Tensor) -> Tensor:
+        """``[B]`` times k/K in, ``[B, A]`` out; linear between the steps."""
+        last = len(self.values) - 1
+        place = (time * len(self.values)).clamp(0, last)
+        left = place.floor().long()
+        right = (left + 1).clamp_max(last)
+        part = (place - left)[:, None]
+        return self.values[left] * (1 - part) + self.values[right] * part
+
+
+class ARTPolicy(BasePolicy):
+    """Gaussian policy and critic of ``ARTRL``.
+
+    The mean of the action is a table with one vector for each step, plus, if the observation holds features of the
+    trajectory, a network of the observation that starts at 0. The width is one number, which the algorithm sets.
+
+    Args:
+        observation_space: ``[time, budget, *features]``.
+        action_space: ``[A]``, any number of controls.
+        lr_schedule: of the table, in units of the action.
+        num_steps: K, the length of an episode.
+        noise_groups: groups of rows that share their exploration, in antithetic pairs; 1: each row explores by
+            itself.
+        net_arch, critic_arch: hidden widths of the actor's and the critic's network.
+        octaves: of sines and cosines that the networks see beside the features.
+        network_learning_rate: of the actor's network.
+        critic_learning_rate: of the critic.
+        adam_betas: of all three.
+        std: width of the exploration until the algorithm sets another.
+    """
+
     std: Tensor
     value_scale: Tensor
 
@@ -73,116 +94,122 @@ class ARTPolicy(BasePolicy):
         observation_space: spaces.Box,
         action_space: spaces.Box,
         lr_schedule: LearningRate,
-        num_steps: int | Sequence[int] = 1,
-        stiffness_tied: bool = False,
-        log_q_index: int = -1,
-        temperature: float = 0.1,
+        num_steps: int = 1,
+        noise_groups: int = 1,
         net_arch: Sequence[int] = (64, 64),
+        critic_arch: Sequence[int] = (32, 32),
         octaves: int = 6,
+        network_learning_rate: float = 0.006,
         critic_learning_rate: float = 1e-3,
         adam_betas: tuple[float, float] = (0.9, 0.95),
+        std: float = 0.2,
         use_sde: bool = False,
     ) -> None:
         super().__init__(observation_space, action_space)
-        self.budgets = (num_steps,) if isinstance(num_steps, int) else tuple(sorted(num_steps))
-        self.octaves = octaves
-        self.stiffness_tied, self.log_q_index, self.temperature = stiffness_tied, log_q_index, temperature
-        self.net_arch = tuple(net_arch)
-        self.critic_learning_rate = critic_learning_rate
+        self.num_steps, self.noise_groups = num_steps, noise_groups
+        self.net_arch, self.critic_arch, self.octaves = tuple(net_arch), tuple(critic_arch), octaves
+        self.network_learning_rate, self.critic_learning_rate = network_learning_rate, critic_learning_rate
         self.adam_betas = (float(adam_betas[0]), float(adam_betas[1]))
-        width = observation_space.shape[0]
-        self.table: StepTable | None = None
-        self.actor_net: nn.Module | None = None
-        if stiffness_tied:
-            # The networks see (t, x, psi): everything but the stiffness itself.
-            columns = [i for i in range(width) if i != log_q_index]
-            self.encode = Octaves(0)
-            self.actor_net = mlp(len(columns), self.net_arch)
-        else:
-            columns = list(range(width))
-            features = width > 2 + (len(self.budgets) > 1)
-            self.encode = Octaves(octaves if features else 0)
-            self.table = StepTable(self.budgets)
-            if features:
-                self.actor_net = mlp(width * (1 + 2 * octaves), self.net_arch)
-                # Starts as the table alone: all zeros, the grid of the clock.
-                last = self.actor_net[-1]
-                assert isinstance(last, nn.Linear)
-                nn.init.zeros_(last.weight)
-                nn.init.zeros_(last.bias)
-        self.register_buffer("columns", torch.tensor(columns), persistent=False)
-        self.critic_net = mlp(len(columns) * (1 + 2 * self.encode.count), self.net_arch)
-        # Exploration of this update, [groups, sum of K], if the algorithm draws it for whole episodes.
-        self.offsets: Tensor | None = None
+        width, num_actions = observation_space.shape[0], action_space.shape[0]
+        has_features = width > PLAIN_WIDTH
+        self.encode = Octaves(octaves if has_features else 0)
+        inputs = width * (1 + 2 * self.encode.count)
+        self.table = StepTable(num_steps, num_actions)
+        self.actor_net = mlp(inputs, self.net_arch, num_actions) if has_features else None
+        self.critic_net = mlp(inputs, self.critic_arch)
         # Width of the exploration and scale of the returns: set by the algorithm, saved with the weights.
-        self.register_buffer("std", torch.tensor(0.3))
-        self.register_buffer("value_scale", torch.tensor(1.0))
-        # Where there is a network, the table is learned without gradients, from whole episodes.
-        actor: nn.Module | None = self.table if self.actor_net is None else self.actor_net
-        assert actor is not None
-        self.optimizer = torch.optim.Adam(actor.parameters(), lr=lr_schedule(1), betas=self.adam_betas)
-        self.critic_optimizer = torch.optim.Adam(self.critic_net.parameters(), lr=critic_learning_rate)
+        self.register_buffer("std", torch.tensor(float(std)))
+        self.register_buffer("value_scale", torch.tensor(0.0))
+        # Each group of parameters has a step of its own, which the algorithm anneals.
+        groups = [{"params": self.table.parameters(), "lr": lr_schedule(1), "first_lr": lr_schedule(1)}]
+        if self.actor_net is not None:
+            nn.init.zeros_(self.actor_net[-1].weight)  # type: ignore[arg-type]
+            nn.init.zeros_(self.actor_net[-1].bias)  # type: ignore[arg-type]
+            own = {"lr": network_learning_rate, "first_lr": network_learning_rate}
+            groups.append({"params": self.actor_net.parameters(), **own})
+        self.optimizer = torch.optim.Adam(groups, betas=self.adam_betas)
+        self.critic_optimizer = torch.optim.Adam(
+            self.critic_net.parameters(), lr=critic_learning_rate, betas=self.adam_betas
+        )
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        data = super()._get_constructor_parameters()
-        names = ("stiffness_tied", "log_q_index", "temperature", "net_arch", "octaves")
-        data.update({name: getattr(self, name) for name in names})
-        data.update(
-            num_steps=self.budgets,
-            critic_learning_rate=self.critic_learning_rate,
-            adam_betas=self.adam_betas,
-            lr_schedule=self._dummy_schedule,
+        names = (
+            "observation_space",
+            "action_space",
+            "num_steps",
+            "noise_groups",
+            "net_arch",
+            "critic_arch",
+            "octaves",
         )
-        return data
+        rates = ("network_learning_rate", "critic_learning_rate", "adam_betas")
+        data = {name: getattr(self, name) for name in (*names, *rates)}
+        return {**data, "lr_schedule": self._dummy_schedule}
 
-    @property
-    def sees_time_only(self) -> bool:
-        """Whether the mean is the table alone: one episode is then a vector of K numbers."""
-        return self.table is not None and self.actor_net is None
+    def actor_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Names and parameters of the actor: everything but the critic."""
+        return [(n, p) for n, p in self.named_parameters() if not n.startswith("critic_net")]
 
-    def _num_steps(self, obs: Tensor) -> Tensor:
-        """``[B]`` K of the episodes."""
-        if len(self.budgets) == 1:
-            return torch.full_like(obs[:, 0], float(self.budgets[0]))
-        return torch.exp2(LOG_STEPS * obs[:, 2])
+    @torch.no_grad()
+    def set_table(self, actions: np.ndarray | Tensor) -> None:
+        """Begin with the actions ``[K, A]``, another algorithm's result (``[K]`` if there is one control).
 
-    def distribution(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the action, ``[B]`` each, for ``obs: [B, n]``."""
-        if self.table is None:
-            assert self.actor_net is not None
-            mean = self.actor_net(self.encode(obs[:, self.columns]))[:, 0]
-            stiffness = norm_from_feature(obs[:, self.log_q_index])
-            return mean, torch.sqrt(self.temperature / stiffness)
-        mean = self.table(obs[:, 0], self._num_steps(obs))
-        if self.actor_net is not None:
-            mean = mean + self.actor_net(self.encode(obs))[:, 0]
-        return mean, self.std.expand_as(mean)
+        Raises:
+            ValueError: of another shape, not finite, or outside the action space.
+        """
+        table = self.table.values
+        given = torch.as_tensor(actions, dtype=table.dtype, device=table.device)
+        given = given[:, None] if given.ndim == 1 else given
+        if given.shape != table.shape:
+            raise ValueError(f"actions have shape {tuple(given.shape)}; expected {tuple(table.shape)}")
+        if not torch.equal(given, self._clipped(given)):  # nan differs from itself
+            raise ValueError("actions must lie within the action space")
+        table.copy_(given)
+
+    @torch.no_grad()
+    def clip_table(self) -> None:
+        """Keep the table within the action space."""
+        self.table.values.copy_(self._clipped(self.table.values))
+
+    def _clipped(self, actions: Tensor) -> Tensor:
+        assert isinstance(self.action_space, spaces.Box)
+        low, high = (torch.as_tensor(b).to(actions) for b in (self.action_space.low, self.action_space.high))
+        return torch.minimum(torch.maximum(actions, low), high)
+
+    def mean(self, obs: Tensor) -> Tensor:
+        """Mean action ``[B, A]`` for ``obs: [B, n]``."""
+        mean = self.table(obs[:, 0])
+        return mean if self.actor_net is None else mean + self.actor_net(self.encode(obs))
 
     def predict_values(self, obs: Tensor) -> Tensor:
-        """Critic, ``[B, 1]``: reward still to come (0 from a policy of time alone, which needs none)."""
-        if self.sees_time_only:
-            return obs.new_zeros(len(obs), 1)
-        return self.critic_net(self.encode(obs[:, self.columns])) * self.value_scale
+        """Critic, ``[B, 1]``: reward still to come."""
+        return self.scaled_values(obs)[:, None] * self.value_scale
+
+    def scaled_values(self, obs: Tensor) -> Tensor:
+        """The critic's network, ``[B]``: in units of ``value_scale``."""
+        return self.critic_net(self.encode(obs))[:, 0]
 
     def log_prob(self, obs: Tensor, actions: Tensor) -> Tensor:
-        """Log-density of ``actions: [B, 1]``, ``[B]``."""
-        mean, std = self.distribution(obs)
-        return torch.distributions.Normal(mean, std).log_prob(actions[:, 0])
+        """Log-density of ``actions: [B, A]``, ``[B]``."""
+        return torch.distributions.Normal(self.mean(obs), self.std).log_prob(actions).sum(1)
 
     def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Actions ``[B, 1]``, values ``[B, 1]`` and log-densities ``[B]`` (0, 0 if whole episodes are explored)."""
-        if not deterministic and self.offsets is not None and len(obs) % len(self.offsets) == 0:
-            assert self.table is not None
-            K = self._num_steps(obs)
-            group = torch.arange(len(obs), device=obs.device) // (len(obs) // len(self.offsets))
-            offset = self.offsets.to(obs)[group, self.table.place(obs[:, 0], K)]
-            nothing = torch.zeros_like(offset)
-            return (self.table(obs[:, 0], K) + offset)[:, None], nothing[:, None], nothing
-        mean, std = self.distribution(obs)
-        actions = mean if deterministic else mean + std * torch.randn(len(mean)).to(mean)
-        log_prob = torch.distributions.Normal(mean, std).log_prob(actions)
-        return actions[:, None], self.predict_values(obs), log_prob
+        """Actions ``[B, A]``, values ``[B, 1]`` and log-densities ``[B]``."""
+        mean = self.mean(obs)
+        actions = mean if deterministic else mean + self.std * self._noise(mean)
+        log_prob = torch.distributions.Normal(mean, self.std).log_prob(actions).sum(1)
+        return actions, self.predict_values(obs), log_prob
+
+    def _noise(self, mean: Tensor) -> Tensor:
+        """Standard normal numbers ``[B, A]``: one draw a group, and its opposite in the group's twin."""
+        rows, num_actions = mean.shape
+        groups = self.noise_groups
+        if groups == 1 or rows % groups:
+            return torch.randn(rows, num_actions).to(mean)
+        z = torch.randn((groups + 1) // 2, num_actions)
+        z = torch.cat([z, -z])[:groups]
+        return z.repeat_interleave(rows // groups, 0).to(mean)
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
-        mean, std = self.distribution(observation)
-        return (mean if deterministic else torch.normal(mean, std))[:, None]
+        mean = self.mean(observation)
+        return mean if deterministic else torch.normal(mean, self.std.expand_as(mean))

@@ -1,98 +1,137 @@
-"""The Gaussian of a whole episode: what ART-RL explores with when its policy sees nothing but the time."""
+"""The two evolution strategies of the search: PGPE far from an optimum, CMA-ES near one."""
 
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import numpy as np
-import torch
 from scipy.fft import dct
-from torch import Tensor
 
 
-def ranks(returns: Tensor) -> Tensor:
+class Strategy(Protocol):
+    """A Gaussian over actions that moves towards those with the higher returns.
+
+    Attributes:
+        mean: ``[n]`` actions, each within [-1, 1].
+        width: of the exploration, root mean square over the steps.
+    """
+
+    @property
+    def mean(self) -> np.ndarray: ...
+
+    @property
+    def width(self) -> float: ...
+
+    def ask(self, rng: np.random.Generator, done: float) -> np.ndarray:
+        """Candidates ``[population, n]`` within [-1, 1]; ``done``: part of the run, for what is annealed."""
+
+    def tell(self, returns: np.ndarray, done: float) -> None:
+        """Learn from the return ``[population]`` of each candidate."""
+
+
+def ranks(returns: np.ndarray) -> np.ndarray:
     """``[G]`` returns to evenly spaced weights of mean 0 and variance about 1, the best the highest.
 
-    Only the order counts, so one group that met a bad tail does not set the scale.
+    Only the order counts, so one candidate that met a bad tail does not set the scale.
     """
-    G = len(returns)
-    place = torch.argsort(torch.argsort(returns)).to(torch.float64)
-    return (place / max(G - 1, 1) - 0.5) * math.sqrt(12.0)
+    place = np.argsort(np.argsort(returns, kind="stable"))
+    return (place / max(len(returns) - 1, 1) - 0.5) * math.sqrt(12.0)
 
 
-def smooth_basis(n: int) -> Tensor:
+def smooth_basis(n: int) -> np.ndarray:
     """``[n, n]``, orthonormal rows from smooth to rough over the steps: the discrete cosine transform."""
-    return torch.from_numpy(dct(np.eye(max(n, 1)), norm="ortho", axis=0)[:n, :n])
+    basis: np.ndarray = dct(np.eye(n), norm="ortho", axis=0)
+    return basis
 
 
-class AnnealedGaussian:
-    """Exploration of a given width that is smooth over the steps at first and white at the end.
+def spectrum(n: int, colour: float) -> np.ndarray:
+    """``[n]`` widths of the rows of ``smooth_basis``, power ``1 / mode^colour`` and root mean square 1."""
+    widths = np.arange(1, n + 1) ** (-colour / 2)
+    return np.asarray(widths * math.sqrt(n) / np.linalg.norm(widths))
 
-    The mean climbs by Adam in the coordinates of ``smooth_basis``: early in training the clock as a whole is
-    found, late each step by itself.
+
+def smooth_noise(n: int, std: float, rng: np.random.Generator) -> np.ndarray:
+    """``[n]`` offsets of root mean square ``std`` that are smooth over the steps."""
+    return np.asarray(std * (rng.standard_normal(n) * spectrum(n, 1.0)) @ smooth_basis(n))
+
+
+class PGPE:
+    """Parameter-exploring policy gradients (Sehnke et al. 2010): antithetic pairs, ranks for returns, Adam.
+
+    Exploration is smooth over the steps at first and white at the end, and the mean moves in the coordinates of
+    ``smooth_basis``: early the schedule as a whole is found, late each step by itself.
 
     Args:
-        mean: ``[n]``, actions to start from.
+        mean: ``[n]`` actions to start from.
+        population: candidates an update.
+        learning_rate: of Adam, in units of the action; falls to 0.
+        std_start, std_end: width of the exploration; falls geometrically.
         betas: of Adam.
     """
 
-    def __init__(self, mean: Tensor, betas: tuple[float, float]) -> None:
+    def __init__(
+        self,
+        mean: np.ndarray,
+        population: int,
+        learning_rate: float,
+        std_start: float,
+        std_end: float,
+        betas: tuple[float, float] = (0.9, 0.95),
+    ) -> None:
         n = len(mean)
-        self.betas = betas
-        self.basis = smooth_basis(n)
-        self.weights = self.basis @ mean.double()
-        self.first, self.second = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
-        self.updates = 0
-        self.z = torch.zeros(0, n, dtype=torch.float64)
-        self.width = torch.ones(n, dtype=torch.float64)
+        self.mean, self.width, self.population = mean.copy(), std_start, population
+        self.learning_rate, self.std_start, self.std_end, self.betas = (
+            learning_rate,
+            std_start,
+            std_end,
+            betas,
+        )
+        self.basis, self.scale = smooth_basis(n), np.ones(n)
+        self.first, self.second, self.updates = np.zeros(n), np.zeros(n), 0
+        self.z = np.zeros((population, n))
 
-    @property
-    def mean(self) -> Tensor:
-        """``[n]`` actions."""
-        return self.weights @ self.basis
+    def ask(self, rng: np.random.Generator, done: float) -> np.ndarray:
+        """See ``Strategy``."""
+        n, half = len(self.mean), self.population - self.population // 2
+        self.width = self.std_start * (self.std_end / self.std_start) ** done
+        self.scale = spectrum(n, 1.0 - done)
+        z = rng.standard_normal((half, n))
+        self.z = np.concatenate([z, -z])[: self.population]
+        return np.clip(self.mean + self.width * (self.z * self.scale) @ self.basis, -1.0, 1.0)
 
-    def explore(self, groups: int, std: float, colour: float) -> Tensor:
-        """Offsets ``[groups, n]`` of root mean square ``std``, in antithetic pairs; spectrum ``1 / mode^colour``."""
-        n = len(self.weights)
-        spectrum = torch.arange(1, n + 1, dtype=torch.float64) ** (-colour / 2)
-        self.width = spectrum * math.sqrt(n) / spectrum.norm()
-        z = torch.randn(groups - groups // 2, n, dtype=torch.float64)
-        self.z = torch.cat([z, -z])[:groups]
-        return std * (self.z * self.width) @ self.basis
-
-    def improve(self, returns: Tensor, learning_rate: float) -> None:
-        """One step along the score-function moment, from the return ``[groups]`` of each group."""
+    def tell(self, returns: np.ndarray, done: float) -> None:
+        """See ``Strategy``."""
         moment = (ranks(returns)[:, None] * self.z).mean(0)
         self.updates += 1
         b1, b2 = self.betas
         self.first = b1 * self.first + (1 - b1) * moment
         self.second = b2 * self.second + (1 - b2) * moment**2
-        first = self.first / (1 - b1**self.updates)
-        second = self.second / (1 - b2**self.updates)
-        weights = self.weights + learning_rate * self.width * first / (second.sqrt() + 1e-12)
-        self.weights = self.basis @ (weights @ self.basis).clamp(-1.0, 1.0)
+        first, second = self.first / (1 - b1**self.updates), self.second / (1 - b2**self.updates)
+        step = self.learning_rate * (1.0 - done) * self.scale * first / (np.sqrt(second) + 1e-12)
+        self.mean = np.clip(self.mean + step @ self.basis, -1.0, 1.0)
 
 
-class AdaptedGaussian:
-    """Exploration whose covariance over the steps is learned with the mean: natural gradient.
+class CMAES:
+    """CMA-ES in its plain form (Hansen 2016, arXiv 1604.00772): mean, width and covariance over the steps.
 
-    Time steps of a schedule trade against each other, and with many steps the error is far steeper along some
-    directions than along others. The updates are those of CMA-ES (Hansen 2016, https://arxiv.org/abs/1604.00772),
-    which is the natural policy gradient of mean and covariance with rank weights (Akimoto et al. 2010).
+    Steps of a schedule trade against each other, and with many of them the error is far steeper along some directions
+    than along others.
+
+    Why not the package ``cmaes``: where the optimum lies beyond the border of the actions, its width grows without
+    end, and its mean wanders. Elsewhere the two are alike.
 
     Args:
-        mean: ``[n]``, actions to start from.
+        mean: ``[n]`` actions to start from.
         std: width to start from.
-        groups: samples an update, at least 2.
+        population: candidates an update, at least 2.
     """
 
-    def __init__(self, mean: Tensor, std: float, groups: int) -> None:
-        n = max(len(mean), 1)
-        best = max(groups // 2, 1)
-        weights = math.log(groups / 2 + 0.5) - torch.log(torch.arange(1, best + 1, dtype=torch.float64))
+    def __init__(self, mean: np.ndarray, std: float, population: int) -> None:
+        n, best = len(mean), max(population // 2, 1)
+        weights = math.log(population / 2 + 0.5) - np.log(np.arange(1, best + 1))
         self.share = weights / weights.sum()
-        mass = 1 / float((self.share**2).sum())
-        self.mass = mass
+        self.mass = mass = 1 / float((self.share**2).sum())
         # Rates and damping of the tutorial, in its names.
         self.c_sigma = (mass + 2) / (n + mass + 5)
         self.damping = 1 + 2 * max(0.0, math.sqrt((mass - 1) / (n + 1)) - 1) + self.c_sigma
@@ -100,56 +139,46 @@ class AdaptedGaussian:
         self.c_1 = 2 / ((n + 1.3) ** 2 + mass)
         self.c_mu = min(1 - self.c_1, 2 * (mass - 2 + 1 / mass) / ((n + 2) ** 2 + mass))
         self.chi = math.sqrt(n) * (1 - 1 / (4 * n) + 1 / (21 * n * n))
-        self.mean, self.std = mean.double().clone(), std
-        self.covariance = torch.eye(len(mean), dtype=torch.float64)
-        self.path_c = torch.zeros_like(self.mean)
-        self.path_sigma = torch.zeros_like(self.mean)
+        self.mean, self.std, self.population = mean.copy(), std, population
+        self.covariance, self.path_c, self.path_sigma = np.eye(n), np.zeros(n), np.zeros(n)
         self.updates = 0
-        # The last exploration, and the same before the covariance C stretched it.
-        self.z = torch.zeros(0, len(mean), dtype=torch.float64)  # C^(-1/2) y
-        self.y = torch.zeros(0, len(mean), dtype=torch.float64)
-
-    def explore(self, groups: int) -> Tensor:
-        """Offsets ``[groups, n]``, cut off where mean and offset leave the range of actions."""
-        variances, axes = torch.linalg.eigh(self.covariance)
-        widths = variances.clamp_min(1e-20).sqrt()
-        z = torch.randn(groups, len(self.mean), dtype=torch.float64)
-        self.z = z @ axes.T
-        self.y = z @ (axes * widths).T
-        offsets = self.std * self.y
-        actions = self.mean + offsets
-        outside = actions.abs() > 1.0
-        if outside.any():
-            # Learn from what is played: beyond the border returns are flat, and the width would grow without end.
-            offsets = torch.where(outside, actions.sign() - self.mean, offsets)
-            self.y = offsets / self.std
-            self.z = self.y @ (axes / widths) @ axes.T
-        return offsets
+        # The last candidates' offsets in units of std, and the same before the covariance C stretched them.
+        self.y = self.white = np.zeros((population, n))
 
     @property
     def width(self) -> float:
-        """Of the exploration, over all steps: the covariance has a scale of its own beside ``std``."""
-        return self.std * math.sqrt(float(self.covariance.diagonal().mean())) if len(self.mean) else self.std
+        """See ``Strategy``: the covariance has a scale of its own beside ``std``."""
+        return self.std * math.sqrt(float(self.covariance.diagonal().mean()))
 
-    def improve(self, returns: Tensor) -> None:
-        """One natural-gradient step of mean, width and covariance, from the return ``[groups]`` of each group."""
-        order = torch.argsort(returns, descending=True)[: len(self.share)]
+    def ask(self, rng: np.random.Generator, done: float) -> np.ndarray:
+        """See ``Strategy``."""
+        variances, axes = np.linalg.eigh(self.covariance)
+        widths = np.sqrt(np.maximum(variances, 1e-20))
+        z = rng.standard_normal((self.population, len(self.mean)))
+        actions = np.clip(self.mean + self.std * (z * widths) @ axes.T, -1.0, 1.0)
+        # Learn from what is played: beyond the border returns are flat, and the width would grow without end.
+        self.y = (actions - self.mean) / self.std
+        self.white = self.y @ (axes / widths) @ axes.T
+        return np.asarray(actions)
+
+    def tell(self, returns: np.ndarray, done: float) -> None:
+        """See ``Strategy``."""
+        order = np.argsort(-returns, kind="stable")[: len(self.share)]
         best = self.y[order]
-        step, white = self.share @ best, self.share @ self.z[order]
-        self.mean = (self.mean + self.std * step).clamp(-1.0, 1.0)
+        step, white, n = self.share @ best, self.share @ self.white[order], len(self.mean)
+        self.mean = np.clip(self.mean + self.std * step, -1.0, 1.0)
         self.updates += 1
         self.path_sigma = (1 - self.c_sigma) * self.path_sigma
         self.path_sigma += math.sqrt(self.c_sigma * (2 - self.c_sigma) * self.mass) * white
-        length = float(self.path_sigma.norm())
+        length = float(np.linalg.norm(self.path_sigma))
         settled = length / math.sqrt(1 - (1 - self.c_sigma) ** (2 * self.updates))
-        going = settled < (1.4 + 2 / (len(self.mean) + 1)) * self.chi
         self.path_c = (1 - self.c_c) * self.path_c
-        if going:
-            self.path_c = self.path_c + math.sqrt(self.c_c * (2 - self.c_c) * self.mass) * step
+        if settled < (1.4 + 2 / (n + 1)) * self.chi:
+            self.path_c += math.sqrt(self.c_c * (2 - self.c_c) * self.mass) * step
         self.covariance = (
             (1 - self.c_1 - self.c_mu) * self.covariance
-            + self.c_1 * torch.outer(self.path_c, self.path_c)
+            + self.c_1 * np.outer(self.path_c, self.path_c)
             + self.c_mu * (best.T * self.share) @ best
         )
-        # At most e times wider: along a narrow valley a sample that was cut at the border can look very far.
+        # At most e times wider: along a narrow valley a candidate that was cut at the border can look very far.
         self.std *= math.exp(min(self.c_sigma / self.damping * (length / self.chi - 1), 1.0))

@@ -6,6 +6,7 @@ from agents.training.settings import (
     ArtSettings,
     PpoSettings,
     SacSettings,
+    SearchSettings,
     Settings,
 )
 from agents.training.training import Result, Training, train
@@ -17,6 +18,7 @@ __all__ = [
     "PpoSettings",
     "Result",
     "SacSettings",
+    "SearchSettings",
     "Settings",
     "Training",
     "train",

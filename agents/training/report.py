@@ -21,7 +21,7 @@ def report(result: Result) -> str:
         change = result.oracle.meta["last_change"]
         lines.append(f"oracle: the last restart of the search changed it by {change:.2%}")
     lines.append(
-        f"training: {result.seconds:.0f} s, {result.model.num_timesteps:,} env steps, "
+        f"training: {result.seconds:.0f} s, {result.env_steps:,} env steps, "
         f"{result.denoiser_evals:,} denoiser evaluations"
     )
     lines.append("sigmas: " + " ".join(f"{s:.5g}" for s in result.schedule.sigmas))
@@ -81,5 +81,5 @@ def summary(result: Result) -> dict[str, Any]:
         **scores,
         "seconds": round(result.seconds, 2),
         "denoiser_evals": result.denoiser_evals,
-        "env_steps": result.model.num_timesteps,
+        "env_steps": result.env_steps,
     }

@@ -31,6 +31,7 @@ class RunFolder:
         self.config, self.summary = folder / "config.json", folder / "summary.json"
         self.model, self.checkpoint = folder / "model.zip", folder / "checkpoints" / "model.zip"
         self.progress = folder / "checkpoints" / "progress.json"
+        self.search = folder / "checkpoints" / "search.npz"
         self.oracle, self.schedule = folder / "oracle.json", folder / "schedule.json"
 
     @classmethod
@@ -94,6 +95,8 @@ class RunFolder:
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"{run.config} cannot be read ({error!r}); start a new run") from error
         run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        for stray in run.checkpoint.parent.glob(".*"):  # half-written when the run was killed
+            stray.unlink()
         return run, settings
 
     def logger(self) -> Logger:

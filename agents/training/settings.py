@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from agents.art_rl import ARTRL
+from agents.art_rl import ARTRL, PaperARTRL
 from agents.baselines import make_ppo, make_sac
 from art_env._util.cli import ModelOptions
 from art_env._util.names import unknown_name
@@ -213,16 +213,16 @@ class ArtSettings(Settings):
     counts: ClassVar[tuple[str, ...]] = (*Settings.counts, "noise_groups")
     positive: ClassVar[tuple[str, ...]] = ("learning_rate", "std_start", "std_end")
 
-    learning_rate: float = 0.03
+    learning_rate: float = 0.05
     """Step of the actor, in units of the action; falls to 0."""
     gae_lambda: float = 1.0
-    """Trace of the TD errors (1: the whole return), with features."""
+    """Trace of the TD errors (1: the whole return)."""
     noise_groups: int = 16  # type: ignore[misc]
     """Groups of rows that share exploration and meet the same initial noises."""
     std_start: float = 0.18
     """Width of the exploration at the start, in units of the action."""
     std_end: float = 0.012
-    """Width of the exploration at its end; then the covariance is learned."""
+    """Width of the exploration at the end."""
 
     def check(self) -> None:
         """See ``CheckedSettings``."""
@@ -276,7 +276,37 @@ class ArtPaperSettings(Settings):
 
     def make_model(self, env: VecEnv, total_timesteps: int) -> BaseAlgorithm:
         """See ``Settings``."""
-        return ARTRL.paper(env, seed=self.seed)
+        return PaperARTRL("PaperPolicy", env, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class SearchSettings(Settings):
+    """Schedule search: successive halving over PGPE, then CMA-ES. Sees nothing of an episode but its return."""
+
+    algorithm: ClassVar[str] = "search"
+    counts: ClassVar[tuple[str, ...]] = (*Settings.counts, "starts")
+    positive: ClassVar[tuple[str, ...]] = ("learning_rate", "std_start")
+    # There is no policy that could see them.
+    features: ClassVar[tuple[str, ...]] = ()  # type: ignore[misc]
+
+    starts: int = 12
+    """PGPE runs of the first rung, at most."""
+    learning_rate: float = 0.03
+    """Step of these runs, in units of the action; falls to 0."""
+    std_start: float = 0.18
+    """How far from the base schedule they begin, in units of the action; they explore with half of it."""
+    noise_groups: int = 16  # type: ignore[misc]
+    """Candidates that are compared on the same initial noises (the population)."""
+
+    def check(self) -> None:
+        """See ``CheckedSettings``."""
+        super().check()
+        if self.noise_groups < 2:
+            raise ValueError(f"noise_groups = {self.noise_groups} must be at least 2 candidates to compare")
+        if self.reward == "euler":
+            raise ValueError(
+                "reward = 'euler' has no exact trajectories, which the search needs; use global or local"
+            )
 
 
 @dataclass(frozen=True)
@@ -333,5 +363,5 @@ def normalized(env: VecEnv) -> VecNormalize:
 
 
 COMMANDS: dict[str, type[Settings]] = {
-    kind.algorithm: kind for kind in (ArtSettings, ArtPaperSettings, SacSettings, PpoSettings)
+    kind.algorithm: kind for kind in (ArtSettings, ArtPaperSettings, SearchSettings, SacSettings, PpoSettings)
 }

@@ -18,12 +18,14 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Progr
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.art_rl import ARTRL
-from agents.callbacks import CheckpointCallback, ScheduleCallback
+from agents.callbacks import CheckpointCallback, ScheduleCallback, ScheduleLog
 from agents.checkpoint import ALGORITHMS, read_settings, save_agent
 from agents.distill import distill
 from agents.rollout import sample_with_policy
+from agents.schedule_search.search import SearchResult
 from agents.training.run_folder import RunFolder
-from agents.training.settings import Settings
+from agents.training.search_run import make_search, run_search
+from agents.training.settings import SearchSettings, Settings
 from art_env import __version__
 from art_env._util.files import atomic_path, write_text
 from art_env._util.names import check_name
@@ -84,6 +86,12 @@ class Training:
         env.seed(seed)
         return env
 
+    def search(self) -> SearchResult:
+        """A schedule, searched for without run folder, log and checkpoints."""
+        settings = self.settings
+        assert isinstance(settings, SearchSettings)
+        return make_search(settings, self.config, self.num_envs, self.total_timesteps).run()
+
     def fit(self) -> BaseAlgorithm:
         """An agent, trained without run folder, log and checkpoints."""
         model = self.settings.make_model(self.make_env(self.settings.seed), self.total_timesteps)
@@ -111,24 +119,24 @@ class Result:
         training: its parts.
         run: the run folder.
         evaluator: scores on held-out noises.
-        model: the agent.
+        model: the agent; None: the search has none.
         rivals: hand-crafted schedules.
         schedule: the agent's.
         oracle: the best fixed schedule on the evaluator's noises; None: it was not searched for.
         rows: of the table.
-        seconds: of the training itself, all parts of a resumed run together.
-        denoiser_evals: of the training.
+        seconds, env_steps, denoiser_evals: of the training itself, all parts of a resumed run together.
     """
 
     training: Training
     run: RunFolder
     evaluator: Evaluator
-    model: BaseAlgorithm
+    model: BaseAlgorithm | None
     rivals: list[Schedule]
     schedule: Schedule
     oracle: Schedule | None
     rows: list[Score]
     seconds: float
+    env_steps: int
     denoiser_evals: int
 
     @property
@@ -166,25 +174,34 @@ def train(settings: Settings, say: Callable[[str], None] = silent) -> Result:
         if not run.oracle.is_file():
             say("searching for the oracle (gradients through the sampler) ...")
         oracle = evaluator.oracle(K, run.oracle, rivals)
-    model, seconds, evals = learn(training, run, evaluator, rivals, oracle, say)
-    schedule = training.schedule(model)
+    log = ScheduleLog(
+        training.dynamics, evaluator.reference(), oracle, [s for s in rivals if s.name == "edm"]
+    )
+    model: BaseAlgorithm | None = None
+    if isinstance(settings, SearchSettings):
+        found = run_search(
+            settings, training.config, training.num_envs, training.total_timesteps, run, log, say
+        )
+        schedule, seconds = found.schedule, found.seconds
+        env_steps, evals = found.env_steps, found.evaluations
+    else:
+        model, seconds, evals = learn(training, run, log, say)
+        schedule, env_steps = training.schedule(model), model.num_timesteps
     if oracle and evaluator.ratio(schedule, oracle) < 1.0:
         say("the agent's schedule is better than the oracle: searching on from there ...")
         oracle = evaluator.oracle(K, run.oracle, [*rivals, schedule], again=True)
     shown = [*rivals, schedule, *([oracle] if oracle else [])]
     rows = [row for s in shown for row in evaluator.rows(s, oracle)]
-    if training.acts_on_samples:
+    if model is not None and training.acts_on_samples:
         sampler = partial(policy_samples, model, training.dynamics)
         rows += evaluator.policy_rows(f"{settings.algorithm} policy", K, sampler, oracle)
-    return Result(training, run, evaluator, model, rivals, schedule, oracle, rows, seconds, evals)
+    return Result(training, run, evaluator, model, rivals, schedule, oracle, rows, seconds, env_steps, evals)
 
 
 def learn(
     training: Training,
     run: RunFolder,
-    evaluator: Evaluator,
-    rivals: list[Schedule],
-    oracle: Schedule | None,
+    log: ScheduleLog,
     say: Callable[[str], None],
 ) -> tuple[BaseAlgorithm, float, int]:
     """Train, or go on training; the model, and the seconds and evaluations of all parts of the run."""
@@ -194,8 +211,6 @@ def learn(
     # The checkpoint counts from when its progress file is there too, the last to be written.
     old = run.checkpoint if run.checkpoint.is_file() and run.progress.is_file() else None
     done = 0
-    for stray in run.checkpoint.parent.glob(".*"):  # half-written when the run was killed
-        stray.unlink()
     if old is not None:
         spent = json.loads(run.progress.read_text(encoding="utf-8"))
         done = int(spent.pop("env_steps"))
@@ -228,9 +243,8 @@ def learn(
         save_agent(model, path, algorithm, training.plain_config)
         write_text(run.progress, json.dumps(so_far()) + "\n")
 
-    edm = [s for s in rivals if s.name == "edm"]
     callbacks: list[BaseCallback] = [
-        ScheduleCallback(training.dynamics, evaluator.reference(), oracle, edm, total),
+        ScheduleCallback(log, total),
         CheckpointCallback(run.checkpoint, save, total),
     ]
     if settings.progress and sys.stderr.isatty():

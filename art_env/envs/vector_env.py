@@ -70,6 +70,14 @@ class ARTVectorEnv(BaseEnv, VectorEnv):
         self._state: State | None = None
         self._done = np.zeros(self.num_envs, dtype=np.bool_)
 
+    @property
+    def num_initial_noises(self) -> int:
+        """How many initial noises ``options={"noise_index": int[num_envs]}`` chooses from; 0: there is no choice.
+
+        There is none without exact trajectories, nor where samples are judged as one set.
+        """
+        return self.dynamics.pool_size if self.dynamics.paired else 0
+
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""ART-RL as an SB3 algorithm: it learns, repeats itself, survives a file, and updates as the formulas say."""
+"""ART-RL as an SB3 algorithm: it acts by ``step`` alone, learns, repeats itself, and updates as the formulas say."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import torch
 from closeness import assert_float32_close
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecMonitor, VecNormalize
 
-from agents.art_rl import ARTRL, art_rl
-from agents.art_rl.policy import ARTPolicy
+from agents.art_rl import ARTRL, ARTPolicy, PaperARTRL, PaperPolicy
+from agents.art_rl.initial_noises import EVEN, InitialNoises
+from agents.art_rl.restarts import Restarts
 from agents.distill import distill
-from agents.schedule_search.strategies import AdaptedGaussian, AnnealedGaussian, ranks
+from agents.schedule_policy import SchedulePolicy
 from art_env.envs.sb3 import to_sb3
 from art_env.envs.vector_env import ARTVectorEnv
 from art_env.problems.library import make_problem
@@ -31,12 +32,6 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture
-def step_by_step(monkeypatch) -> None:
-    """Episodes go through the rollout buffer, as they do in an environment that cannot play whole ones."""
-    monkeypatch.setattr(art_rl, "_pool", lambda env: None)
 
 
 def _env(rows: int = 32, groups: int = 4, **settings) -> VecEnv:
@@ -76,23 +71,119 @@ def _collect(model: ARTRL, remaining: float = 1.0) -> None:
     model._current_progress_remaining = remaining
 
 
-def test_beats_the_closed_form() -> None:
-    env = _env(16 * 32, 16, base_schedule=7.0, num_noises=None)
+class _Counted(VecEnvWrapper):
+    """Counts steps and resets, and lets nothing else through but what SB3 asks for."""
+
+    def __init__(self, venv: VecEnv) -> None:
+        self.steps, self.resets, self.asked = 0, 0, set()
+        super().__init__(venv)
+
+    def reset(self):
+        self.resets += 1
+        return self.venv.reset()
+
+    def step_wait(self):
+        self.steps += 1
+        return self.venv.step_wait()
+
+    def get_attr(self, attr_name, indices=None):
+        self.asked.add(attr_name)
+        return self.venv.get_attr(attr_name, indices)
+
+    def env_method(self, method_name, *args, indices=None, **kwargs):
+        raise AssertionError(f"{method_name} was called")
+
+
+class _Toy(gym.Env):
+    """Three steps with two controls; each costs its squared distance to a target that the step knows."""
+
+    targets = np.array([[0.3, -0.4], [-0.2, 0.5], [0.6, 0.1]])
+    observation_space = gym.spaces.Box(0.0, 1.0, (2,), np.float32)
+    action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
+    num_steps = 3
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        assert not options
+        self.k = 0
+        return np.array([0.0, 1.0], np.float32), {}
+
+    def step(self, action):
+        cost = float(np.square(action - self.targets[self.k]).sum()) + 0.01 * self.np_random.normal()
+        self.k += 1
+        obs = np.array([self.k / 3, 1 - self.k / 3], np.float32)
+        return obs, -cost, self.k == 3, False, {}
+
+
+# What it is
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("features", [(), ("rms", "log_velocity")])
+@pytest.mark.parametrize("wrapper", [None, VecMonitor, VecNormalize])
+def test_acts_by_step_and_trains_all_of_actor_and_critic(wrapper, features, groups: int) -> None:
+    counted = _Counted(_env(features=features, groups=groups))
+    model = ARTRL("ARTPolicy", counted if wrapper is None else wrapper(counted), seed=0)
+    before = _parameters(model)
+    model.learn(6 * 32 * 5)
+    after = _parameters(model)
+    names = [name for name, _ in model.policy.named_parameters()]
+    assert any(name.startswith("actor_net") for name in names) == bool(features)
+    for name in names:
+        moved = before[name] != after[name]
+        assert moved.all() if name == "table.values" else moved.any(), name
+    assert counted.steps == 6 * 5
+    assert counted.resets == 1 + 6  # of SB3, and one a rollout to choose the noises
+    assert counted.asked <= {"num_steps", "noise_groups", "num_initial_noises", "render_mode"}
+    assert model.num_updates == 6
+    # What the critic says is what advantages are measured against.
+    buffer = model.rollout_buffer
+    assert buffer.values.any()
+    assert_float32_close(buffer.returns - buffer.values, buffer.advantages, 1e-4)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_two_controls_of_an_environment_that_is_not_ours(groups: int) -> None:
+    env = DummyVecEnv([_Toy] * 16)
+    env.seed(0)
+    model = ARTRL("ARTPolicy", env, seed=0, noise_groups=groups)
+    assert model.initial_noises is None
+    model.learn(150 * 16 * 3)
+    assert model.policy.table.values.shape == (3, 2)
+    learned = model.predict(np.array([[k / 3, 1 - k / 3] for k in range(3)], np.float32), deterministic=True)[
+        0
+    ]
+    assert learned == pytest.approx(_Toy.targets, abs=0.05)
+
+
+def test_learns_what_the_best_schedule_does() -> None:
+    """On noises that it has not met."""
     problem = make_problem("mixture-1d")
-    held_out = problem.reference(1024, 12345)
+    env = _env(512, 16, solver="euler", base_schedule="closed_form", num_noises=None)
+    model = ARTRL("ARTPolicy", env, seed=0).learn(60 * 512 * 5)
+    held_out = problem.reference(4096, 12345)
+    learned, start = (
+        final_rmse(problem.denoiser, held_out, s.sigmas, _dynamics(env).solver)
+        for s in (distill(model, _dynamics(env)), make_schedule("closed_form", problem, 5, "euler"))
+    )
+    assert start > 0.40
+    assert learned < 1.03 * 0.3797  # the oracle's
 
-    def error(schedule) -> float:
-        return final_rmse(problem.denoiser, held_out, schedule.sigmas, _dynamics(env).solver)
 
-    model = ARTRL("ARTPolicy", env, seed=0, updates=20)
-    start = error(distill(model, _dynamics(env), 1))
-    model.learn(160 * 16 * 32 * 5)
-    learned = error(distill(model, _dynamics(env), 1))
-    assert learned < error(make_schedule("closed_form", problem, 5, "heun"))
-    assert learned < 0.7 * start
-    assert model.num_timesteps == 160 * 16 * 32 * 5
-    assert model.search is not None
-    assert isinstance(model.search.explorers[0], AdaptedGaussian)
+def test_a_policy_that_sees_the_sample() -> None:
+    env = _env(64, 8, features=("rms", "log_velocity", "log_curvature"))
+    model = ARTRL("ARTPolicy", env, seed=0)
+    obs = torch.rand(16, 5, generator=torch.Generator().manual_seed(0))
+    obs[:, 0] = 0.4
+    assert torch.equal(model.policy.mean(obs), torch.zeros(16, 1))  # starts as the base schedule
+    model.learn(15 * 64 * 5)
+    assert float(model.policy.mean(obs).detach().std()) > 1e-4
+    schedule = distill(model, _dynamics(env), 32)
+    assert max(schedule.meta["theta_sd"]) > 0
+    assert schedule.sigma_end == 0.002
+
+
+# As an SB3 algorithm
 
 
 @pytest.mark.parametrize("features", [(), ("rms", "log_velocity")])
@@ -100,29 +191,26 @@ def test_same_seed_same_agent(features) -> None:
     agents = []
     for seed in (3, 3, 4):
         env = _env(features=features)
-        agents.append((ARTRL("ARTPolicy", env, seed=seed).learn(6 * 32 * 5), env))
-    parameters = [_parameters(model) for model, _ in agents]
-    sigmas = [distill(model, _dynamics(env), 16).sigmas for model, env in agents]
-    assert _same(parameters[0], parameters[1])
-    assert (sigmas[0] == sigmas[1]).all()
-    assert not torch.equal(parameters[0]["table.values"], parameters[2]["table.values"])
-    assert (sigmas[0] != sigmas[2]).any()
+        env.seed(0)
+        agents.append(_parameters(ARTRL("ARTPolicy", env, seed=seed).learn(6 * 32 * 5)))
+    assert _same(agents[0], agents[1])
+    assert not torch.equal(agents[0]["table.values"], agents[2]["table.values"])
 
 
 def test_save_load_predict_and_go_on(tmp_path) -> None:
-    kwargs = {"net_arch": [16], "adam_betas": (0.8, 0.9)}
+    kwargs = {"net_arch": [16], "critic_arch": [8], "adam_betas": (0.8, 0.9)}
     settings = {"policy_kwargs": kwargs, "critic_learning_rate": 2e-3, "std_start": 0.4}
     model = ARTRL("ARTPolicy", _env(features=("rms",)), seed=1, **settings)
     model.learn(6 * 32 * 5)
     model.save(tmp_path / "agent.zip")
     loaded = ARTRL.load(tmp_path / "agent.zip", env=_env(features=("rms",)))
     assert _same(_parameters(model), _parameters(loaded))
-    assert loaded.policy.net_arch == (16,)
-    assert [m.out_features for m in loaded.policy.critic_net if hasattr(m, "out_features")] == [16, 1]
+    assert [m.out_features for m in loaded.policy.actor_net if hasattr(m, "out_features")] == [16, 1]
+    assert [m.out_features for m in loaded.policy.critic_net if hasattr(m, "out_features")] == [8, 1]
     assert loaded.policy.adam_betas == (0.8, 0.9)
     assert (loaded.std_start, loaded.critic_learning_rate, loaded.noise_groups) == (0.4, 2e-3, 4)
-    assert loaded.num_timesteps == 6 * 32 * 5
-    assert loaded.num_updates == 6
+    assert (loaded.num_timesteps, loaded.num_updates) == (6 * 32 * 5, 6)
+    assert loaded.initial_noises.costs == pytest.approx(model.initial_noises.costs, nan_ok=True)
     for name in ("optimizer", "critic_optimizer"):
         a, b = (getattr(m.policy, name).state_dict() for m in (model, loaded))
         assert a["state"]
@@ -132,74 +220,51 @@ def test_save_load_predict_and_go_on(tmp_path) -> None:
                 assert torch.equal(torch.as_tensor(value), torch.as_tensor(b["state"][i][key]))
     obs = np.random.default_rng(0).random((7, 3), dtype=np.float32)
     assert (model.predict(obs, deterministic=True)[0] == loaded.predict(obs, deterministic=True)[0]).all()
-    # Without an environment too: an agent is a policy.
+    # Without an environment too: an agent is a policy. And a policy can be saved by itself.
     bare = ARTRL.load(tmp_path / "agent.zip")
     assert (bare.predict(obs, deterministic=True)[0] == model.predict(obs, deterministic=True)[0]).all()
+    model.policy.save(tmp_path / "policy.pt")
+    assert _same(_parameters(model), dict(ARTPolicy.load(tmp_path / "policy.pt").state_dict()))
     before = _parameters(loaded)
     loaded.learn(4 * 32 * 5, reset_num_timesteps=False)
     assert loaded.num_timesteps == 10 * 32 * 5
-    assert loaded.num_updates == 10
-    # The table is found by then, and the network goes on.
-    assert torch.equal(before["table.values"], loaded.policy.table.values)
-    assert not torch.equal(before["actor_net.2.weight"], loaded.policy.actor_net[2].weight)
-
-
-def test_predict_shapes_and_bounds() -> None:
-    model = ARTRL("ARTPolicy", _env(), seed=0)
-    with torch.no_grad():
-        model.policy.table.values.copy_(torch.linspace(-1, 1, 5))
-    obs = np.array([[k / 5, 1 - k / 5] for k in range(5)], dtype=np.float32)
-    actions, state = model.predict(obs, deterministic=True)
-    assert state is None
-    assert actions[:, 0] == pytest.approx(np.linspace(-1, 1, 5), abs=1e-6)
-    assert model.predict(obs[2], deterministic=True)[0].shape == (1,)
-    noisy = np.concatenate([model.predict(obs)[0] for _ in range(50)])
-    assert np.abs(noisy).max() == 1.0  # held within the action space
-    assert len(np.unique(noisy)) > 50
-
-
-class _Count(BaseCallback):
-    def __init__(self, stop_after: int | None = None) -> None:
-        super().__init__()
-        self.steps = self.rollouts = self.starts = self.ends = 0
-        self.stop_after = stop_after
-
-    def _on_training_start(self) -> None:
-        self.starts += 1
-
-    def _on_training_end(self) -> None:
-        self.ends += 1
-
-    def _on_rollout_end(self) -> None:
-        self.rollouts += 1
-
-    def _on_step(self) -> bool:
-        self.steps += 1
-        return self.stop_after is None or self.steps < self.stop_after
+    assert not torch.equal(before["table.values"], _parameters(loaded)["table.values"])
 
 
 class _Memory(KVWriter):
     def __init__(self) -> None:
         self.rows: list[dict] = []
 
-    def write(self, key_values, key_excluded, step: int = 0) -> None:
-        self.rows.append({"step": step, **key_values})
+    def write(self, key_values, key_excluded, step=0) -> None:
+        self.rows.append({**key_values, "step": step})
 
     def close(self) -> None:
         pass
 
 
-def test_callbacks_logger_and_progress_bar() -> None:
-    model = ARTRL("ARTPolicy", _env(features=("rms",)), seed=0)
-    memory, count = _Memory(), _Count()
+class _Count(BaseCallback):
+    def __init__(self, stop_after: int = 10**9) -> None:
+        super().__init__()
+        self.steps = self.rollouts = 0
+        self.stop_after = stop_after
+
+    def _on_step(self) -> bool:
+        self.steps += 1
+        return self.steps < self.stop_after
+
+    def _on_rollout_end(self) -> None:
+        self.rollouts += 1
+
+
+def test_logs_and_callbacks() -> None:
+    model, memory, count = ARTRL("ARTPolicy", _env(), seed=0), _Memory(), _Count()
     model.set_logger(Logger(None, [memory]))
-    model.learn(4 * 32 * 5, callback=count, log_interval=1, progress_bar=True)
-    assert (count.steps, count.rollouts, count.starts, count.ends) == (20, 4, 1, 1)
+    model.learn(4 * 32 * 5, callback=count, log_interval=1)
+    assert (count.steps, count.rollouts) == (20, 4)
     assert [row["step"] for row in memory.rows] == [160 * i for i in range(1, 5)]
     keys = {"train/actor_loss", "train/critic_loss", "train/std", "train/explained_variance"}
     last = memory.rows[-1]
     assert keys | {"rollout/ep_rew_mean", "rollout/ep_len_mean"} <= last.keys()
-    assert last["rollout/ep_len_mean"] == 5
     assert all(math.isfinite(last[k]) for k in keys)
     assert last["train/std"] < model.std_start
 
@@ -210,147 +275,49 @@ def test_a_callback_can_stop_it() -> None:
     assert model.num_timesteps == 7 * 32
 
 
-def test_rows_explore_by_themselves_once_the_table_is_found() -> None:
-    model = ARTRL("ARTPolicy", _env(12, 4, features=("rms",)), seed=0, table_share=0.5)
-    table = model.policy.table
-    net = copy.deepcopy(model.policy.actor_net.state_dict())
-    model.learn(8 * 12 * 5)
-    assert model.num_updates == 8
-    assert model.search is None
-    assert model.policy.offsets is None
-    assert bool(table.values[:-1].any())
-    moved = model.policy.actor_net.state_dict()
-    assert not torch.equal(net["0.weight"], moved["0.weight"])
-    obs = torch.zeros(12, 3)
-    mean, std = model.policy.distribution(obs)
-    actions, _, log_prob = model.policy(obs)
-    noise = ((actions[:, 0] - mean) / std).detach()
-    assert len(torch.unique(noise)) == 12
-    expected = -0.5 * noise**2 - math.log(float(std[0]) * math.sqrt(2 * math.pi))
-    assert_float32_close(log_prob.detach(), expected, 1e-4)
+def test_the_average_is_what_is_deployed() -> None:
+    model = ARTRL("ARTPolicy", _env(), seed=0, average_last=0.5)
+    seen = []
+
+    class Watch(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_start(self) -> None:
+            seen.append(model.policy.table.values.detach().clone())
+
+    model.learn(8 * 32 * 5, callback=Watch())
+    # seen[i] is what i updates have made. The last update is not seen, but the average tells it.
+    assert model._averaged == 5
+    mean = model.policy.table.values.detach()
+    last = 5 * mean - torch.stack(seen[4:]).sum(0)
+    assert float((last - seen[-1]).abs().max()) < 0.05
+    assert not torch.equal(mean, seen[-1])
 
 
-def test_the_network_waits_for_the_table() -> None:
-    model = ARTRL("ARTPolicy", _env(12, 4, features=("rms",)), seed=0, table_share=1.0)
-    before = copy.deepcopy(model.policy.actor_net.state_dict())
-    torch.manual_seed(1)
-    model.learn(6 * 12 * 5)
-    for name, value in model.policy.actor_net.state_dict().items():
-        assert torch.equal(value, before[name])
-    alone = ARTRL("ARTPolicy", _env(12, 4), seed=0)
-    torch.manual_seed(1)
-    alone.learn(6 * 12 * 5)
-    assert torch.equal(model.policy.table.values, alone.policy.table.values)
+def test_a_total_that_is_no_multiple_of_the_rollout_never_climbs() -> None:
+    model = ARTRL("ARTPolicy", _env(), seed=0, average_last=0.0)
+    model.learn(32 * 5 + 32)
+    assert model.num_timesteps == 2 * 32 * 5
+    assert model.policy.optimizer.param_groups[0]["lr"] == 0  # not negative
+    assert float(model.policy.std) >= model.std_end * (1 - 1e-5)
 
 
-def test_one_row_with_features_learns_by_the_critic() -> None:
-    model = ARTRL("ARTPolicy", _env(1, 1, features=("rms",)), seed=0)
-    before = copy.deepcopy(model.policy.actor_net.state_dict())
-    model.learn(4 * 5)
-    assert not model.policy.table.values.any()
-    assert not torch.equal(before["4.weight"], model.policy.actor_net.state_dict()["4.weight"])
+# The update
 
 
-@pytest.mark.parametrize("groups", [1, 2, 5, 6])
-def test_a_policy_of_time_alone_plays_one_sequence_a_group(groups: int, step_by_step) -> None:
-    model = ARTRL("ARTPolicy", _env(30, groups), seed=0)
+def test_groups_share_noises_and_exploration_in_opposite_pairs() -> None:
+    env = _env(12, 4, features=("rms", "log_velocity"))
+    model = ARTRL("ARTPolicy", env, seed=0)
     _collect(model)
-    count = groups if groups > 1 else 30
-    actions = model.rollout_buffer.actions[..., 0].reshape(5, count, -1)
-    assert (actions == actions[:, :, :1]).all()
-    assert len(np.unique(actions[0, :, 0])) == count
-    assert (actions[4] == 0).all()  # the last step has no choice
-    if count % 2 == 0:
-        assert np.allclose(actions[:, : count // 2], -actions[:, count // 2 :], atol=1e-7)
-    _collect(model)  # held until the update
-    assert (model.rollout_buffer.actions[..., 0].reshape(5, count, -1) == actions).all()
-
-
-def test_update_of_the_first_phase_by_hand(step_by_step) -> None:
-    model = ARTRL("ARTPolicy", _env(8, 4, num_steps=3), seed=0, updates=1000)
-    _collect(model)
-    assert model.search is not None
-    explorer = model.search.explorers[0]
-    assert isinstance(explorer, AnnealedGaussian)
-    # Groups 0 to 3 earn 3, 1, 2, 0 in all: three, one, ... steps up the ladder of ranks.
-    model.rollout_buffer.rewards[:] = np.repeat([[1.0, 1.0 / 3, 2.0 / 3, 0.0]], 2, 1)
-    z, width, basis = explorer.z.clone(), explorer.width.clone(), explorer.basis
-    model.train()
-    weights = torch.tensor([0.5, -1 / 6, 1 / 6, -0.5], dtype=torch.float64) * math.sqrt(12)
-    direction = torch.sign((weights[:, None] * z).mean(0))  # Adam's first step
-    expected = (model.learning_rate * width * direction) @ basis
-    assert model.policy.table.values[:2].detach().numpy() == pytest.approx(expected.numpy(), rel=1e-5)
-    assert model.num_updates == 1
-
-
-def test_exploration_takes_the_betas_of_the_policy() -> None:
-    model = ARTRL("ARTPolicy", _env(), seed=0, policy_kwargs={"adam_betas": (0.5, 0.6)})
-    assert model.search is not None
-    assert isinstance(model.search.explorers[0], AnnealedGaussian)
-    assert model.search.explorers[0].betas == (0.5, 0.6)
-
-
-def test_an_update_takes_more_rollouts_later() -> None:
-    model = ARTRL("ARTPolicy", _env(8, 4, num_steps=2), seed=0, updates=10, starts=1)
-    memory = _Memory()
-    model.set_logger(Logger(None, [memory]))
-    model.learn(90 * 8 * 2, log_interval=1)
-    held = [row["train/rollouts_per_update"] for row in memory.rows if "train/rollouts_per_update" in row]
-    assert held[0] == 1
-    assert held[-1] == 4
-    assert held == sorted(held)
-
-
-def test_ranks_see_only_the_order() -> None:
-    r = ranks(torch.tensor([0.1, -1e9, 3.0, 0.2]))
-    assert r.argsort().tolist() == [1, 0, 3, 2]
-    assert float(r.mean()) == pytest.approx(0.0, abs=1e-12)
-    assert torch.allclose(r.sort().values.diff(), r.sort().values.diff()[:1])
-
-
-def test_adapted_gaussian_learns_an_ill_conditioned_valley() -> None:
-    # Curvatures from 1 to 10,000 along turned axes: white exploration of a fixed width crawls.
-    torch.manual_seed(0)
-    n = 6
-    axes = torch.linalg.qr(torch.randn(n, n, dtype=torch.float64))[0]
-    hessian = axes @ torch.diag(10.0 ** torch.linspace(0, 4, n, dtype=torch.float64)) @ axes.T
-    goal = torch.full((n,), 0.3, dtype=torch.float64)
-    explorer = AdaptedGaussian(torch.zeros(n), 0.1, 16)
-
-    def cost(x: torch.Tensor) -> torch.Tensor:
-        return torch.einsum("gi,ij,gj->g", x - goal, hessian, x - goal)
-
-    for _ in range(150):
-        offsets = explorer.explore(16)
-        explorer.improve(-cost(explorer.mean + offsets))
-    assert float(cost(explorer.mean[None])) < 1e-6
-    variances = torch.linalg.eigvalsh(explorer.covariance)
-    assert float(variances[-1] / variances[0]) > 300
-
-
-def test_adapted_gaussian_settles_at_the_border() -> None:
-    """The optimum lies beyond the range of actions; where returns are flat the width must not grow."""
-    torch.manual_seed(0)
-    goal = torch.tensor([0.3, 1.4, -0.2], dtype=torch.float64)
-    explorer = AdaptedGaussian(torch.zeros(3), 0.1, 16)
-    for _ in range(400):
-        offsets = explorer.explore(16)
-        played = explorer.mean + offsets
-        assert float(played.abs().max()) <= 1.0 + 1e-12
-        explorer.improve(-(played - goal).square().sum(1))
-    assert explorer.mean.tolist() == pytest.approx([0.3, 1.0, -0.2], abs=1e-3)
-    assert explorer.width < 0.01
-
-
-def test_one_row_has_nothing_to_compare_with() -> None:
-    with pytest.raises(ValueError, match=r"num_envs = 1: .*vector environment"):
-        ARTRL("ARTPolicy", _env(1, 1))
-    ARTRL("ARTPolicy", _env(1, 1, features=("rms",)), seed=0).learn(10)
-
-
-def test_a_rollout_of_part_of_an_episode_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"n_steps = 7 must be a multiple of 5"):
-        ARTRL("ARTPolicy", _env(), n_steps=7)
+    buffer = model.rollout_buffer
+    first = buffer.observations[0].reshape(4, 3, -1)
+    assert (first == first[:1]).all()
+    assert len(np.unique(first[0, :, 3])) == 3
+    actions = buffer.actions[0, :, 0].reshape(4, 3)
+    assert (actions == actions[:, :1]).all()
+    assert (actions[:2] == -actions[2:]).all()
+    assert len(np.unique(actions)) == 4
 
 
 def test_without_groups_every_row_explores_by_itself() -> None:
@@ -358,106 +325,179 @@ def test_without_groups_every_row_explores_by_itself() -> None:
     assert len(torch.unique(model.policy(torch.zeros(12, 2))[0])) == 12
 
 
-def test_groups_meet_the_same_noises_in_training(step_by_step) -> None:
-    env = _env(12, 3, features=("rms", "log_velocity"))
-    model = ARTRL("ARTPolicy", env, seed=0)
-    _collect(model)
-    first = model.rollout_buffer.observations[0].reshape(3, 4, -1)
-    assert (first == first[:1]).all()
-    assert len(np.unique(first[0, :, 3])) > 1
+def test_log_density() -> None:
+    policy = ARTRL("ARTPolicy", DummyVecEnv([_Toy]), seed=0).policy
+    obs = torch.rand(6, 2)
+    actions, _, log_prob = policy(obs)
+    z = (actions - policy.mean(obs)) / policy.std
+    expected = (-0.5 * z.square() - math.log(float(policy.std) * math.sqrt(2 * math.pi))).sum(1)
+    assert_float32_close(log_prob.detach(), expected.detach())
+    assert_float32_close(policy.log_prob(obs, actions).detach(), expected.detach())
 
 
 def test_actor_gradient_by_hand() -> None:
     # Two groups of two rows, two steps; the mean is 0, so the score is a / std^2.
-    model = ARTRL(
-        "ARTPolicy", _env(4, 2, num_steps=2, features=("rms",)), seed=0, std_adapted=0.5, std_end=0.5
-    )
+    model = ARTRL("ARTPolicy", _env(4, 2, num_steps=2), seed=0, std_start=0.5, std_end=0.5)
     _collect(model)
-    model._end_table()
     buffer = model.rollout_buffer
-    buffer.observations[:] = np.array([[0.0, 1.0, 0.0], [0.5, 0.5, 0.0]], np.float32)[:, None, :]
-    actions = np.array([[0.2, 0.3, -0.2, -0.1], [0.1, 0.1, -0.1, -0.4]])
+    model.initial_noises.weights = np.array([2.0, 0.5])
+    actions = np.array([[0.2, 0.2, -0.2, -0.2], [0.1, 0.1, -0.1, -0.1]])
     buffer.actions[..., 0] = actions
-    # Rows 0 and 2 meet one noise, rows 1 and 3 another, whose errors are a hundred times larger.
+    # Rows 0 and 2 meet one noise, rows 1 and 3 another, whose errors are larger.
+    buffer.rewards[:] = [[-1.0, -9.0, -2.0, -4.0], [-1.0, -10.0, -1.0, -1.0]]
     buffer.advantages[:] = [[-1.0, -103.0, -3.0, -101.0], [-2.0, -200.0, -6.0, -208.0]]
     buffer.returns[:] = 1.0
-    centred = np.array([[1.0, -1.0, -1.0, 1.0], [2.0, 4.0, -2.0, -4.0]])
-    weights = centred / math.sqrt(44 / 7)  # the unbiased deviation of all of them
-    expected = -(weights * actions / 0.5**2).sum() / 8
+    delta = np.array([[[1, -1], [-1, 1]], [[2, 4], [-2, -4]]]) * [2.0, 0.5]  # [step, group, member]
+    before = np.array([[[0, 0], [0, 0]], [[0.5, -2.5], [-0.5, 2.5]]]) * [2.0, 0.5]
+    d, b = delta.mean(2), before.mean(2)
+    slope = (d[1] * b[1]).sum() / (b[1] ** 2).sum()
+    delta[1] -= slope * before[1]
+    weights = delta / delta.mean(2).std(ddof=1)
+    score = (weights.reshape(2, 4) * actions / 0.5**2).sum(1) / 8
     model.train()
-    bias = model.policy.actor_net[-1].bias
-    assert float(bias.grad) == pytest.approx(expected, rel=1e-5)
-    assert float(bias.detach()) == pytest.approx(-np.sign(expected) * model.network_learning_rate, rel=1e-3)
+    assert model.policy.table.values.grad[:, 0].numpy() == pytest.approx(-score, rel=1e-5)
+    step = model.learning_rate * np.sign(score)  # Adam's first
+    assert model.policy.table.values[:, 0].detach().numpy() == pytest.approx(step, rel=1e-3)
+
+
+def test_the_reward_before_an_action_is_no_part_of_its_advantage() -> None:
+    """Large rewards of the first step, of which the second has no part: they cancel."""
+    grads = []
+    for early in (0.0, 1000.0):
+        model = ARTRL("ARTPolicy", _env(8, 4, num_steps=2), seed=0, std_start=0.3)
+        _collect(model)
+        buffer, noise = model.rollout_buffer, early * np.repeat([1.0, -2.0, 0.5, 0.5], 2)
+        buffer.rewards[0] += noise
+        buffer.advantages[1] += 0.7 * noise  # as after a step whose cost is undone later
+        model.train()
+        grads.append(float(model.policy.table.values.grad[1, 0]))
+    assert abs(grads[1]) < 10 * abs(grads[0]) + 1.0
+
+
+def test_critic_is_fitted_to_the_traced_returns() -> None:
+    model = ARTRL("ARTPolicy", _env(64, 4), seed=0, critic_updates=300, critic_learning_rate=1e-2)
+    _collect(model)
+    buffer = model.rollout_buffer
+    buffer.returns[:] = -np.array([5.0, 4.0, 3.0, 2.0, 1.0])[:, None]
+    obs = torch.as_tensor(buffer.observations).flatten(0, 1)
+    model.train()
+    values = model.policy.predict_values(obs).detach().reshape(5, 64).mean(1)
+    assert values.numpy() == pytest.approx([-5, -4, -3, -2, -1], rel=0.1)
 
 
 def test_the_table_stays_in_the_action_space() -> None:
-    model = ARTRL("ARTPolicy", _env(), seed=0, learning_rate=50.0)
-    model.learn(3 * 32 * 5)
+    model = ARTRL("ARTPolicy", _env(), seed=0, learning_rate=50.0).learn(3 * 32 * 5)
     assert float(model.policy.table.values.detach().abs().max()) <= 1.0
 
 
-@pytest.mark.parametrize("features", [(), ("rms",)])
-def test_the_average_is_what_is_deployed(tmp_path, features) -> None:
-    """Also by a model that was saved before the end and is not trained on."""
-    model = ARTRL("ARTPolicy", _env(features=features), seed=0, average_last=0.5)
-    seen = []
-
-    def learned(model: ARTRL) -> torch.Tensor:
-        return model.policy.actor_net[-1].weight if features else model.policy.table.values
-
-    class Watch(BaseCallback):
-        def _on_step(self) -> bool:
-            return True
-
-        def _on_rollout_start(self) -> None:
-            seen.append(learned(model).detach().clone())
-            model.save(tmp_path / "last.zip")
-
-    model.learn(24 * 32 * 5, callback=Watch())
-    # The last update is not seen by the callback.
-    deployed = learned(model).detach().clone()
-    assert not torch.equal(deployed, seen[-1])
-    last = ARTRL.load(tmp_path / "last.zip")
-    assert torch.equal(learned(last), seen[-1])
-    last.use_average()
-    # seen[i] is what i updates have made; those of the second half are averaged: of all, or of the network's.
-    first = 18 if features else 12
-    assert_float32_close(learned(last).detach(), torch.stack(seen[first:]).mean(0))
-
-
-def test_a_budget_that_is_no_multiple_of_the_rollout_never_climbs() -> None:
-    # The last rollout goes past the end: the step must be 0 there, not negative.
-    model = ARTRL("ARTPolicy", _env(), seed=0, average_last=0.0)
-    seen = []
-
-    class Watch(BaseCallback):
-        def _on_step(self) -> bool:
-            return True
-
-        def _on_rollout_start(self) -> None:
-            seen.append(model.policy.optimizer.param_groups[0]["lr"])
-
-    model.learn(32 * 5 + 32, callback=Watch())
-    assert model.num_timesteps == 2 * 32 * 5
-    seen.append(model.policy.optimizer.param_groups[0]["lr"])
-    assert min(seen) >= 0
-    assert float(model.policy.std) >= model.std_end * (1 - 1e-5)
-
-
-def test_policy_that_depends_on_the_state() -> None:
-    env = _env(64, 8, features=("rms", "log_velocity", "log_curvature"))
+def test_begins_with_a_schedule() -> None:
+    env = _env(base_schedule=7.0, action_range=8.0)
     model = ARTRL("ARTPolicy", env, seed=0)
-    obs = torch.rand(16, 5, generator=torch.Generator().manual_seed(0))
-    obs[:, 0] = 0.4
-    assert torch.equal(model.policy.distribution(obs)[0], torch.zeros(16))  # starts as the clock's grid
-    critic = copy.deepcopy(model.policy.critic_net.state_dict())
-    model.learn(15 * 64 * 5)
-    means = model.policy.distribution(obs)[0].detach()
-    assert float(means.std()) > 1e-4
-    assert not torch.equal(critic["0.weight"], model.policy.critic_net[0].weight)
-    schedule = distill(model, _dynamics(env), 32)
-    assert max(schedule.meta["theta_sd"]) > 0
-    assert schedule.sigma_end == 0.002
+    schedule = make_schedule("log_snr", make_problem("mixture-1d"), num_steps=5)
+    actions = SchedulePolicy(schedule, _dynamics(env)).actions
+    model.policy.set_table(actions)
+    assert distill(model, _dynamics(env), 4).sigmas == pytest.approx(schedule.sigmas, rel=1e-4)
+    model.policy.set_table(actions[:, None])
+    for bad in (actions[:3], actions + np.nan, actions + 2.0):
+        with pytest.raises(ValueError, match="actions"):
+            model.policy.set_table(bad)
+
+
+def test_table_is_linear_between_steps() -> None:
+    policy = ARTRL("ARTPolicy", DummyVecEnv([_Toy]), seed=0).policy
+    policy.set_table(np.array([[0.0, 0.3], [0.2, 0.1], [0.6, -0.5]]))
+    means = policy.mean(torch.tensor([[0.0, 1.0], [1 / 3, 0.6], [0.5, 0.5], [1.0, 0.0]])).detach()
+    assert means.numpy() == pytest.approx(
+        np.array([[0.0, 0.3], [0.2, 0.1], [0.4, -0.2], [0.6, -0.5]]), abs=1e-6
+    )
+
+
+# Short runs
+
+
+def _planned(starts: int, rollouts: float) -> tuple[ARTPolicy, Restarts]:
+    policy = ARTRL("ARTPolicy", _env(), seed=0).policy
+    return policy, Restarts(policy, starts, rollouts, 0.2)
+
+
+def test_the_best_of_the_short_runs_goes_on() -> None:
+    policy, plan = _planned(3, 300)
+    begins, ends, remaining = [], [], []
+    for i in range(300):
+        progress = (i + 1) / 300
+        run = len(plan.ended)
+        if len(begins) == run:
+            begins.append(policy.table.values.detach().clone())
+        with torch.no_grad():
+            policy.table.values += 0.001
+        remaining.append(plan.remaining(progress))
+        ends = [*ends[:run], policy.table.values.detach().clone()]
+        plan.update(policy, progress, (-5.0, -3.0, -4.0, 0.0)[run])
+    assert len(plan.ended) == 3
+    assert [round(score, 9) for score, _ in plan.ended] == [-5.0, -3.0, -4.0]
+    assert not begins[0].any()
+    assert not torch.equal(begins[1], begins[2])
+    assert torch.equal(begins[3], ends[1])
+    assert remaining[0] > 0.95
+    assert remaining[29] == pytest.approx(0.3)
+    assert remaining[90] < 0.5
+    assert remaining[-1] == 0.0
+
+
+@pytest.mark.parametrize(("starts", "rollouts"), [(1, 1000), (4, 100)])
+def test_few_rollouts_are_one_run(starts: int, rollouts: int) -> None:
+    policy, plan = _planned(starts, rollouts)
+    assert plan.starts == 0
+    assert [plan.remaining(p) for p in (0.0, 0.25, 1.0, 1.1)] == [1.0, 0.75, 0.0, 0.0]
+    plan.update(policy, 1.0, 0.0)
+    assert plan.ended == []
+
+
+def test_short_runs_survive_a_file(tmp_path) -> None:
+    model = ARTRL("ARTPolicy", _env(8, 4, num_steps=2), seed=0, starts=2)
+    model.learn(140 * 16, callback=_Count(stop_after=2 * 25))
+    assert len(model.restarts.ended) == 1
+    model.save(tmp_path / "m.zip")
+    loaded = ARTRL.load(tmp_path / "m.zip", env=_env(8, 4, num_steps=2))
+    assert loaded.restarts.ended[0][0] == model.restarts.ended[0][0]
+    loaded.learn(140 * 16 - loaded.num_timesteps, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 140 * 16
+    assert len(loaded.restarts.ended) == 2
+
+
+# Initial noises
+
+
+def test_costly_noises_are_drawn_more_often_and_weigh_less() -> None:
+    torch.manual_seed(0)
+    noises = InitialNoises(10)
+    assert sorted(noises.draw(10)) == list(range(10))
+    assert noises.weights == pytest.approx(np.ones(10))
+    costs = np.array([0.0, 0, 0, 0, 0, 0, 0, 0, 1.0, 9.0])
+    noises.update(-costs[noises.index])
+    share = EVEN / 10 + (1 - EVEN) * costs / 10
+    index = noises.draw(100_000)
+    assert np.bincount(index) / 100_000 == pytest.approx(share, abs=2e-5)
+    assert noises.weights.mean() == pytest.approx(1.0, abs=1e-3)
+    assert (noises.weights * costs[index]).mean() == pytest.approx(costs.mean(), rel=1e-3)
+    noises.update(-costs[index] - 2)
+    assert noises.costs[9] == pytest.approx(10.0)  # half old, half new
+
+
+def test_an_unknown_noise_counts_as_an_average_one() -> None:
+    noises = InitialNoises(4)
+    noises.index = np.array([0, 1])
+    noises.update(np.array([-1.0, -3.0]))
+    noises.draw(1000)
+    unknown = noises.weights[noises.index == 3][0]
+    assert unknown == pytest.approx(1.0)
+
+
+def test_no_choice_of_noises_where_samples_are_judged_as_one_set() -> None:
+    for settings in ({"solver": "euler_maruyama"}, {"reward": "euler"}):
+        model = ARTRL("ARTPolicy", _env(32, 2, **{"problem": "gaussian-1d", **settings}), seed=0)
+        assert model.initial_noises is None
+        model.learn(2 * 32 * 5)
 
 
 # The literal algorithm
@@ -465,7 +505,7 @@ def test_policy_that_depends_on_the_state() -> None:
 
 def test_paper_runs() -> None:
     env = _paper_env(K=10)
-    model = ARTRL.paper(env, seed=0)
+    model = PaperARTRL("PaperPolicy", env, seed=0)
     before = _parameters(model)
     model.learn(20 * 10)
     assert model.num_updates == 20
@@ -487,27 +527,29 @@ def test_paper_runs() -> None:
 
 
 def test_paper_saves_its_multiplier(tmp_path) -> None:
-    model = ARTRL.paper(_paper_env(), seed=0)
+    model = PaperARTRL("PaperPolicy", _paper_env(), seed=0)
     model.learn(5 * 6)
     model.save(tmp_path / "m.zip")
-    loaded = ARTRL.load(tmp_path / "m.zip", env=_paper_env())
-    assert loaded.literal
+    loaded = PaperARTRL.load(tmp_path / "m.zip", env=_paper_env())
+    model.policy.save(tmp_path / "policy.pt")
+    assert _same(_parameters(model), dict(PaperPolicy.load(tmp_path / "policy.pt").state_dict()))
     assert loaded.multiplier == model.multiplier != 0
     assert _same(_parameters(model), _parameters(loaded))
 
 
 def test_paper_policy_width_is_tied_to_the_stiffness() -> None:
-    model = ARTRL.paper(_paper_env(), seed=0, temperature=0.2)
+    model = PaperARTRL("PaperPolicy", _paper_env(), seed=0, temperature=0.2)
     obs = torch.zeros(3, 4)
     obs[:, 3] = torch.tensor([-1 / 6, 0.0, 1 / 3])  # |Q| = 0.1, 1, 100
-    mean, std = model.policy.distribution(obs)
+    pi = model.policy.distribution(obs)
+    mean, std = pi.mean, pi.stddev
     assert (std**2).numpy() == pytest.approx(0.2 / np.array([0.1, 1.0, 100.0]), rel=1e-5)
     # Equal (t, x, psi): the mean may not see the stiffness.
     assert torch.equal(mean, mean[:1].expand(3))
 
 
 def test_paper_noise_has_that_width() -> None:
-    model = ARTRL.paper(_paper_env(), seed=0)
+    model = PaperARTRL("PaperPolicy", _paper_env(), seed=0)
     obs = torch.zeros(4000, 4)
     obs[:, 3] = torch.log10(torch.tensor(2.5)) / 6
     torch.manual_seed(0)
@@ -519,8 +561,14 @@ def test_paper_noise_has_that_width() -> None:
 def test_literal_update_by_the_formulas(rows: int) -> None:
     K, lam, a_gamma, lr = 4, 0.3, 0.5, 1e-3
     env = _paper_env(rows, K)
-    model = ARTRL.paper(
-        env, seed=0, temperature=lam, multiplier_step=a_gamma, learning_rate=lr, critic_learning_rate=lr
+    model = PaperARTRL(
+        "PaperPolicy",
+        env,
+        seed=0,
+        temperature=lam,
+        multiplier_step=a_gamma,
+        learning_rate=lr,
+        critic_learning_rate=lr,
     )
     twin = copy.deepcopy(model.policy)  # what the parameters should be
     nets = {"actor_net": twin.actor_net, "critic_net": twin.critic_net}
@@ -556,7 +604,7 @@ def test_literal_update_by_the_formulas(rows: int) -> None:
         assert model.multiplier == pytest.approx(gamma, rel=1e-5)
         for name, net in nets.items():
             for ours, theirs in zip(net.parameters(), getattr(model.policy, name).parameters(), strict=True):
-                # 2% of one step of Adam: an entry whose moment is almost 0 is stochastic.
+                # 2% of one step of Adam: an entry whose moment is almost 0 is noisy.
                 assert torch.allclose(ours, theirs, rtol=0, atol=0.02 * lr), name
 
 
@@ -590,19 +638,19 @@ def test_environment_without_num_steps() -> None:
 )
 def test_paper_needs_its_environment(settings, match: str) -> None:
     with pytest.raises(ValueError, match=match):
-        ARTRL.paper(_paper_env(**settings))
+        PaperARTRL("PaperPolicy", _paper_env(**settings))
 
 
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"starts": 0}, "starts = 0"),
         ({"noise_groups": 5}, "noise_groups = 5 must divide num_envs = 32"),
         ({"noise_groups": 0}, "noise_groups = 0"),
         ({"std_start": 0.0}, "std_start = 0.0 must be a positive"),
         ({"std_end": -0.1}, "std_end = -0.1 must be a positive"),
         ({"std_start": math.nan}, "std_start = nan"),
-        ({"temperature": 0.0}, "temperature = 0.0"),
+        ({"critic_updates": 0}, "critic_updates = 0"),
+        ({"starts": 0}, "starts = 0"),
         ({"gae_lambda": 1.5}, "gae_lambda = 1.5"),
         ({"average_last": -0.1}, "average_last = -0.1"),
     ],

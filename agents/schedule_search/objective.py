@@ -1,0 +1,93 @@
+"""What is searched on: the returns of schedules from initial noises."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from art_env.envs.clock import LogSpeed
+from art_env.envs.dynamics import Dynamics
+from art_env.schedules.schedule import Schedule
+
+
+class Evaluator(Protocol):
+    """Whoever evaluates, here or on another machine.
+
+    Attributes:
+        num_steps: K.
+        pool_size: how many initial noises there are.
+        paired: whether each noise has a return of its own; if not, returns are those of whole groups of noises.
+        rows: episodes played so far.
+        evaluations: of the denoiser, so far.
+    """
+
+    num_steps: int
+    pool_size: int
+    paired: bool
+    rows: int
+    evaluations: int
+
+    def __call__(self, actions: np.ndarray, noises: np.ndarray) -> np.ndarray:
+        """Returns ``[G, M]`` of ``actions: [G, K - 1]`` or ``[G, K]`` from each of the initial ``noises: [M]``.
+
+        All G meet the same noises (common random numbers). Without the last action, which the environment does not
+        read, it is 0.
+        """
+
+    def schedule(self, actions: np.ndarray) -> Schedule:
+        """The noise levels of actions ``[K]``."""
+
+
+class Objective:
+    """The returns of an environment's episodes, evaluated in this process.
+
+    Args:
+        dynamics: with ``control="log_speed"`` and exact trajectories; for the reward of groups (a stochastic
+            solver) with a ``group_size``, of which the number of noises must be a multiple.
+        batch: rows of a denoiser call at most, a multiple of the ``group_size``; None: all at once.
+
+    Raises:
+        ValueError: other dynamics.
+    """
+
+    def __init__(self, dynamics: Dynamics, batch: int | None = None) -> None:
+        if dynamics.reference is None:
+            raise ValueError(
+                f"reward = {dynamics.reward_name!r} has no exact trajectories to start from; the search needs "
+                "'global' or 'local'"
+            )
+        if not isinstance(dynamics.control_rule, LogSpeed):
+            raise ValueError(f"control = {dynamics.control!r}: the search needs 'log_speed'")
+        self.dynamics, self.batch, self.control = dynamics, batch, dynamics.control_rule
+        self.num_steps, self.pool_size = dynamics.num_steps, dynamics.reference.num_noises
+        self.paired = dynamics.paired
+        self.rows = self.evaluations = 0
+
+    def __call__(self, actions: np.ndarray, noises: np.ndarray) -> np.ndarray:
+        """See ``Evaluator``."""
+        G, M, device = len(actions), len(noises), self.dynamics.device
+        whole = np.zeros((G, self.num_steps))
+        whole[:, : actions.shape[1]] = actions
+        played = torch.from_numpy(whole).to(device).repeat_interleave(M, 0)
+        index = torch.from_numpy(np.tile(noises, G)).to(device)
+        size, before = self.batch or len(index), self.dynamics.denoiser.evals
+        pieces = zip(index.split(size), played.split(size), strict=True)
+        returns = torch.cat([self.dynamics.returns(*piece) for piece in pieces])
+        self.rows += len(index)
+        self.evaluations += self.dynamics.denoiser.evals - before
+        return returns.reshape(G, M).cpu().numpy()
+
+    def schedule(self, actions: np.ndarray) -> Schedule:
+        """See ``Evaluator``."""
+        dynamics = self.dynamics
+        levels = self.control.levels(torch.from_numpy(actions)[None].to(dynamics.device))
+        meta = {
+            "method": "search",
+            "problem": dynamics.problem.name,
+            "solver": dynamics.solver.name,
+            "num_steps": self.num_steps,
+            "reward": dynamics.reward_name,
+        }
+        return Schedule(levels[:, 0].cpu().numpy(), "search", meta)

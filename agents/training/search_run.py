@@ -1,0 +1,92 @@
+"""One schedule search as the settings say, and in a run folder with logs and checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+
+import numpy as np
+from tqdm import tqdm
+
+from agents.callbacks import ScheduleLog
+from agents.schedule_search.objective import Objective
+from agents.schedule_search.record import Record
+from agents.schedule_search.search import Callback, Options, ScheduleSearch, SearchResult
+from agents.training.run_folder import RunFolder
+from agents.training.settings import SearchSettings
+from art_env import __version__
+from art_env.envs.config import EnvConfig
+from art_env.envs.dynamics import Dynamics
+from art_env.schedules.schedule import Schedule
+
+# Lines of the log and, among them, schedules measured on held-out noises, which takes longer.
+LINES, SCHEDULES = 100, 20
+
+
+def make_search(
+    settings: SearchSettings,
+    config: EnvConfig,
+    rows: int,
+    budget: int,
+    record: Record | None = None,
+    callback: Callback | None = None,
+) -> ScheduleSearch:
+    """A search as the settings say.
+
+    Args:
+        settings: of the search.
+        config: of the environment, with its exact trajectories.
+        rows: episodes of a rollout.
+        budget: env steps.
+        record, callback: as ``ScheduleSearch``.
+    """
+    own, noises = settings, rows // settings.noise_groups
+    objective = Objective(Dynamics(config, group_size=noises), batch=rows)
+    options = Options(own.noise_groups, noises, own.starts, own.learning_rate, own.std_start)
+    return ScheduleSearch(objective, budget, options, own.seed, record, callback)
+
+
+def run_search(
+    settings: SearchSettings,
+    config: EnvConfig,
+    rows: int,
+    budget: int,
+    run: RunFolder,
+    log: ScheduleLog,
+    say: Callable[[str], None],
+) -> SearchResult:
+    """Search, or go on with a search that was killed.
+
+    Args:
+        settings, config, rows, budget: as ``make_search``.
+        run: where logs and checkpoints go.
+        log: logs schedules.
+        say: called with lines of progress.
+    """
+    record, logger = Record(run.search), run.logger()
+    if record.replaying:
+        say(f"going on after {record.seconds:.0f} s of searching")
+    lines, schedules = 0, 0
+    bar = tqdm(total=budget, unit="steps", disable=not (settings.progress and sys.stderr.isatty()))
+
+    def watch(done: float, numbers: dict[str, float], actions: np.ndarray) -> None:
+        nonlocal lines, schedules
+        steps = int(numbers["time/total_timesteps"])
+        bar.update(steps - bar.n)
+        if done * LINES < lines:
+            return
+        lines = int(done * LINES) + 1
+        for name, value in numbers.items():
+            logger.record(name, value)
+        if done * SCHEDULES >= schedules:
+            schedules = int(done * SCHEDULES) + 1
+            log(search.objective.schedule(actions), logger, steps)
+        logger.dump(steps)
+
+    search = make_search(settings, config, rows, budget, record, watch)
+    with bar:
+        found = search.run()
+    logger.close()
+    meta = {**found.schedule.meta, "seed": settings.seed, "version": __version__}
+    return dataclasses.replace(found, schedule=Schedule(found.schedule.sigmas, settings.algorithm, meta))
