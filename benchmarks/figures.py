@@ -40,13 +40,14 @@ COLORS = {
     "dp": "#8bc34a",
     "cma": "#00838f",
     "gradient": "#455a64",
+    "art": "#111111",
     "ppo": "#ef6c00",
     "sac": "#3949ab",
 }
 # The smallest distance from the oracle that a figure shows.
 NEAREST = 1e-3
 RATIO_TICKS = (1.001, 1.003, 1.01, 1.03, 1.1, 1.3, 2, 4, 10, 30, 100, 300, 1000, 3000, 10000)
-LEARNERS = ("art", "ppo", "sac")
+LEARNERS = (OURS, "art", "ppo", "sac")
 STEPS_METHODS = (
     "uniform",
     "log_snr",
@@ -59,6 +60,7 @@ STEPS_METHODS = (
     "cma",
     "gradient",
     "ppo",
+    "art",
     OURS,
 )
 # Schedules that the figure of sample efficiency has a level line for.
@@ -76,7 +78,7 @@ def draw(board: Leaderboard, found: Sequence[Summary], curves: Sequence[Cell]) -
 
 
 def color(methods: Sequence[str], method: str) -> tuple[float, ...] | str:
-    """The color of a method, the same in every figure; ART-RL's is red."""
+    """The color of a method, the same in every figure; the search's is red."""
     if method in COLORS:
         return COLORS[method]
     others = [m for m in methods if m not in COLORS and m != ORACLE]
@@ -217,7 +219,7 @@ def curve_band(
 
 
 def heat(board: Leaderboard) -> Figure:
-    """ART-RL's median ratio, a row a problem and solver, a column a K."""
+    """The median ratio of the search, a row a problem and solver, a column a K."""
     cells = board.cells_of(OURS)
     rows = list(dict.fromkeys((c.problem, c.solver) for c in board.cells))
     columns = sorted({c.num_steps for c in board.cells})
@@ -242,7 +244,9 @@ def heat(board: Leaderboard) -> Figure:
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    bar = figure.colorbar(image, ax=axes, extend="both", label="ART-RL's median ratio", aspect=25)
+    bar = figure.colorbar(
+        image, ax=axes, extend="both", label="median ratio of the schedule search", aspect=25
+    )
     bar.ax.yaxis.set_minor_locator(NullLocator())
     ticks = [tick for tick in RATIO_TICKS if 1.003 <= tick <= 2]
     bar.set_ticks([tick - 1 for tick in ticks], labels=[f"{tick:g}" for tick in ticks])

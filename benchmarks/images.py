@@ -2,8 +2,10 @@
 
 python -m benchmarks.images solvers --jobs 2
 
-Trains what is missing (a run folder a schedule under --runs; a run that is there is used again), scores it on
-held-out noises, prints the tables and writes them to --out.
+Searches for the schedules that are missing (a run folder each under --runs; a run that is there is used again),
+scores them on held-out noises, prints the tables and writes them to --out. A name that begins with ``search`` is a
+schedule of the schedule search. Only the paper's reward, which has no exact trajectories for a search, needs ART-RL;
+the rows ``search (euler reward)`` in the files are of a time when the search could do without them.
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ import tyro
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from agents.checkpoint import load_agent
 from agents.distill import distill
+from agents.schedule_policy import SchedulePolicy
 from art_env._util.files import write_text
+from art_env.envs.config import EnvConfig
+from art_env.envs.dynamics import Dynamics
 from art_env.evaluation.evaluator import Evaluator
 from art_env.evaluation.plots import samples_figure
 from art_env.evaluation.results import Score, format_table, write_csv
@@ -30,7 +34,7 @@ from art_env.problems.library import make_problem
 from art_env.problems.problem import Problem
 from art_env.schedules import Schedule
 from art_env.schedules.registry import make_schedule
-from benchmarks.records import RESULTS, ROOT
+from benchmarks.records import OURS, RECORDS, RESULTS, ROOT, Cell, Leaderboard
 from benchmarks.running import run_training, training_processes
 
 Table = Literal["solvers", "steps", "models", "saved", "inpaint", "picture"]
@@ -44,6 +48,8 @@ SIZES = ("digits-small", "digits", "digits-large")
 RIVALS = ("uniform", "log_snr", "edm", "edm_tuned", "closed_form")
 # The oracle of a long RK4 run takes an hour and is far below what the metric resolves.
 LONGEST_ORACLE = 20
+# Trajectories that actions are carried over on; without features they are all the same.
+FEW_NOISES = 16
 
 
 @dataclass
@@ -79,6 +85,11 @@ class Training:
     reward: str = "global"
     oracle: bool = True
 
+    @property
+    def algorithm(self) -> str:
+        """That of train.py: the search needs exact trajectories, which the paper's reward has not."""
+        return "art" if self.reward == "euler" else "search"
+
     def folder(self, runs: Path) -> Path:
         """The run folder."""
         return runs / f"{self.problem}__{self.solver}__{self.num_steps}__{self.reward}"
@@ -86,7 +97,7 @@ class Training:
 
 def train(training: Training, args: Args) -> None:
     """Train unless the run is there; a broken run is made again."""
-    run_training(training.folder(args.runs), "art", **asdict(training), device=args.device)
+    run_training(training.folder(args.runs), training.algorithm, **asdict(training), device=args.device)
 
 
 def learned(training: Training, args: Args, name: str) -> Schedule:
@@ -96,10 +107,18 @@ def learned(training: Training, args: Args, name: str) -> Schedule:
 
 
 def carried(training: Training, args: Args, problem: Problem) -> Schedule:
-    """The schedule of a run's policy on another problem, along that one's base schedule."""
-    policy, dynamics = load_agent(training.folder(args.runs) / "model.zip", problem=problem)
-    schedule = distill(policy, dynamics)
-    return Schedule(schedule.sigmas, "art policy of digits", schedule.meta)
+    """The schedule of a run's actions on another problem, along that one's base schedule."""
+    config = EnvConfig(
+        solver=training.solver,
+        num_steps=training.num_steps,
+        features=(),
+        base_schedule="closed_form",
+        num_noises=FEW_NOISES,
+    )
+    own = config.of_problem(make_problem(training.problem, device=args.device))
+    schedule = learned(training, args, "search actions of digits")
+    policy = SchedulePolicy(schedule, Dynamics(own))
+    return distill(policy, Dynamics(config.of_problem(problem)), name=schedule.name)
 
 
 def oracle_of(training: Training, args: Args) -> Schedule | None:
@@ -122,11 +141,9 @@ def trainings(args: Args) -> list[Training]:
         elif table == "models":
             jobs += [per_step("heun", K) for K in (3, 5, 7, 10)]
             jobs += [Training(p, "heun", K, oracle=False) for p, K in TRAINED_ANEW]
-        elif table == "picture":
-            jobs += [per_step("heun", K) for K in (2, 3, 5)]
         elif table == "saved":
             jobs += [Training(p, "heun", K, oracle=False) for p in SIZES for K in SAVED_STEPS]
-        else:
+        elif table == "inpaint":
             for K in (3, 5, 7):
                 jobs += [per_step("heun", K), Training("digits-inpaint", "heun", K, oracle=False)]
     # One run serves every table; with an oracle if any of them shows it.
@@ -159,10 +176,10 @@ def table_solvers(args: Args) -> list[Score]:
         evaluator = KeptEvaluator(problem, solver, args)
         rows += evaluator.floor() if not rows else []
         paper = learned(surrogate("euler", "euler"), args, "art (euler reward)")
-        local = learned(surrogate(solver, "local"), args, "art (local reward)")
+        local = learned(surrogate(solver, "local"), args, "search (local reward)")
         for K in tqdm(args.steps, desc=solver, disable=None):
             oracle = oracle_of(per_step(solver, K), args)
-            own = [learned(per_step(solver, K), args, "art (global reward)")]
+            own = [learned(per_step(solver, K), args, "search (global reward)")]
             others = [make_schedule(name, problem, K, solver) for name in RIVALS]
             shown = [*others, resampled(paper, K), resampled(local, K), *own]
             for schedule in [*shown, *([oracle] if oracle is not None else [])]:
@@ -174,7 +191,7 @@ def table_steps(args: Args) -> list[Score]:
     """One schedule, trained at K = 18, at other K."""
     problem = make_problem("digits", device=args.device)
     evaluator = KeptEvaluator(problem, "heun", args)
-    schedule = learned(per_step("heun", 18), args, "art, K = 18 resampled")
+    schedule = learned(per_step("heun", 18), args, "search, K = 18 resampled")
     rows: list[Score] = []
     for K in tqdm(TRANSFER_STEPS, desc="steps", disable=None):
         for name in ("log_snr", "edm"):
@@ -193,11 +210,11 @@ def table_models(args: Args) -> list[Score]:
         for K in tqdm((3, 5, 7, 10), desc=name, disable=None):
             for spec in ("uniform", "log_snr", "edm"):
                 rows += evaluator.rows(make_schedule(spec, problem, K, "heun"))
-            rows += evaluator.rows(learned(per_step("heun", K), args, "art of digits"))
+            rows += evaluator.rows(learned(per_step("heun", K), args, "search of digits"))
             rows += evaluator.rows(carried(per_step("heun", K), args, problem))
             if (name, K) in TRAINED_ANEW:
                 rows += evaluator.rows(
-                    learned(Training(name, "heun", K, oracle=False), args, "art of its own")
+                    learned(Training(name, "heun", K, oracle=False), args, "search of its own")
                 )
     return rows
 
@@ -210,7 +227,7 @@ def table_saved(args: Args) -> list[Score]:
         evaluator = KeptEvaluator(problem, "heun", args)
         own = evaluator.rows(make_schedule("edm", problem, 10, "heun"))
         for K in tqdm(SAVED_STEPS, desc=name, disable=None):
-            own += evaluator.rows(learned(Training(name, "heun", K, oracle=False), args, "art"))
+            own += evaluator.rows(learned(Training(name, "heun", K, oracle=False), args, "search"))
         for metric in ("rmse", "frechet"):
             print(saving(own, metric))
         rows += own
@@ -218,19 +235,19 @@ def table_saved(args: Args) -> list[Score]:
 
 
 def saving(rows: list[Score], metric: str) -> str:
-    """How many evaluations the learned schedules save at the quality of EDM.
+    """How many evaluations the searched schedules save at the quality of EDM.
 
     Distances to the data have a floor and a spread: they count as equal within one standard deviation.
     """
     here = [r for r in rows if r.metric == metric]
     goal = next(r for r in here if r.schedule == "edm")
     bar = goal.mean + (0.0 if metric == "rmse" else goal.sd)
-    good = [r for r in here if r.schedule == "art" and r.mean <= bar]
+    good = [r for r in here if r.schedule == "search" and r.mean <= bar]
     text = f"{goal.problem}, {metric}: EDM {goal.mean:.4g} +- {goal.sd:.2g} at {goal.nfe} NFE; "
     if not good:
         return text + "not reached"
     best = min(good, key=lambda r: r.nfe)
-    return text + f"ART-RL {best.mean:.4g} at {best.nfe}: {1 - best.nfe / goal.nfe:.0%} saved"
+    return text + f"search {best.mean:.4g} at {best.nfe}: {1 - best.nfe / goal.nfe:.0%} saved"
 
 
 def table_inpaint(args: Args) -> list[Score]:
@@ -241,18 +258,20 @@ def table_inpaint(args: Args) -> list[Score]:
     for K in (3, 5, 7):
         for name in ("edm", "edm_tuned", "closed_form"):
             rows += evaluator.rows(make_schedule(name, problem, K, "heun"))
-        rows += evaluator.rows(learned(per_step("heun", K), args, "art of digits"))
-        rows += evaluator.rows(learned(Training("digits-inpaint", "heun", K, oracle=False), args, "art"))
+        rows += evaluator.rows(learned(per_step("heun", K), args, "search of digits"))
+        rows += evaluator.rows(learned(Training("digits-inpaint", "heun", K, oracle=False), args, "search"))
     return rows
 
 
 def picture(args: Args) -> None:
-    """The picture of the README: EDM's schedule against the learned one at 3, 5 and 9 evaluations."""
+    """The picture of the README: EDM's schedule against the search's (seed 0) at 3, 5 and 9 evaluations."""
+    board = Leaderboard.read(RECORDS)
     evaluator = Evaluator(make_problem("digits", device=args.device), "heun", (0,), metrics=())
     sets = {"exact": evaluator.exact_samples(16)}
     for K in (5, 3, 2):
         nfe = evaluator.nfe(K)
-        sets[f"ART-RL, {nfe} NFE"] = evaluator.samples(learned(per_step("heun", K), args, "art"), 16)
+        searched = board.records(OURS, Cell("digits", "heun", K))[0].schedule()
+        sets[f"search, {nfe} NFE"] = evaluator.samples(searched, 16)
         sets[f"EDM, {nfe} NFE"] = evaluator.samples(make_schedule("edm", evaluator.problem, K, "heun"), 16)
     path = ROOT / "docs" / "samples.png"
     samples_figure(sets).savefig(path, dpi=110)
@@ -315,7 +334,8 @@ def main(args: Args) -> None:
     seconds = [
         json.loads((t.folder(args.runs) / "summary.json").read_text())["seconds"] for t in trainings(args)
     ]
-    print(f"{len(seconds)} trainings, {min(seconds):.0f} to {max(seconds):.0f} s each")
+    if seconds:
+        print(f"{len(seconds)} trainings, {min(seconds):.0f} to {max(seconds):.0f} s each")
 
 
 if __name__ == "__main__":

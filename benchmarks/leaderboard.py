@@ -33,11 +33,12 @@ from art_env.schedules.registry import check_fit, make_schedule
 from benchmarks.records import ORACLE, OURS, RECORDS, Cell, Leaderboard, Record
 from benchmarks.running import run_training, training_processes
 
-LEARNED = ("art", "ppo", "sac")
+# Methods that train.py knows, each with seeds.
+LEARNED = ("search", "art", "ppo", "sac")
 SEARCHES = (*LEARNED, "cma", "gradient")
 COMPUTED = ("edm_tuned", "closed_form", "gits", "gits:coefficient=1.15", "sdm", "dmn", "dp")
 HANDCRAFTED = ("uniform", "log_snr", "cosine", "arctan", "edm")
-METHODS = (ORACLE, *HANDCRAFTED, *COMPUTED, "gradient", "cma", "art")
+METHODS = (ORACLE, *HANDCRAFTED, *COMPUTED, "gradient", "cma", "search", "art")
 # A schedule with a smaller ratio than this shows that the search for the oracle missed a basin.
 LEAST_RATIO = 0.999
 # If the best of all searches has a larger ratio than this, the basin of one of them may be better than the oracle's.
@@ -54,10 +55,10 @@ class Args:
     solvers: tuple[str, ...] = ("euler", "heun", "rk4", "dpmpp_2m", "ipndm")
     steps: tuple[int, ...] = (2, 3, 5, 7, 10, 20)
     methods: tuple[str, ...] = METHODS
-    """oracle, art, ppo, sac, cma, gradient (as the oracle, but on the training noises), or any schedule that
+    """oracle, search, art, ppo, sac, cma, gradient (as the oracle, but on the training noises), or any schedule that
     evaluate.py knows."""
     seeds: tuple[int, ...] = tuple(range(10))
-    """Seeds of art, ppo and sac."""
+    """Seeds of search, art, ppo and sac."""
     cma_seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of CMA-ES, which may take longer than all the others together."""
     jobs: int = 1
@@ -116,7 +117,7 @@ class CellRunner:
         self.board.rebase(self.cell, self.least_error)
         self._record_oracle()
 
-    def look_again(self) -> None:
+    def search_oracle_again(self) -> None:
         """Search for the oracle from where new searches ended too, if all of them ended far above it."""
         searched = [r for r in self.board.records(cell=self.cell) if r.method in SEARCHES]
         if self.new_schedules and min((r.ratio for r in searched), default=1.0) > DOUBTFUL_RATIO:
@@ -206,10 +207,12 @@ def main(args: Args) -> None:
                     continue
                 for seed in args.cma_seeds if method == "cma" else (0,):
                     runner.run(method, seed)
-            runner.look_again()
+            runner.search_oracle_again()
             ratios = board.ratios(runner.cell, OURS)
             if not runner.left_out() and len(ratios):
-                tqdm.write(f"{runner.cell}: ART-RL's ratio {np.median(ratios):.3f} (to {ratios.max():.3f})")
+                tqdm.write(
+                    f"{runner.cell}: ratio of the search {np.median(ratios):.3f} (to {ratios.max():.3f})"
+                )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What does a learner need? Env steps and seconds (``efficiency``), and settings with equal tuning (``tuning``).
+"""What do the search and the agents need? Env steps and seconds (``efficiency``), and equal tuning (``tuning``).
 
 python -m benchmarks.learners efficiency
 
@@ -27,7 +27,8 @@ from benchmarks.running import kept_oracle, short_training
 
 # For each learner the option of train.py for the width of its exploration, its values, and the step sizes.
 GRIDS = {
-    "art": ("std_start", (0.09, 0.18, 0.36), (0.003, 0.01, 0.03)),
+    "search": ("std_start", (0.09, 0.18, 0.36), (0.003, 0.01, 0.03)),
+    "art": ("std_start", (0.09, 0.18, 0.36), (0.02, 0.05, 0.1)),
     "ppo": ("std_start", (0.1, 0.2, 0.4), (1e-3, 3e-3, 1e-2)),
     "sac": ("target_entropy", (-6.0, -4.5, -3.0), (1e-3, 3e-3, 1e-2)),
 }
@@ -49,10 +50,13 @@ class Efficiency(OneCell):
     """Train for several numbers of env steps."""
 
     runs: tuple[str, ...] = (
-        "art:128:20000",
-        "art:128:35000",
-        "art:128:50000",
-        "art:256:100000",
+        "search:128:20000",
+        "search:128:35000",
+        "search:128:50000",
+        "search:256:100000",
+        "search:256:200000",
+        "art:128:100000",
+        "art:128:200000",
         "art:256:200000",
         "ppo:128:100000",
         "ppo:128:200000",
@@ -68,9 +72,9 @@ class Efficiency(OneCell):
 
 @dataclass
 class Tuning(OneCell):
-    """Train ART-RL, PPO and SAC with nine settings each, a step size and a width of exploration."""
+    """Train the search, ART-RL, PPO and SAC with nine settings each, a step size and a width of exploration."""
 
-    algorithms: tuple[str, ...] = ("art", "ppo", "sac")
+    algorithms: tuple[str, ...] = ("search", "art", "ppo", "sac")
     num_envs: int = 256
     total_timesteps: int = 400_000
     seeds: tuple[int, ...] = (100, 101)

@@ -1,5 +1,5 @@
 """What do the initial noises hide? Who carries the error (``tails``), what the oracle is on others (``fresh``), and
-what learners cannot know (``polish``): all from the schedules in the leaderboard's records.
+what no search on the training noises can know (``polish``): all from the schedules in the leaderboard's records.
 
 python -m benchmarks.noises fresh
 """
@@ -38,8 +38,8 @@ PROGRAM = "python -m benchmarks.noises"
 class Tails:
     """Measure how few noises hold the error, and what drawing them by cost does for a comparison of schedules.
 
-    Around ART-RL's schedule of each cell (seed 0) the actions are perturbed; the perturbed schedules are ranked on a
-    few initial noises, and the ranks compared with those on the whole pool.
+    The actions of the schedule that the search found in each cell (seed 0) are perturbed; the perturbed schedules are
+    ranked on a few initial noises, and the ranks compared with those on the whole pool.
     """
 
     cells: tuple[str, ...] = (
@@ -66,7 +66,7 @@ class Tails:
 
 @dataclass
 class Fresh:
-    """Score the oracle, ART-RL's run with the median ratio, and gradients on noises that none of them has seen.
+    """Score the oracle, the search's run with the median ratio, and gradients on noises that none of them has seen.
 
     The oracle is fitted to the very noises that the leaderboard judges on. Where few noises hold most of the error,
     a part of the ratio is that advantage.
@@ -81,14 +81,14 @@ class Fresh:
 
 @dataclass
 class Polish:
-    """Search on, by gradients on the training noises, from where ART-RL's trainings ended.
+    """Search on, by gradients on the training noises, from where the schedule search ended.
 
-    If the search ends at the oracle's error, training was too short; if it stays, training ended in a local minimum.
-    Where the oracle itself is bad on the training noises, no learner could have found it.
+    If gradients go on to the oracle's error, the search was too short; if they stay, it ended in a local minimum.
+    Where the oracle itself is bad on the training noises, no method that sees only those could have found it.
     """
 
     cells: tuple[str, ...] = ("mixture-1d:ipndm:10", "mixture-1d:ipndm:20", "mixture-2d:ipndm:10")
-    """problem:solver:K, each with ART-RL and the oracle in the records."""
+    """problem:solver:K, each with the search and the oracle in the records."""
     records: Path = RECORDS
     out: Path = RESULTS / "polish.csv"
 
@@ -101,7 +101,7 @@ class TailsLine(CellLine):
     """One cell.
 
     ``top_16``: part of the squared error that 16 noises hold; correlations: medians of the rank correlation with the
-    whole pool; ``edm``, ``art``: RMSE on three sets of noises.
+    whole pool; ``edm``, ``search``: RMSE on three sets of noises.
     """
 
     pool: int
@@ -109,7 +109,7 @@ class TailsLine(CellLine):
     correlation_even: float
     correlation_by_cost: float
     edm: str
-    art: str
+    search: str
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class PolishLine(CellLine):
 
 
 def measure_tails(args: Tails, cell: Cell, schedule: Schedule) -> TailsLine:
-    """The line of one cell, around ART-RL's schedule."""
+    """The line of one cell, around the search's schedule."""
     name, solver, K = cell
     problem = make_problem(name)
     dynamics = Dynamics(problem=problem, solver=solver, num_steps=K, features=(), base_schedule="closed_form")
@@ -188,7 +188,7 @@ def tails(args: Tails) -> list[TailsLine]:
     """A line for each cell."""
     board = Leaderboard.read(args.records)
     # All of them before the first is measured.
-    schedules = {cell: learned(board, cell)[0].schedule() for cell in map(Cell.parse, args.cells)}
+    schedules = {cell: searched(board, cell)[0].schedule() for cell in map(Cell.parse, args.cells)}
     lines = []
     for cell, schedule in schedules.items():
         line = measure_tails(args, cell, schedule)
@@ -196,7 +196,7 @@ def tails(args: Tails) -> list[TailsLine]:
         print(
             f"{cell}: 16 of {line.pool:,} noises hold {line.top_16:.1%}; rank correlation on {args.num_noises} drawn "
             f"evenly {line.correlation_even:.2f}, by cost {line.correlation_by_cost:.2f}; RMSE on noises of seed "
-            f"{NOISE_SEED}, +1, +2: EDM {line.edm}, ART-RL {line.art}",
+            f"{NOISE_SEED}, +1, +2: EDM {line.edm}, search {line.search}",
             flush=True,
         )
     return lines
@@ -228,13 +228,13 @@ def measure_fresh(evaluators: Sequence[Evaluator], records: Sequence[Record]) ->
 
 
 def fresh(args: Fresh) -> list[FreshLine]:
-    """A line for each cell that has ART-RL and the oracle."""
+    """A line for each cell that has the search and the oracle."""
     problems = {name: make_problem(name) for name in args.problems}
     board = Leaderboard.read(args.records)
     cells = [c for c in board.cells_of(OURS, ORACLE) if c.problem in problems]
     if not cells or not args.sets:
         raise ValueError(
-            f"nothing to score: records = {str(args.records)!r} must hold art and oracle for one of problems = "
+            f"nothing to score: records = {str(args.records)!r} must hold search and oracle for one of problems = "
             f"{args.problems}, and sets = {args.sets} must not be empty"
         )
     lines = []
@@ -251,8 +251,8 @@ def fresh(args: Fresh) -> list[FreshLine]:
     return lines
 
 
-def learned(board: Leaderboard, cell: Cell) -> list[Record]:
-    """ART-RL's records of a cell.
+def searched(board: Leaderboard, cell: Cell) -> list[Record]:
+    """The search's records of a cell.
 
     Raises:
         ValueError: there is none, or the oracle is not there.
@@ -260,14 +260,14 @@ def learned(board: Leaderboard, cell: Cell) -> list[Record]:
     records = board.records(OURS, cell)
     if not records or board.oracle(cell) is None:
         raise ValueError(
-            f"cells = {cell.option} must have art and oracle in the records = {str(board.path)!r}; run "
+            f"cells = {cell.option} must have search and oracle in the records = {str(board.path)!r}; run "
             "benchmarks.leaderboard for it"
         )
     return records
 
 
 def measure_polish(records: Sequence[Record], oracle: Schedule) -> list[PolishLine]:
-    """A line for each of ART-RL's records of a cell."""
+    """A line for each of the search's records of a cell."""
     cell = records[0].cell
     problem = make_problem(cell.problem)
     evaluator = Evaluator(problem, cell.solver, (0,), metrics=())
@@ -295,12 +295,12 @@ def measure_polish(records: Sequence[Record], oracle: Schedule) -> list[PolishLi
 
 
 def polish(args: Polish) -> list[PolishLine]:
-    """A line for each of ART-RL's records of all cells."""
+    """A line for each of the search's records of all cells."""
     if not args.cells:
         raise ValueError("cells = () is empty; name at least one, such as mixture-1d:heun:5")
     board = Leaderboard.read(args.records)
     # All of them before the first search, which takes minutes.
-    cells = {cell: learned(board, cell) for cell in map(Cell.parse, args.cells)}
+    cells = {cell: searched(board, cell) for cell in map(Cell.parse, args.cells)}
     lines: list[PolishLine] = []
     for cell, records in cells.items():
         oracle = board.oracle(cell)

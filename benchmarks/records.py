@@ -21,7 +21,7 @@ from art_env.schedules import Schedule
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 RECORDS = RESULTS / "leaderboard.jsonl"
-OURS, ORACLE = "art", "oracle"
+OURS, ORACLE = "search", "oracle"
 TITLES = {
     "uniform": "uniform",
     "log_snr": "log-SNR",
@@ -37,6 +37,7 @@ TITLES = {
     "dp": "dynamic programming",
     "cma": "CMA-ES",
     "gradient": "gradients (training noises)",
+    "search": "schedule search",
     "art": "ART-RL",
     "ppo": "PPO",
     "sac": "SAC",
@@ -85,7 +86,7 @@ class CellLine:
 class Record:
     """One schedule found by one run of one method; NaN is what nobody has measured.
 
-    ``curve`` has a point ``(env steps, evaluations, ratio)`` for each look at a training.
+    ``curve`` has a point ``(env steps, evaluations, ratio)`` for each schedule logged during a training.
     """
 
     cell: Cell
@@ -250,7 +251,7 @@ class Leaderboard:
 
 
 class Fresh(NamedTuple):
-    """ART-RL's error over the oracle's on noises that neither has seen: on all of them, and on single sets."""
+    """The search's error over the oracle's on noises that neither has seen: on all of them, and on single sets."""
 
     ratio: float
     low: float

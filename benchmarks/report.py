@@ -75,9 +75,10 @@ is drawn at 1.001.
 ## Over all cells
 
 Interquartile mean of the ratio over cells and seeds, with the 95% bootstrap interval (runs resampled within each
-cell; a method with one run a cell has none), as in [Agarwal et al. 2021](https://arxiv.org/abs/2108.13264). P(ART-RL
-is better): the probability that a run of ART-RL has a lower ratio than a run of the method, mean over the cells that
-both have; a tie is half. Evaluations of the network and seconds to find the schedule: medians over cells.
+cell; a method with one run a cell has none), as in [Agarwal et al. 2021](https://arxiv.org/abs/2108.13264). P(search
+is better): the probability that a run of the schedule search has a lower ratio than a run of the method, mean over
+the cells that both have; a tie is half. Evaluations of the network and seconds to find the schedule: medians over
+cells.
 
 <!-- table:iqm -->
 <!-- end -->
@@ -86,12 +87,12 @@ both have; a tie is half. Evaluations of the network and seconds to find the sch
 
 ![Ratio against environment steps](figures/efficiency.png)
 
-## Where ART-RL misses
+## Where the schedule search misses
 
 <!-- table:misses -->
 <!-- end -->
 
-![ART-RL's ratio in every cell](figures/heat.png)
+![Ratio of the schedule search in every cell](figures/heat.png)
 
 ## Seconds to find a schedule
 
@@ -139,7 +140,7 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1
 
 
 def strong(method: str, text: str) -> str:
-    """Set a text in bold in the line of ART-RL."""
+    """Set a text in bold in the line of the search."""
     return f"**{text}**" if method == OURS else text
 
 
@@ -157,7 +158,7 @@ def table_records(board: Leaderboard) -> str:
     seeds = Counter(len(board.runs[c, OURS]) for c in ours)
     text = ", ".join(f"{n} in {count}" for n, count in sorted(seeds.items(), reverse=True))
     lines.append(
-        f"ART-RL is in {len(ours)} of {len(board.cells)} cells{f' (runs to a cell: {text})' if text else ''}."
+        f"The search is in {len(ours)} of {len(board.cells)} cells{f' (runs to a cell: {text})' if text else ''}."
     )
     below = [r for r in records if r.ratio < 0.9995]
     if below:
@@ -201,9 +202,9 @@ def table_iqm(board: Leaderboard, found: Sequence[Summary]) -> str:
         "cells",
         "runs",
         "IQM of the ratio [95%]",
-        "ART-RL in the same cells",
+        "search in the same cells",
         "median",
-        "P(ART-RL is better) [95%]",
+        "P(search is better) [95%]",
         "evaluations",
         "seconds",
     ]
@@ -226,9 +227,7 @@ def table_iqm(board: Leaderboard, found: Sequence[Summary]) -> str:
         rows.append([strong(s.method, cell) if cell != "-" else cell for cell in cells])
     text = markdown(header, rows)
     if any(s.cells < len(board.cells) for s in found):
-        text += (
-            "\n\nNot every method is in every cell: compare such a row with ART-RL in the same cells only."
-        )
+        text += "\n\nNot every method is in every cell: compare such a row with the search in the same cells only."
     return text
 
 
@@ -262,7 +261,7 @@ def table_ratios(board: Leaderboard, problem: str) -> str:
 
 
 def table_misses(board: Leaderboard, fresh: Mapping[Cell, Fresh]) -> str:
-    """Cells where ART-RL is above its bar, or does not surely beat a rival."""
+    """Cells where the search is above its bar, or does not surely beat a rival."""
     ours = board.cells_of(OURS)
     high = high_ratios(board)
     text = (
@@ -281,7 +280,7 @@ def table_misses(board: Leaderboard, fresh: Mapping[Cell, Fresh]) -> str:
             ]
             for cell, ratio in high
         ]
-        header = ["cell", "ART-RL's ratio", "min - max", "runs", "bar"]
+        header = ["cell", "ratio of the search", "min - max", "runs", "bar"]
         header += ["fresh noises (single sets)"] if fresh else []
         text += "\n\n" + markdown(header, rows)
     if fresh:
@@ -289,8 +288,8 @@ def table_misses(board: Leaderboard, fresh: Mapping[Cell, Fresh]) -> str:
             f"{cell} ({number(f.ratio)})" for cell, f in sorted(fresh.items()) if f.ratio > bar(cell.problem)
         ]
         text += (
-            "\n\nFresh noises: ART-RL's error (of the run with the median ratio) over the oracle's on noises that "
-            f"neither has seen. There it is above the bar in {len(above)} of {len(fresh)} cells"
+            "\n\nFresh noises: the search's error (of the run with the median ratio) over the oracle's on noises "
+            f"that neither has seen. There it is above the bar in {len(above)} of {len(fresh)} cells"
             f"{': ' + '; '.join(above) if above else ''}."
         )
     short = [c for c in ours if c.num_steps <= IMPROVEMENT_STEPS]
@@ -313,7 +312,7 @@ def table_misses(board: Leaderboard, fresh: Mapping[Cell, Fresh]) -> str:
             several.sort(key=lambda d: d.improvement)
             rivals = "; ".join(f"{title(d.method)} {d.improvement:.2f} ({number(d.theirs)})" for d in several)
             lines.append([str(cell), number(several[0].ours), rivals])
-        header = ["cell", "ART-RL's ratio", "rival, P(ART-RL is better), (its ratio)"]
+        header = ["cell", "ratio of the search", "rival, P(search is better), (its ratio)"]
         text += "\n\n" + markdown(header, lines)
     return text
 
@@ -384,7 +383,7 @@ def fill(text: str, parts: dict[str, str]) -> str:
 
 def summary_csv(found: Sequence[Summary]) -> str:
     """A line for each method."""
-    header = ["method", "cells", "runs", "iqm", "iqm_low", "iqm_high", "median", "art_iqm_same_cells"]
+    header = ["method", "cells", "runs", "iqm", "iqm_low", "iqm_high", "median", "search_iqm_same_cells"]
     header += ["improvement", "improvement_low", "improvement_high", "evaluations", "seconds"]
     rows: list[list[object]] = []
     for s in found:

@@ -3,8 +3,9 @@
 python -m benchmarks.state_policies
 
 Trains ART-RL with features (a run folder each under --runs; a finished one is used again), lets every policy act on
-each held-out trajectory, and sets its error beside that of the best fixed schedule, of ART-RL's, and of an adaptive
-Heun-Euler pair whose tolerance is matched to the same mean number of evaluations. Then times what a policy costs.
+each held-out trajectory, and sets its error beside that of the best fixed schedule, of the schedule search's, and of
+an adaptive Heun-Euler pair whose tolerance is matched to the same mean number of evaluations. Then times what a
+policy costs.
 """
 
 from __future__ import annotations
@@ -90,9 +91,10 @@ def measure(args: Args, cell: Cell) -> list[Line]:
         options = {**cell._asdict(), "seed": seed, "oracle": False}
         if features:
             options["features"] = features
-        summary = run_training(run_folder(args, cell, features, seed), "art", **options)
+        algorithm = "art" if features else "search"
+        summary = run_training(run_folder(args, cell, features, seed), algorithm, **options)
         error = summary["policy_rmse" if features else "rmse"]
-        label = f"policy, {' '.join(features)}" if features else "ART-RL, fixed schedule"
+        label = f"policy, {' '.join(features)}" if features else "schedule search"
         lines.append(Line(*cell, label, seed, evaluator.nfe(K), error, error / best, summary["seconds"]))
     return [*lines, adaptive(evaluator, cell, best)]
 

@@ -1,4 +1,4 @@
-"""How good a method is over the cells of the leaderboard, from a few runs in each, and where ART-RL is not the best.
+"""How good a method is over the cells of the leaderboard, from a few runs in each, and where the search is not best.
 
 python -m benchmarks.report
 """
@@ -105,8 +105,8 @@ def _percentiles(values: np.ndarray) -> tuple[float, float]:
 class Summary:
     """A method over all its cells.
 
-    ``iqm`` and ``median`` are those of its ratio, ``ours`` the interquartile mean of ART-RL in the same cells,
-    ``improvement`` the probability that ART-RL is better; evaluations and seconds are medians over cells.
+    ``iqm`` and ``median`` are those of its ratio, ``ours`` the interquartile mean of the search in the same cells,
+    ``improvement`` the probability that the search is better; evaluations and seconds are medians over cells.
     """
 
     method: str
@@ -165,12 +165,12 @@ def median(values: Iterable[float]) -> float:
 
 
 def bar(problem: str) -> float:
-    """The largest median ratio of ART-RL that is no miss on a problem."""
+    """The largest median ratio of the search that is no miss on a problem."""
     return ANALYTIC_BAR if problem.startswith(ANALYTIC) else NETWORK_BAR
 
 
 class Doubt(NamedTuple):
-    """A rival that ART-RL does not surely beat in a cell."""
+    """A rival that the search does not surely beat in a cell."""
 
     cell: Cell
     method: str
@@ -180,13 +180,13 @@ class Doubt(NamedTuple):
 
 
 def high_ratios(board: Leaderboard) -> list[tuple[Cell, float]]:
-    """Cells where the median ratio of ART-RL is above its bar."""
+    """Cells where the median ratio of the search is above its bar."""
     medians = [(cell, float(np.median(board.ratios(cell, OURS)))) for cell in board.cells_of(OURS)]
     return [(cell, ratio) for cell, ratio in medians if ratio > bar(cell.problem)]
 
 
 def doubts(board: Leaderboard) -> list[Doubt]:
-    """Rivals, up to K = 10, that ART-RL is better than with a probability below 0.9."""
+    """Rivals, up to K = 10, that the search is better than with a probability below 0.9."""
     found = []
     for cell in board.cells_of(OURS):
         if cell.num_steps > IMPROVEMENT_STEPS:
@@ -203,7 +203,7 @@ def doubts(board: Leaderboard) -> list[Doubt]:
 
 
 def beaten(found: Iterable[Doubt]) -> list[Doubt]:
-    """The rival with the lowest median of each cell, where ART-RL's is above it by more than a tie."""
+    """The rival with the lowest median of each cell, where the search's is above it by more than a tie."""
     best: dict[Cell, Doubt] = {}
     for doubt in found:
         if doubt.cell not in best or doubt.theirs < best[doubt.cell].theirs:

@@ -1,9 +1,9 @@
-"""Does learning pay for stochastic samplers? ART-RL's schedules against others at the same number of evaluations.
+"""Does a search pay for stochastic samplers? Its schedules against others at the same number of evaluations.
 
 python -m benchmarks.stochastic --problems mixture-1d
 
-Trains ART-RL on the distributional reward, scores every schedule on held-out noises, prints a table and writes the
-numbers and the grids to --out after each configuration. The other files in benchmarks/results are those of
+Runs the schedule search on the distributional reward, scores every schedule on held-out noises, prints a table and
+writes the numbers and the grids to --out after each configuration. The other files in benchmarks/results are those of
 ``--problems mixture-2d --steps 5 10`` and ``--problems digits --steps 5 10 --seeds 0``.
 """
 
@@ -39,13 +39,13 @@ EXACT_SEED = 30_000
 
 @dataclass
 class Args:
-    """Train and score schedules of stochastic samplers."""
+    """Search and score schedules of stochastic samplers."""
 
     problems: tuple[str, ...] = ("mixture-1d", "mixture-2d", "digits")
     solvers: tuple[str, ...] = ("euler_maruyama", "edm_churn")
     steps: tuple[int, ...] = (5, 10, 20)
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of the trainings."""
+    """Seeds of the searches."""
     noise_groups: int = 8
     """Groups of samples, whose distance to exact ones is the reward."""
     updates: int = 150
@@ -55,11 +55,11 @@ class Args:
     out: Path = RESULTS
 
 
-def learn(problem: Problem, solver: str, K: int, seed: int, args: Args) -> tuple[Schedule, float]:
-    """The schedule of one training, and its seconds."""
+def search(problem: Problem, solver: str, K: int, seed: int, args: Args) -> tuple[Schedule, float]:
+    """The schedule of one search, and its seconds."""
     rows = problem.effort.group_rows
     schedule, seconds = short_training(
-        "art",
+        "search",
         problem=problem.name,
         solver=solver,
         num_steps=K,
@@ -68,7 +68,7 @@ def learn(problem: Problem, solver: str, K: int, seed: int, args: Args) -> tuple
         noise_groups=args.noise_groups,
         total_timesteps=args.updates * rows * K,
     )
-    return Schedule(schedule.sigmas, "art_rl", schedule.meta), seconds
+    return Schedule(schedule.sigmas, "search", schedule.meta), seconds
 
 
 class ToExact:
@@ -117,7 +117,7 @@ def run(
         rows += score(make_schedule(name, problem, K, solver))
     trained, scores = [], []
     for seed in args.seeds:
-        schedule, seconds = learn(problem, solver, K, seed, args)
+        schedule, seconds = search(problem, solver, K, seed, args)
         scores.append(score(schedule))
         trained.append(
             {

@@ -10,10 +10,6 @@ import numpy as np
 
 from agents.schedule_search.noise_sampling import InitialNoiseSampler
 from agents.schedule_search.objective import Evaluator
-
-# What the former ART-RL imports from here; it goes with it, as do old_search.py and table.py.
-from agents.schedule_search.old_search import SearchSettings as SearchSettings
-from agents.schedule_search.old_search import TableSearch as TableSearch
 from agents.schedule_search.record import Record
 from agents.schedule_search.strategies import CMAES, PGPE, Strategy, smooth_noise
 from art_env.schedules.schedule import Schedule
@@ -25,7 +21,7 @@ START_ROLLOUTS = 30
 # Updates that the budget is divided into; beyond so many actions more, in proportion to their square: that is how
 # many entries the covariance has.
 UPDATES, FEW_ACTIONS = 140, 9
-# Rollouts of an update at most: beyond, the noise of a comparison is no longer what oracles it.
+# Rollouts of an update at most: beyond, the noise of a comparison is no longer what limits it.
 MOST_ROLLOUTS = 16.0
 # With fewer rollouts an update than this the budget is enough for one run only.
 ENOUGH_ROLLOUTS = 4.0

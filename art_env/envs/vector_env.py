@@ -17,9 +17,6 @@ from art_env.envs.config import EnvConfig
 from art_env.envs.render import draw
 from art_env.envs.state import State
 
-# Beside the seeds of the rows.
-PLAY_STREAM = 0x91A7
-
 
 class ARTVectorEnv(BaseEnv, VectorEnv):
     """``num_envs`` copies of ``ARTEnv`` that step together, in one denoiser call a stage.
@@ -66,7 +63,6 @@ class ARTVectorEnv(BaseEnv, VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._generators: list[np.random.Generator] = []
-        self._play_rng: np.random.Generator | None = None
         self._state: State | None = None
         self._done = np.zeros(self.num_envs, dtype=np.bool_)
 
@@ -188,19 +184,6 @@ class ARTVectorEnv(BaseEnv, VectorEnv):
             obs = self._get_obs()
         return obs, rewards, terminated, truncated, infos
 
-    def play(self, actions: np.ndarray, index: np.ndarray | None = None) -> np.ndarray:
-        """Returns ``[num_envs, 1]`` of whole episodes whose actions ``[num_envs, K]`` are known beforehand."""
-        if self._play_rng is None:
-            raise RuntimeError("play without a start: call reset() first")
-        assert self.dynamics.reference is not None
-        tensor = torch.from_numpy(np.asarray(actions, dtype=np.float64)).to(self.dynamics.device)
-        if index is None:
-            members = self.num_envs // self.noise_groups
-            drawn = self._play_rng.integers(self.dynamics.pool_size, size=members)
-            index = np.tile(drawn, self.noise_groups)[:, None]
-        rows = torch.from_numpy(np.asarray(index, dtype=np.int64)).to(self.dynamics.device)
-        return self.dynamics.returns(rows[:, 0], tensor)[:, None].cpu().numpy()
-
     def render(self) -> tuple[np.ndarray, ...] | None:
         """One frame, of row 0, with ``render_mode="rgb_array"``."""
         return (draw(self.dynamics, self._frames),) if self.render_mode == "rgb_array" else None
@@ -223,9 +206,6 @@ class ARTVectorEnv(BaseEnv, VectorEnv):
 
     def _seed(self, seed: int | Sequence[int | None] | None, mask: np.ndarray) -> None:
         members = self.num_envs // self.noise_groups
-        if self._play_rng is None or seed is not None:
-            known = [s for s in (seed if isinstance(seed, Sequence) else [seed]) if s is not None]
-            self._play_rng = np.random.default_rng([*known, PLAY_STREAM] if known else None)
         if isinstance(seed, (int, np.integer)):
             seeds: list[int | None] = [int(seed) + i % members for i in range(self.num_envs)]
         elif seed is None:

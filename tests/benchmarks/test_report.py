@@ -48,14 +48,14 @@ def _curve(ratio: float) -> list[list[float]]:
 
 
 def _small() -> list[dict]:
-    """Two cells; ART-RL with four seeds, PPO in one cell only, a method that nobody knows."""
+    """Two cells; the schedule search with four seeds, PPO in one cell only, a method that nobody knows."""
     records = [{"header": {"command": "make it", "versions": {"numpy": "2"}}}]
     for cell, shift in (("mixture-1d:heun:5", 0.0), ("digits:euler:3", 0.1)):
         records += [_record("oracle", 1.0, cell=cell), _record("edm", 5 + shift, cell=cell)]
         records += [_record("new one", 1.025 + shift, cell=cell, evaluations=0)]
         for seed, ratio in enumerate((1.01, 1.02, 1.03, 1.04)):
             more = {"env_steps": 400, "curve": _curve(ratio + shift)}
-            records.append(_record("art", ratio + shift, seed, cell, evaluations=3_100_000, **more))
+            records.append(_record("search", ratio + shift, seed, cell, evaluations=3_100_000, **more))
     return records + [_record("ppo", ratio, seed) for seed, ratio in enumerate((1.02, 1.5))]
 
 
@@ -75,16 +75,16 @@ def _run(records: Path, out: Path, *more: str) -> subprocess.CompletedProcess[st
 
 def test_summary(read):
     found = {s.method: s for s in statistics.summarize(read(_small()))}
-    art, edm, ppo, new = (found[m] for m in ("art", "edm", "ppo", "new one"))
+    ours, edm, ppo, new = (found[m] for m in ("search", "edm", "ppo", "new one"))
     # Middle half of 1.01 1.02 1.03 1.04 1.11 1.12 1.13 1.14.
-    assert art.iqm == pytest.approx((1.03 + 1.04 + 1.11 + 1.12) / 4)
-    assert art.median == pytest.approx((1.025 + 1.125) / 2)
-    assert art.interval is not None
-    assert art.interval[0] < art.iqm < art.interval[1]
-    assert math.isnan(art.improvement)
+    assert ours.iqm == pytest.approx((1.03 + 1.04 + 1.11 + 1.12) / 4)
+    assert ours.median == pytest.approx((1.025 + 1.125) / 2)
+    assert ours.interval is not None
+    assert ours.interval[0] < ours.iqm < ours.interval[1]
+    assert math.isnan(ours.improvement)
     assert (edm.improvement, edm.interval, edm.iqm) == (1.0, None, pytest.approx(5.05))
     assert new.improvement == pytest.approx(0.5)
-    assert (new.evaluations, art.evaluations, new.seconds) == (0, 3_100_000, 2.0)
+    assert (new.evaluations, ours.evaluations, new.seconds) == (0, 3_100_000, 2.0)
     # Only in the first cell: 1.02 loses to one, ties with one; 1.5 loses to all four.
     assert (ppo.cells, ppo.runs) == (1, 2)
     assert ppo.improvement == pytest.approx((1 + 0.5 + 4) / 8)
@@ -94,9 +94,11 @@ def test_summary(read):
 
 def test_misses(read):
     records = [_record("oracle", 1.0)]
-    records += [_record("art", ratio, s) for s, ratio in enumerate((1.04, 1.06, 1.07))]  # median above 1.05
-    records += [_record("art", 1.06, s, "digits:heun:5") for s in range(3)]  # below 1.10
-    records += [_record("art", 1.11, 0, "photos:heun:18"), _record("dp", 1.0, 0, "photos:heun:18")]
+    records += [
+        _record("search", ratio, s) for s, ratio in enumerate((1.04, 1.06, 1.07))
+    ]  # median above 1.05
+    records += [_record("search", 1.06, s, "digits:heun:5") for s in range(3)]  # below 1.10
+    records += [_record("search", 1.11, 0, "photos:heun:18"), _record("dp", 1.0, 0, "photos:heun:18")]
     records += [_record("edm", 1.065, 0), _record("dp", 1.2, 0), _record("cma", 1.06, 0, "digits:heun:5")]
     made = read(records)
     assert [(str(c), g) for c, g in statistics.high_ratios(made)] == [
@@ -119,8 +121,8 @@ def test_misses(read):
 
 
 def test_doubtful_cells_that_are_no_ties(read):
-    records = [_record("art", ratio, s) for s, ratio in enumerate((1.04, 1.06, 1.07))]
-    records += [_record("art", 1.10, 0, "digits:heun:5"), _record("edm", 1.09, 0, "digits:heun:5")]
+    records = [_record("search", ratio, s) for s, ratio in enumerate((1.04, 1.06, 1.07))]
+    records += [_record("search", 1.10, 0, "digits:heun:5"), _record("edm", 1.09, 0, "digits:heun:5")]
     records += [_record("edm", 1.05, 0), _record("dp", 1.02, 0), _record("cma", 1.04, 0)]
     made = read(records)
     # Of three rivals the best; 1.10 against 1.09 is a tie.
@@ -133,7 +135,7 @@ def test_doubtful_cells_that_are_no_ties(read):
 
 def test_fresh_noises(read, tmp_path):
     """Beside a miss, and as a miss of their own; read from beside the records."""
-    made = read([_record("art", 1.2), _record("art", 1.01, cell="mixture-1d:rk4:5")])
+    made = read([_record("search", 1.2), _record("search", 1.01, cell="mixture-1d:rk4:5")])
     header = "problem,solver,num_steps,noises,ratio,fresh,low,high,gradients\n"
     lines = "mixture-1d,heun,5,64,1.2,0.98,0.9,1.3,nan\nmixture-1d,rk4,5,64,1.01,1.0502,1,1.1,1.0\n"
     (tmp_path / "fresh_noises.csv").write_text(header + lines)
@@ -150,17 +152,17 @@ def test_fresh_noises_of_a_cell():
     """The oracle on other noises: ratios from the errors of each set."""
     problem = replace(make_problem("mixture-1d"), num_noises=128)
     evaluators = [Evaluator(problem, "euler", (seed,), metrics=()) for seed in (1, 2)]
-    grids = {"oracle": [80.0, 3.0, 0.6, 0.002], "art": [80.0, 2.0, 0.5, 0.002]}
+    grids = {"oracle": [80.0, 3.0, 0.6, 0.002], "search": [80.0, 2.0, 0.5, 0.002]}
     rows = [_record(name, 1.0, cell="mixture-1d:euler:3", sigmas=grid) for name, grid in grids.items()]
-    worse = [_record("art", ratio, seed, "mixture-1d:euler:3") for seed, ratio in ((1, 0.9), (2, 1.1))]
+    worse = [_record("search", ratio, seed, "mixture-1d:euler:3") for seed, ratio in ((1, 0.9), (2, 1.1))]
     line = noises.measure_fresh(evaluators, [Record.parse(row) for row in rows + worse])
-    oracle, art = (
+    oracle, ours = (
         [evaluator.rows(Schedule(grid, name))[0].mean for evaluator in evaluators]
         for name, grid in grids.items()
     )
     assert line.noises == 256
-    assert line.fresh == pytest.approx(math.hypot(*art) / math.hypot(*oracle), rel=1e-4)
-    assert line.low == pytest.approx(min(a / b for a, b in zip(art, oracle, strict=True)), rel=1e-4)
+    assert line.fresh == pytest.approx(math.hypot(*ours) / math.hypot(*oracle), rel=1e-4)
+    assert line.low == pytest.approx(min(a / b for a, b in zip(ours, oracle, strict=True)), rel=1e-4)
     assert line.high > line.low
     assert math.isnan(line.gradients)
 
@@ -168,19 +170,19 @@ def test_fresh_noises_of_a_cell():
 def test_polish_ends_at_the_optimum(tmp_path):
     """On N(0, 1) with Euler there is one minimum, the arctan grid."""
     best = make_schedule("arctan", make_problem("gaussian-1d"), 3, "euler").sigmas.tolist()
-    grids = {"oracle": best, "art": [best[0], 0.5 * best[1], 0.5 * best[2], best[3]]}
+    grids = {"oracle": best, "search": [best[0], 0.5 * best[1], 0.5 * best[2], best[3]]}
     records = [_record(name, 1.3, cell="gaussian-1d:euler:3", sigmas=grid) for name, grid in grids.items()]
     board = Leaderboard.read(_write(tmp_path / "records.jsonl", records))
     cell = Cell("gaussian-1d", "euler", 3)
     oracle = board.oracle(cell)
     assert oracle is not None
-    (line,) = noises.measure_polish(noises.learned(board, cell), oracle)
+    (line,) = noises.measure_polish(noises.searched(board, cell), oracle)
     assert line.ratio == 1.3
     assert line.training > 1.01
     assert line.training_after == pytest.approx(1.0, abs=1e-4)
     assert line.ratio_after == pytest.approx(1.0, abs=1e-4)
-    with pytest.raises(ValueError, match="cells = gaussian-1d:heun:3 must have art and oracle"):
-        noises.learned(board, Cell("gaussian-1d", "heun", 3))
+    with pytest.raises(ValueError, match="cells = gaussian-1d:heun:3 must have search and oracle"):
+        noises.searched(board, Cell("gaussian-1d", "heun", 3))
 
 
 @pytest.mark.parametrize("text", ["mixture-1d", "mixture-1d:heun:five", "mixture-1d:heun:5:0"])
@@ -198,11 +200,26 @@ def test_tables(read):
     assert "| PPO | 1 of 2 | 2 | 1.260" in parts["iqm"]
     assert "Not every method is in every cell" in parts["iqm"]
     assert "| heun, ratio | K = 5 (9) |" in parts["ratios:mixture-1d"]
-    assert "| **ART-RL** | **1.025** |" in parts["ratios:mixture-1d"]
+    assert "| **schedule search** | **1.025** |" in parts["ratios:mixture-1d"]
     assert "| EDM (rho = 7) | 5.00 |" in parts["ratios:mixture-1d"]
     assert "PPO" not in parts["ratios:digits"]
-    assert "| problem, solver | ART-RL | PPO |" in parts["seconds"]
+    assert "| problem, solver | schedule search | PPO |" in parts["seconds"]
     assert "| digits, euler | 2 (2) | - |" in parts["seconds"]
+
+
+def test_art_rl_is_a_rival_like_ppo(read):
+    records = [r for r in _small() if r.get("method") != "ppo"]
+    rival = [{**r, "method": "art", "ratio": 2 * r["ratio"]} for r in records if r.get("method") == "search"]
+    made = read(records + rival)
+    assert made.methods == ["edm", "search", "art", "oracle", "new one"]
+    found = {s.method: s for s in statistics.summarize(made)}
+    assert found["art"].improvement == 1.0
+    assert "| ART-RL | 2.05 |" in report.table_ratios(made, "mixture-1d")
+    assert "| problem, solver | schedule search | ART-RL |" in report.table_seconds(made)
+    figure = figures.efficiency(made, [Cell("mixture-1d", "heun", 5)])
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names[:2] == ["schedule search", "ART-RL"]
+    assert set(leaderboard.LEARNED) <= set(figures.COLORS)
 
 
 def test_later_lines_count_and_doubtful_ratios_are_told(read):
@@ -210,7 +227,7 @@ def test_later_lines_count_and_doubtful_ratios_are_told(read):
     assert made.ratios(Cell("mixture-1d", "heun", 5), "edm").tolist() == [2.0]
     text = report.table_records(made)
     assert "Records below the oracle: 1, the lowest dynamic programming with 0.9000" in text
-    assert "ART-RL is in 0 of 1 cells" in text
+    assert "The search is in 0 of 1 cells" in text
     assert "Records whose ratio is not" not in text
     stale = read([_record("oracle", 1.0), _record("edm", 2.0, error=0.3)])
     assert "**Records whose ratio is not their error / the oracle's error: 1.**" in report.table_records(
@@ -280,8 +297,8 @@ def test_numbers():
 
 
 def test_curve_band(read):
-    made = read([_record("art", g, s, curve=_curve(g)) for s, g in enumerate((1.0, 2.0, 4.0))])
-    band = figures.curve_band(made.records("art"))
+    made = read([_record("search", g, s, curve=_curve(g)) for s, g in enumerate((1.0, 2.0, 4.0))])
+    band = figures.curve_band(made.records("search"))
     assert band is not None
     x, low, middle, high = band
     # The point at 0 has no place on a log axis.
@@ -289,7 +306,7 @@ def test_curve_band(read):
     np.testing.assert_allclose(middle, [6, 4, 2])
     np.testing.assert_allclose(low, [4.5, 3, 1.5])
     np.testing.assert_allclose(high, [9, 6, 3])
-    assert figures.curve_band(read([_record("art", 1.1, curve=None)]).records("art")) is None
+    assert figures.curve_band(read([_record("search", 1.1, curve=None)]).records("search")) is None
 
 
 def test_curve_cells(read):
@@ -302,12 +319,15 @@ def test_curve_cells(read):
 
 
 def test_missing_and_infinite_values(tmp_path):
-    records = [_record("edm", math.inf, error=math.inf), _record("art", 1.2, evaluations=None, seconds=None)]
+    records = [
+        _record("edm", math.inf, error=math.inf),
+        _record("search", 1.2, evaluations=None, seconds=None),
+    ]
     records += [_record("uniform", 40.0, 0, "gaussian-1d:euler:2")]
     report.main(report.Args(_write(tmp_path / "r.jsonl", records), tmp_path))
     text = _page(tmp_path)
     assert "| EDM (rho = 7) | 1 of 2 | 1 | inf | 1.200 | inf | 1.000 | 1k | 2 |" in text
-    assert "ART-RL is in 1 of 2 cells (runs to a cell: 1 in 1)." in text
+    assert "The search is in 1 of 2 cells (runs to a cell: 1 in 1)." in text
     assert not (tmp_path / "figures" / "efficiency.png").exists()
 
 
@@ -315,19 +335,19 @@ def test_command_line(tmp_path):
     records = _write(tmp_path / "records.jsonl", _small())
     done = _run(records, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "| **ART-RL** |" in done.stdout
+    assert "| **schedule search** |" in done.stdout
     text = _page(tmp_path)
     for name in ("ratios", "heat", "steps", "efficiency"):
         assert (tmp_path / "figures" / f"{name}.png").stat().st_size > 5000
         assert f"(figures/{name}.png)" in text
     with (tmp_path / "leaderboard.csv").open(newline="") as file:
         lines = {line["method"]: line for line in csv.DictReader(file)}
-    assert float(lines["art"]["iqm"]) == pytest.approx(1.075)
+    assert float(lines["search"]["iqm"]) == pytest.approx(1.075)
     assert (lines["edm"]["iqm_low"], lines["edm"]["improvement"], lines["ppo"]["cells"]) == ("", "1", "1")
     with (tmp_path / "leaderboard_cells.csv").open(newline="") as file:
         cells = {(line["problem"], line["method"]): line for line in csv.DictReader(file)}
     assert len(cells) == 9
-    assert cells["digits", "art"]["ratio"] == "1.125"
+    assert cells["digits", "search"]["ratio"] == "1.125"
     assert cells["mixture-1d", "ppo"]["improvement"] == "0.6875"
 
     # Again, with other records and a text of one's own.
@@ -367,8 +387,8 @@ def test_an_oracle_in_the_records_is_not_searched_again(tmp_path) -> None:
 
 def test_records_are_written_as_they_were_read(tmp_path):
     more = {"env_steps": 400, "curve": [[100, 200, 3.0], [400, 800, 1.5]], "sigmas": [3.0, 1.0, 0.0]}
-    lines = [{"header": {"command": "make it"}}, _record("art", 1.5, **more), _record("art", 1.25, 1)]
-    lines += [_record("edm", 2.0, evaluations=0)]
+    lines = [{"header": {"command": "make it"}}, _record("edm", 2.0, evaluations=0)]
+    lines += [_record("search", 1.5, **more), _record("search", 1.25, 1)]
     path = _write(tmp_path / "records.jsonl", lines)
     before, board = path.read_text(), Leaderboard.read(path)
     board.add(board.records("edm")[0])
@@ -380,9 +400,9 @@ def test_records_are_written_as_they_were_read(tmp_path):
     board.add(Record(Cell("digits", "heun", 5), 9, "edm", 0, 0.1, 1.0, 0, 1.0))
     again = Leaderboard.read(path)
     assert again.runs == board.runs
-    assert again.ratios(cell, "art") == pytest.approx([3.0, 2.5])
+    assert again.ratios(cell, "search") == pytest.approx([3.0, 2.5])
     assert again.ratios(cell, "edm") == pytest.approx([4.0])
-    assert [point[2] for point in again.records("art")[0].curve] == pytest.approx([6.0, 3.0])
-    assert again.has(cell, "art", 1)
+    assert [point[2] for point in again.records("search")[0].curve] == pytest.approx([6.0, 3.0])
+    assert again.has(cell, "search", 1)
     again.drop(cell)
     assert Leaderboard.read(path).cells == [Cell("digits", "heun", 5)]

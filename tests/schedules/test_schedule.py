@@ -260,3 +260,9 @@ def test_files_carry_the_usual_permissions(tmp_path):
     edm(3, 0.002, 80.0).save(mine)
     Path(plain).touch()
     assert mine.stat().st_mode == plain.stat().st_mode
+
+
+def test_a_file_of_an_older_release_loads():
+    """Its key for the end had another name; the list of noise levels says it all."""
+    text = edm(3, 0.002, 80.0).to_json().replace("final_sigmas_type", "terminal")
+    assert Schedule.from_json(text) == edm(3, 0.002, 80.0)
