@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING
 import gymnasium as gym
 
 if TYPE_CHECKING:
-    from art_env.adapters.load import load_model
+    from art_env.adapters import load_model
     from art_env.diffusion.solvers import Solver, sample
     from art_env.envs import ARTEnv, ARTVectorEnv
     from art_env.envs.sb3 import to_sb3
-    from art_env.evaluation.evaluator import Evaluator
+    from art_env.evaluation import Evaluator
     from art_env.export import to_diffusers
-    from art_env.problems.custom import custom_problem
-    from art_env.problems.library import make_problem
-    from art_env.problems.problem import Problem
+    from art_env.problems import Problem, custom_problem, make_problem
     from art_env.schedules.registry import make_schedule
     from art_env.schedules.schedule import Schedule
 
@@ -43,21 +41,21 @@ __all__ = [
     "to_sb3",
 ]
 
-# Public name -> where it is defined, and what it is called there.
-_PUBLIC = {
-    "ARTEnv": ("art_env.envs", "ARTEnv"),
-    "ARTVectorEnv": ("art_env.envs", "ARTVectorEnv"),
-    "Evaluator": ("art_env.evaluation.evaluator", "Evaluator"),
-    "Problem": ("art_env.problems.problem", "Problem"),
-    "Schedule": ("art_env.schedules.schedule", "Schedule"),
-    "Solver": ("art_env.diffusion.solvers", "Solver"),
-    "custom_problem": ("art_env.problems.custom", "custom_problem"),
-    "load_model": ("art_env.adapters.load", "load_model"),
-    "make_problem": ("art_env.problems.library", "make_problem"),
-    "make_schedule": ("art_env.schedules.registry", "make_schedule"),
-    "sample": ("art_env.diffusion.solvers", "sample"),
-    "to_diffusers": ("art_env.export", "to_diffusers"),
-    "to_sb3": ("art_env.envs.sb3", "to_sb3"),
+# Where each public name is defined.
+_MODULES = {
+    "ARTEnv": "art_env.envs",
+    "ARTVectorEnv": "art_env.envs",
+    "Evaluator": "art_env.evaluation",
+    "Problem": "art_env.problems",
+    "Schedule": "art_env.schedules.schedule",
+    "Solver": "art_env.diffusion.solvers",
+    "custom_problem": "art_env.problems",
+    "load_model": "art_env.adapters",
+    "make_problem": "art_env.problems",
+    "make_schedule": "art_env.schedules.registry",
+    "sample": "art_env.diffusion.solvers",
+    "to_diffusers": "art_env.export",
+    "to_sb3": "art_env.envs.sb3",
 }
 
 
@@ -65,10 +63,9 @@ if not TYPE_CHECKING:  # else a type checker would take every name for one of th
 
     def __getattr__(name: str) -> object:
         """Import a public name when it is first used (PEP 562)."""
-        if name not in _PUBLIC:
+        if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        module, attribute = _PUBLIC[name]
-        value = getattr(import_module(module), attribute)
+        value = getattr(import_module(_MODULES[name]), name)
         globals()[name] = value
         return value
 

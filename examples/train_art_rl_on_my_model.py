@@ -9,7 +9,7 @@ from torch import Tensor
 from agents.art_rl import ARTRL
 from agents.distill import distill
 from art_env import ARTVectorEnv, Evaluator, custom_problem, make_schedule, to_sb3
-from art_env.adapters.callables import CallableDenoiser
+from art_env.adapters import CallableDenoiser
 
 # Put your model here: noisy samples x [B, *shape] and their noise level sigma in, denoised samples out. This one
 # knows its data by heart, 200 points on a spiral: its answer is their mean, weighted by how likely each was.

@@ -5,7 +5,7 @@ import torch
 from diffusers import EulerDiscreteScheduler, UNet2DModel
 
 from art_env import Schedule, sample, to_diffusers
-from art_env.adapters.diffusers import DiffusersDenoiser
+from art_env.adapters import DiffusersDenoiser
 from art_env.export import diffusers_kwargs
 
 # A schedule that was learned is a file: Schedule.load("runs/NAME/schedule.json").

@@ -66,7 +66,7 @@ def test_train_ppo(tmp_path):
 def test_train_art_rl_on_my_model(tmp_path):
     text = run("train_art_rl_on_my_model.py", tmp_path)
     edm, art = number(r"edm: error ([\d.]+)", text), number(r"art: error ([\d.]+)", text)
-    assert art < 0.5 * edm  # 0.27 to 0.29 with the seeds 0 to 2
+    assert art < 0.5 * edm  # about a quarter
     saved = Schedule.load(tmp_path / "runs" / "spiral.json")
     assert levels("art: error [\\d.]+, noise levels", text) == pytest.approx(list(saved.sigmas), rel=0.01)
 
