@@ -25,26 +25,22 @@ LINES, SCHEDULES = 100, 20
 
 
 def make_search(
-    settings: SearchSettings,
     config: EnvConfig,
-    rows: int,
     budget: int,
+    options: Options,
+    seed: int,
     record: Record | None = None,
     callback: Callback | None = None,
 ) -> ScheduleSearch:
-    """A search as the settings say.
+    """A search on an environment, evaluated in this process.
 
     Args:
-        settings: of the search.
         config: of the environment, with its exact trajectories.
-        rows: episodes of a rollout.
         budget: env steps.
-        record, callback: as ``ScheduleSearch``.
+        options, seed, record, callback: as ``ScheduleSearch``.
     """
-    own, noises = settings, rows // settings.noise_groups
-    objective = Objective(Dynamics(config, group_size=noises), batch=rows)
-    options = Options(own.noise_groups, noises, own.starts, own.learning_rate, own.std_start)
-    return ScheduleSearch(objective, budget, options, own.seed, record, callback)
+    objective = Objective(Dynamics(config, group_size=options.noises), batch=options.rows)
+    return ScheduleSearch(objective, budget, options, seed, record, callback)
 
 
 def run_search(
@@ -59,7 +55,9 @@ def run_search(
     """Search, or go on with a search that was killed.
 
     Args:
-        settings, config, rows, budget: as ``make_search``.
+        settings: of the search.
+        config, budget: as ``make_search``.
+        rows: episodes of a rollout.
         run: where logs and checkpoints go.
         log: logs schedules.
         say: called with lines of progress.
@@ -84,7 +82,7 @@ def run_search(
             log(search.objective.schedule(actions), logger, steps)
         logger.dump(steps)
 
-    search = make_search(settings, config, rows, budget, record, watch)
+    search = make_search(config, budget, settings.options(rows), settings.seed, record, watch)
     with bar:
         found = search.run()
     logger.close()

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from agents.art_rl import ARTRL, PaperARTRL
 from agents.baselines import make_ppo, make_sac
+from agents.schedule_search.search import Options
 from art_env._util.cli import ModelOptions
 from art_env._util.names import unknown_name
 from art_env.envs.config import EnvConfig
@@ -316,6 +317,11 @@ class SearchSettings(Settings):
             raise ValueError(
                 "reward = 'euler' has no exact trajectories, which the search needs; use global or local"
             )
+
+    def options(self, rows: int) -> Options:
+        """The search's own options, for rollouts of ``rows`` episodes."""
+        noises = rows // self.noise_groups
+        return Options(self.noise_groups, noises, self.starts, self.learning_rate, self.std_start)
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,8 @@ from agents.checkpoint import ALGORITHMS, read_settings, save_agent
 from agents.distill import distill
 from agents.rollout import sample_with_policy
 from agents.schedule_policy import SchedulePolicy
-from agents.schedule_search.objective import Objective
 from agents.schedule_search.record import Record
-from agents.schedule_search.search import Options, ScheduleSearch, SearchResult
+from agents.schedule_search.search import Options, SearchResult
 from agents.training.run_folder import RunFolder
 from agents.training.search_run import make_search, run_search
 from agents.training.settings import ArtSettings, SearchSettings, Settings
@@ -99,7 +98,8 @@ class Training:
         """A schedule, searched for without run folder, log and checkpoints."""
         settings = self.settings
         assert isinstance(settings, SearchSettings)
-        return make_search(settings, self.config, self.num_envs, self.total_timesteps).run()
+        options = settings.options(self.num_envs)
+        return make_search(self.config, self.total_timesteps, options, settings.seed).run()
 
     def fit(self) -> BaseAlgorithm:
         """An agent, trained without run folder, log and checkpoints."""
@@ -117,11 +117,9 @@ class Training:
         """
         model, found = self.settings.make_model(env, self.total_timesteps), None
         if self.init == "search":
-            noises = self.num_envs // self.settings.noise_groups
-            objective = Objective(Dynamics(self.config, group_size=noises), batch=self.num_envs)
-            options = Options(self.settings.noise_groups, noises)
-            search = ScheduleSearch(objective, self.init_timesteps, options, self.settings.seed, record)
-            found = search.run()
+            groups = self.settings.noise_groups
+            options = Options(groups, self.num_envs // groups)
+            found = make_search(self.config, self.init_timesteps, options, self.settings.seed, record).run()
         if isinstance(model, ARTRL) and self.init != "base":
             if found is None:
                 given = Schedule.load(self.init).resample(self.dynamics.num_steps)
