@@ -2,7 +2,9 @@
 
 python -m benchmarks.leaderboard --jobs 2
 
-A cell is a problem, a solver and a number of steps. What is in the records already is not run again, so that the
+A cell is a problem, a solver and a number of steps. CMA-ES, the search, ART-RL, PPO and SAC integrate as many
+trajectories, those of a default training; gradients take what they need. All of it takes about two hours on two
+cores. What is in the records already is not run again, so that the
 table can be made in parts, and one that was interrupted goes on.
 """
 
@@ -23,7 +25,6 @@ import tyro
 from tqdm import tqdm
 
 from art_env import __version__
-from art_env.diffusion.ode import ReferenceFlow
 from art_env.evaluation.evaluator import NOISE_SEED, Evaluator
 from art_env.problems.library import make_problem
 from art_env.problems.problem import Problem
@@ -32,13 +33,15 @@ from art_env.schedules.cma_es import evolve
 from art_env.schedules.registry import check_fit, make_schedule
 from benchmarks.records import ORACLE, OURS, RECORDS, Cell, Leaderboard, Record
 from benchmarks.running import run_training, training_processes
+from benchmarks.statistics import ANALYTIC
 
 # Methods that train.py knows, each with seeds.
 LEARNED = ("search", "art", "ppo", "sac")
+SLOW = ("ppo", "sac")
 SEARCHES = (*LEARNED, "cma", "gradient")
 COMPUTED = ("edm_tuned", "closed_form", "gits", "gits:coefficient=1.15", "sdm", "dmn", "dp")
 HANDCRAFTED = ("uniform", "log_snr", "cosine", "arctan", "edm")
-METHODS = (ORACLE, *HANDCRAFTED, *COMPUTED, "gradient", "cma", "search", "art")
+METHODS = (ORACLE, *HANDCRAFTED, *COMPUTED, "gradient", "cma", "search", "art", "ppo", "sac")
 # A schedule with a smaller ratio than this shows that the search for the oracle missed a basin.
 LEAST_RATIO = 0.999
 # If the best of all searches has a larger ratio than this, the basin of one of them may be better than the oracle's.
@@ -51,16 +54,24 @@ LEAST_ERROR = 1e-3
 class Args:
     """Run the methods on the cells and write a record a run."""
 
-    problems: tuple[str, ...] = ("gaussian-1d", "mixture-1d", "mixture-2d", "digits")
-    solvers: tuple[str, ...] = ("euler", "heun", "rk4", "dpmpp_2m", "ipndm")
-    steps: tuple[int, ...] = (2, 3, 5, 7, 10, 20)
+    problems: tuple[str, ...] = ("mixture-1d", "mixture-2d", "digits")
+    solvers: tuple[str, ...] = ("euler", "heun", "dpmpp_2m", "ipndm")
+    steps: tuple[int, ...] = (3, 5, 7, 10)
     methods: tuple[str, ...] = METHODS
     """oracle, search, art, ppo, sac, cma, gradient (as the oracle, but on the training noises), or any schedule that
     evaluate.py knows."""
-    seeds: tuple[int, ...] = tuple(range(10))
-    """Seeds of search, art, ppo and sac."""
-    cma_seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of CMA-ES, which may take longer than all the others together."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Seeds of search, art and cma on analytic problems."""
+    few_seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of the same on networks, and of ppo and sac."""
+    slow_cells: tuple[str, ...] = (
+        "mixture-1d:euler:5",
+        "mixture-1d:heun:5",
+        "mixture-1d:dpmpp_2m:5",
+        "mixture-1d:dpmpp_2m:10",
+        "digits:heun:5",
+    )
+    """PROBLEM:SOLVER:K of the cells that ppo and sac are trained in, which take minutes."""
     jobs: int = 1
     """Trainings at once."""
     records: Path = RECORDS
@@ -138,27 +149,34 @@ class CellRunner:
         if method == ORACLE:
             self._record_oracle()
             return
+        problem, effort = self.problem, self.problem.effort
         # Exact trajectories are no part of the seconds, as for a learner.
-        pool = self._training_noises() if method in SEARCHES else None
+        noises = {"cma": effort.cma_noises, "gradient": effort.gradient_noises}
+        pool = problem.reference(noises[method]) if method in noises else None
         began = time.perf_counter()
         if pool is None:
-            found = make_schedule(method, self.problem, self.K, self.solver)
-            check_fit(found, self.problem)
+            found = make_schedule(method, problem, self.K, self.solver)
+            check_fit(found, problem)
         elif method == "cma":
-            evaluations = self.problem.effort.cma_evaluations
-            found = evolve(self.problem.denoiser, pool, self.K, self.solver, evaluations, seed)
+            rows, episodes = effort.training(False, self.K)
+            evaluations = rows * episodes // pool.num_noises  # as many as a learner has
+            found = evolve(problem.denoiser, pool, self.K, self.solver, evaluations, seed)
         else:
-            found = make_schedule(ORACLE, self.problem, self.K, self.solver, pool)
+            found = make_schedule(ORACLE, problem, self.K, self.solver, pool)
         self.record(found, method, seed, time.perf_counter() - began)
 
-    def _training_noises(self) -> ReferenceFlow:
-        """As many as the learners have; of a network fewer, for more candidates from as many evaluations."""
-        return self.problem.reference(self.problem.effort.cma_noises)
+    def seeds(self, method: str) -> tuple[int, ...]:
+        """Those that a method is run with in this cell."""
+        if method in SLOW:
+            return self.args.few_seeds if self.cell.option in self.args.slow_cells else ()
+        if method not in (*LEARNED, "cma"):
+            return (0,)
+        return self.args.seeds if self.problem.name.startswith(ANALYTIC) else self.args.few_seeds
 
     def learn(self, method: str, workers: ProcessPoolExecutor) -> None:
         """Train with every seed whose record is not there."""
         runs = {}
-        for seed in self.args.seeds:
+        for seed in self.seeds(method):
             if not self.board.has(self.cell, method, seed):
                 folder = self.args.runs / "__".join(map(str, (*self.cell, method, seed)))
                 options = {**self.cell._asdict(), "seed": seed, "oracle": False}
@@ -205,7 +223,7 @@ def main(args: Args) -> None:
                 if method in LEARNED:
                     runner.learn(method, workers)
                     continue
-                for seed in args.cma_seeds if method == "cma" else (0,):
+                for seed in runner.seeds(method):
                     runner.run(method, seed)
             runner.search_oracle_again()
             ratios = board.ratios(runner.cell, OURS)

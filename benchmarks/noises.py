@@ -66,7 +66,7 @@ class Tails:
 
 @dataclass
 class Fresh:
-    """Score the oracle, the search's run with the median ratio, and gradients on noises that none of them has seen.
+    """Score the oracle, the runs of search and ART-RL with the median ratio, and gradients on noises new to all.
 
     The oracle is fitted to the very noises that the leaderboard judges on. Where few noises hold most of the error,
     a part of the ratio is that advantage.
@@ -117,7 +117,7 @@ class FreshLine(CellLine):
     """One cell.
 
     ``ratio``: on the leaderboard's noises; ``fresh``: RMSE over that of the oracle on all sets together; ``low``,
-    ``high``: on a single set; ``gradients``: as ``fresh``.
+    ``high``: on a single set, all of the search; ``gradients``, ``art``: as ``fresh``.
     """
 
     noises: int
@@ -126,6 +126,7 @@ class FreshLine(CellLine):
     low: float
     high: float
     gradients: float
+    art: float
 
 
 @dataclass(frozen=True)
@@ -220,10 +221,10 @@ def measure_fresh(evaluators: Sequence[Evaluator], records: Sequence[Record]) ->
         return [evaluator.rows(schedule)[0].mean for evaluator in evaluators]
 
     oracle, ours = errors(ORACLE), errors(OURS)
-    gradients = pooled(errors("gradient")) / pooled(oracle) if "gradient" in chosen else math.nan
+    others = [pooled(errors(m)) / pooled(oracle) if m in chosen else math.nan for m in ("gradient", "art")]
     ratios = [a / b for a, b in zip(ours, oracle, strict=True)]
     noises = sum(evaluator.num_noises for evaluator in evaluators)
-    found = (chosen[OURS].ratio, pooled(ours) / pooled(oracle), min(ratios), max(ratios), gradients)
+    found = (chosen[OURS].ratio, pooled(ours) / pooled(oracle), min(ratios), max(ratios), *others)
     return FreshLine(*chosen[OURS].cell, noises, *rounded(found))
 
 

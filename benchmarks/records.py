@@ -251,11 +251,15 @@ class Leaderboard:
 
 
 class Fresh(NamedTuple):
-    """The search's error over the oracle's on noises that neither has seen: on all of them, and on single sets."""
+    """The search's error over the oracle's on noises that neither has seen: on all of them, and on single sets.
+
+    ``art``: as ``ratio``, of ART-RL; NaN if it has no run.
+    """
 
     ratio: float
     low: float
     high: float
+    art: float = math.nan
 
 
 def read_fresh(path: Path) -> dict[Cell, Fresh]:
@@ -263,7 +267,7 @@ def read_fresh(path: Path) -> dict[Cell, Fresh]:
     with path.open(newline="", encoding="utf-8") as file:
         return {
             Cell(row["problem"], row["solver"], int(row["num_steps"])): Fresh(
-                float(row["fresh"]), float(row["low"]), float(row["high"])
+                *(float(row[name]) for name in ("fresh", "low", "high", "art"))
             )
             for row in csv.DictReader(file)
         }

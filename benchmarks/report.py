@@ -42,12 +42,12 @@ from benchmarks.records import (
     title,
 )
 from benchmarks.statistics import (
-    ANALYTIC_BAR,
+    FEW_STEPS,
+    FEW_STEPS_BAR,
     IMPROVEMENT_STEPS,
     LEAST_IMPROVEMENT,
-    NETWORK_BAR,
+    MANY_STEPS_BAR,
     TIE,
-    Doubt,
     Interval,
     Summary,
     bar,
@@ -61,6 +61,9 @@ from benchmarks.statistics import (
 )
 
 PROGRAM = "python -m benchmarks.report"
+AGENTS = ("art", OURS)
+# Of one table: the best list that needs no search, and everything that searches or learns.
+COMPARED = ("closed_form", "gradient", "cma", "ppo", "ppo_groups", "sac", OURS, "art")
 START, END = "<!-- table:{} -->", "<!-- end -->"
 TEMPLATE = """# Leaderboard
 
@@ -87,7 +90,12 @@ cells.
 
 ![Ratio against environment steps](figures/efficiency.png)
 
-## Where the schedule search misses
+## Cell by cell
+
+<!-- table:searches -->
+<!-- end -->
+
+## Misses
 
 <!-- table:misses -->
 <!-- end -->
@@ -260,61 +268,69 @@ def table_ratios(board: Leaderboard, problem: str) -> str:
     return "\n\n".join(parts) + "\n\nMedian over seeds; in brackets evaluations a sample; bold: the lowest."
 
 
+def table_searches(board: Leaderboard) -> str:
+    """Every method that searches or learns, in every cell."""
+    methods = [m for m in COMPARED if m in board.methods]
+    rows = []
+    for cell in board.cells:
+        there = {m: board.ratios(cell, m) for m in methods if (cell, m) in board.runs}
+        least = min((float(np.median(ratios)) for m, ratios in there.items()), default=math.nan)
+        line = [str(cell)]
+        for m in methods:
+            middle = float(np.median(there[m])) if m in there else math.nan
+            text = number(middle)
+            if m in there and len(there[m]) > 1:
+                text += f" ({number(float(there[m].max()))})"
+            line.append(f"**{text}**" if middle <= TIE * least else text)
+        rows.append(line)
+    text = markdown(["cell", *map(title, methods)], rows)
+    return text + f"\n\nMedian (largest) over seeds; bold: within {TIE - 1:.0%} of the lowest."
+
+
 def table_misses(board: Leaderboard, fresh: Mapping[Cell, Fresh]) -> str:
-    """Cells where the search is above its bar, or does not surely beat a rival."""
-    ours = board.cells_of(OURS)
-    high = high_ratios(board)
-    text = (
-        f"Median ratio above the bar ({ANALYTIC_BAR} on analytic problems, {NETWORK_BAR:.2f} on networks): "
-    )
-    text += f"{len(high)} of {len(ours)} cells."
-    if high:
-        rows = [
-            [
-                str(cell),
-                number(ratio),
-                f"{number(float(board.ratios(cell, OURS).min()))} - {number(float(board.ratios(cell, OURS).max()))}",
-                str(len(board.ratios(cell, OURS))),
-                f"{bar(cell.problem):.2f}",
-                *([fresh_text(fresh.get(cell))] if fresh else []),
-            ]
-            for cell, ratio in high
-        ]
-        header = ["cell", "ratio of the search", "min - max", "runs", "bar"]
-        header += ["fresh noises (single sets)"] if fresh else []
+    """Cells where an agent is above the bar, and those where the search is behind a rival."""
+    agents = [m for m in AGENTS if m in board.methods]
+    high = {m: dict(high_ratios(board, m)) for m in agents}
+    counts = ", ".join(f"{title(m)} {len(high[m])} of {len(board.cells_of(m))} cells" for m in agents)
+    text = f"Median ratio above the bar ({FEW_STEPS_BAR} up to K = {FEW_STEPS}, {MANY_STEPS_BAR} beyond): {counts}."
+    cells = [c for c in board.cells if any(c in found for found in high.values())]
+    if cells:
+        rows = []
+        for cell in cells:
+            line = [str(cell), f"{bar(cell):.2f}"]
+            for m in agents:
+                ratios = board.ratios(cell, m)
+                line.append("-")
+                if len(ratios):
+                    low, middle, top = (number(float(f(ratios))) for f in (np.min, np.median, np.max))
+                    line[-1] = f"{middle} ({low} - {top})"
+            rows.append([*line, *([fresh_text(fresh.get(cell))] if fresh else [])])
+        header = ["cell", "bar", *map(title, agents)] + (
+            ["search, fresh noises (single sets)"] if fresh else []
+        )
         text += "\n\n" + markdown(header, rows)
+        text += "\n\nMedian (lowest - largest) over seeds."
     if fresh:
-        above = [
-            f"{cell} ({number(f.ratio)})" for cell, f in sorted(fresh.items()) if f.ratio > bar(cell.problem)
-        ]
-        text += (
-            "\n\nFresh noises: the search's error (of the run with the median ratio) over the oracle's on noises "
-            f"that neither has seen. There it is above the bar in {len(above)} of {len(fresh)} cells"
-            f"{': ' + '; '.join(above) if above else ''}."
-        )
-    short = [c for c in ours if c.num_steps <= IMPROVEMENT_STEPS]
+        for name, of in (("search", "ratio"), ("ART-RL", "art")):
+            known = {c: getattr(f, of) for c, f in sorted(fresh.items()) if not math.isnan(getattr(f, of))}
+            above = [f"{c} ({number(ratio)})" for c, ratio in known.items() if ratio > bar(c)]
+            text += (
+                f"\n\nFresh noises, {name}: the error of the run with the median ratio over the oracle's, on noises "
+                f"that neither has seen, is above the bar in {len(above)} of {len(known)} cells"
+                f"{': ' + '; '.join(above) if above else ''}."
+            )
+    short = [c for c in board.cells_of(OURS) if c.num_steps <= IMPROVEMENT_STEPS]
     found = doubts(board)
-    doubtful: dict[Cell, list[Doubt]] = {}
-    for doubt in found:
-        doubtful.setdefault(doubt.cell, []).append(doubt)
     text += (
-        f"\n\nProbability of improvement over some rival below {LEAST_IMPROVEMENT} (K <= {IMPROVEMENT_STEPS}): "
-        f"{len(doubtful)} of {len(short)} cells."
+        f"\n\nThe search is better than every rival with a probability of {LEAST_IMPROVEMENT} in "
+        f"{len(short) - len({d.cell for d in found})} of {len(short)} cells up to K = {IMPROVEMENT_STEPS}; most "
+        "others are ties."
     )
-    if doubtful:
-        lost = [f"{d.cell} ({number(d.ours)}; {title(d.method)} {number(d.theirs)})" for d in beaten(found)]
-        text += (
-            f" The best of these rivals has a median ratio lower by more than {TIE - 1:.0%} in {len(lost)} of them"
-            f"{': ' + '; '.join(lost) if lost else ''}."
-        )
-        lines = []
-        for cell, several in doubtful.items():
-            several.sort(key=lambda d: d.improvement)
-            rivals = "; ".join(f"{title(d.method)} {d.improvement:.2f} ({number(d.theirs)})" for d in several)
-            lines.append([str(cell), number(several[0].ours), rivals])
-        header = ["cell", "ratio of the search", "rival, P(search is better), (its ratio)"]
-        text += "\n\n" + markdown(header, lines)
-    return text
+    lost = [f"{d.cell} ({number(d.ours)}; {title(d.method)} {number(d.theirs)})" for d in beaten(found)]
+    return text + (
+        f" The best rival has a median ratio lower by more than {TIE - 1:.0%} in {len(lost)} of them"
+        f"{': ' + '; '.join(lost) if lost else ''}."
+    )
 
 
 def fresh_text(fresh: Fresh | None) -> str:
@@ -347,6 +363,7 @@ def tables(board: Leaderboard, found: Sequence[Summary], fresh: Mapping[Cell, Fr
     parts = {
         "records": table_records(board),
         "iqm": table_iqm(board, found),
+        "searches": table_searches(board),
         "misses": table_misses(board, fresh),
         "seconds": table_seconds(board),
     }

@@ -14,9 +14,10 @@ import numpy as np
 
 from benchmarks.records import ORACLE, OURS, Cell, Leaderboard
 
-# A median ratio above the bar of its problem is a miss: problems with exact denoisers, and all others.
+# Beginnings of the names of problems with exact denoisers.
 ANALYTIC = ("gaussian", "mixture")
-ANALYTIC_BAR, NETWORK_BAR = 1.05, 1.10
+# A median ratio above the bar is a miss: up to so many steps, and beyond.
+FEW_STEPS, FEW_STEPS_BAR, MANY_STEPS_BAR = 7, 1.05, 1.15
 LEAST_IMPROVEMENT, IMPROVEMENT_STEPS = 0.9, 10
 # Medians within 1% are a tie.
 TIE = 1.01
@@ -164,9 +165,9 @@ def median(values: Iterable[float]) -> float:
     return float(np.median(known)) if known else math.nan
 
 
-def bar(problem: str) -> float:
-    """The largest median ratio of the search that is no miss on a problem."""
-    return ANALYTIC_BAR if problem.startswith(ANALYTIC) else NETWORK_BAR
+def bar(cell: Cell) -> float:
+    """The largest median ratio in a cell that is no miss."""
+    return FEW_STEPS_BAR if cell.num_steps <= FEW_STEPS else MANY_STEPS_BAR
 
 
 class Doubt(NamedTuple):
@@ -179,10 +180,10 @@ class Doubt(NamedTuple):
     theirs: float
 
 
-def high_ratios(board: Leaderboard) -> list[tuple[Cell, float]]:
-    """Cells where the median ratio of the search is above its bar."""
-    medians = [(cell, float(np.median(board.ratios(cell, OURS)))) for cell in board.cells_of(OURS)]
-    return [(cell, ratio) for cell, ratio in medians if ratio > bar(cell.problem)]
+def high_ratios(board: Leaderboard, method: str) -> list[tuple[Cell, float]]:
+    """Cells where the median ratio of a method is above the bar."""
+    medians = [(cell, float(np.median(board.ratios(cell, method)))) for cell in board.cells_of(method)]
+    return [(cell, ratio) for cell, ratio in medians if ratio > bar(cell)]
 
 
 def doubts(board: Leaderboard) -> list[Doubt]:

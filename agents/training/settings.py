@@ -57,10 +57,10 @@ class Settings(ModelOptions):
     num_noises: int | None = None
     """Initial noises that rewards are measured on; by default the problem's own number."""
     total_timesteps: int | None = None
-    """Env steps; by default 300 episodes of every row (on images 1,200, 100 with --model; on the mixtures 1,130, and
-    beyond K = 10 113 K; of a stochastic solver on images 300, on the analytic problems 75), for every algorithm."""
+    """Env steps; by default 300 episodes of every row (on images 1,200, 100 with --model; on the mixtures 1,000, and
+    beyond K = 10 100 K; of a stochastic solver on images 300, on the analytic problems 75), for every algorithm."""
     num_envs: int | None = None
-    """Rows that step together; by default 256 (64 on images and with --model, 2048 on the mixtures; of a stochastic
+    """Rows that step together; by default 256 (64 on images and with --model, 1024 on the mixtures; of a stochastic
     solver 4096, 1024 on images, 256 with --model)."""
     seed: int = 0
     """Seed of the agent, the exploration and the initial noises."""

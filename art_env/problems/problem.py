@@ -32,6 +32,7 @@ class Effort:
             ranks them on.
         oracle_with_dp: start that search from dynamic programming too, which takes many evaluations.
         cma_noises, cma_evaluations: trajectories (None: all) and final errors of CMA-ES.
+        gradient_noises: trajectories (None: all) of the search by gradients that knows the training noises only.
         pictures: samples in a picture.
     """
 
@@ -48,6 +49,7 @@ class Effort:
     oracle_with_dp: bool = True
     cma_noises: int | None = None
     cma_evaluations: int = 1000
+    gradient_noises: int | None = None
     pictures: int = 4096
 
     def training(self, in_groups: bool, num_steps: int) -> tuple[int, int]:
@@ -61,7 +63,7 @@ class Effort:
 ANALYTIC = Effort()
 # Learning needs large batches where a few noises make most of the error; a covariance over the steps has K squared
 # entries to learn.
-HEAVY_TAILED = Effort(rows=2048, episodes=1130, more_from=10)
+HEAVY_TAILED = Effort(rows=1024, episodes=1000, more_from=10, cma_noises=2048, cma_evaluations=500)
 # Where an episode is expensive, many small updates are worth more than few large ones. Groups must stand for a
 # distribution: W2 between small samples favours one that is too narrow.
 NETWORK = Effort(
@@ -77,6 +79,7 @@ NETWORK = Effort(
     oracle_with_dp=False,
     cma_noises=256,
     cma_evaluations=300,
+    gradient_noises=256,
     pictures=12,
 )
 # A network of unknown size gets few.

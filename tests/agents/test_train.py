@@ -423,17 +423,17 @@ def test_settings_reach_ppo_and_sac() -> None:
         assert [model.lr_schedule(left) for left in (1.0, 0.5, 0.0)] == pytest.approx([rate, rate / 2, 0.0])
 
 
-@pytest.mark.parametrize(("K", "episodes"), [(5, 1130), (10, 1130), (20, 2260)])
+@pytest.mark.parametrize(("K", "episodes"), [(5, 1000), (10, 1000), (20, 2000)])
 def test_many_steps_take_longer_training(K: int, episodes: int) -> None:
     settings = train.parse(["--problem", "mixture-1d", "--num-steps", str(K)])
-    assert settings.size(make_problem("mixture-1d"), False) == (2048, episodes * 2048 * K)
+    assert settings.size(make_problem("mixture-1d"), False) == (1024, episodes * 1024 * K)
 
 
 @pytest.mark.parametrize(
     ("options", "rows", "episodes"),
     [
         ("--problem gaussian-1d", 256, 300),
-        ("--problem mixture-2d", 2048, 1130),
+        ("--problem mixture-2d", 1024, 1000),
         ("--problem digits", 64, 1200),
         ("sac --problem digits", 64, 1200),
         ("--problem digits --num-envs 128", 128, 600),

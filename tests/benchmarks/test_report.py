@@ -97,27 +97,30 @@ def test_misses(read):
     records += [
         _record("search", ratio, s) for s, ratio in enumerate((1.04, 1.06, 1.07))
     ]  # median above 1.05
-    records += [_record("search", 1.06, s, "digits:heun:5") for s in range(3)]  # below 1.10
-    records += [_record("search", 1.11, 0, "photos:heun:18"), _record("dp", 1.0, 0, "photos:heun:18")]
-    records += [_record("edm", 1.065, 0), _record("dp", 1.2, 0), _record("cma", 1.06, 0, "digits:heun:5")]
+    records += [_record("search", 1.14, s, "digits:heun:10") for s in range(3)]  # below 1.15
+    records += [_record("search", 1.16, 0, "photos:heun:18"), _record("dp", 1.0, 0, "photos:heun:18")]
+    records += [_record("edm", 1.065, 0), _record("dp", 1.2, 0), _record("cma", 1.14, 0, "digits:heun:10")]
+    records += [_record("art", ratio, s) for s, ratio in enumerate((1.01, 1.02, 1.2))]
     made = read(records)
-    assert [(str(c), g) for c, g in statistics.high_ratios(made)] == [
+    assert [(str(c), g) for c, g in statistics.high_ratios(made, "search")] == [
         ("mixture-1d, heun, 5", 1.06),
-        ("photos, heun, 18", 1.11),
+        ("photos, heun, 18", 1.16),
     ]
+    assert statistics.high_ratios(made, "art") == []
     # dp is beaten by all; the oracle and K = 18 are left out.
     assert [(str(d.cell), d.method, d.ours, d.theirs) for d in statistics.doubts(made)] == [
-        ("digits, heun, 5", "cma", 1.06, 1.06),
+        ("digits, heun, 10", "cma", 1.14, 1.14),
         ("mixture-1d, heun, 5", "edm", 1.06, 1.065),
+        ("mixture-1d, heun, 5", "art", 1.06, 1.02),
     ]
-    assert [d.improvement for d in statistics.doubts(made)] == pytest.approx([0.5, 2 / 3])
+    assert [d.improvement for d in statistics.doubts(made)] == pytest.approx([0.5, 2 / 3, 1 / 3])
     text = report.table_misses(made, {})
-    assert "2 of 3 cells" in text
+    assert "ART-RL 0 of 1 cells, schedule search 2 of 3 cells" in text
     assert "resh noises" not in text
-    assert "| mixture-1d, heun, 5 | 1.060 | 1.040 - 1.070 | 3 | 1.05 |" in text
-    assert "2 of 2 cells" in text
-    assert "EDM (rho = 7) 0.67 (1.065)" in text
-    assert "lower by more than 1% in 0 of them." in text
+    assert "| mixture-1d, heun, 5 | 1.05 | 1.020 (1.010 - 1.200) | 1.060 (1.040 - 1.070) |" in text
+    assert "| photos, heun, 18 | 1.15 | - | 1.160 (1.160 - 1.160) |" in text
+    assert "in 0 of 2 cells up to K = 10" in text
+    assert "lower by more than 1% in 1 of them: mixture-1d, heun, 5 (1.060; ART-RL 1.020)." in text
 
 
 def test_doubtful_cells_that_are_no_ties(read):
@@ -133,16 +136,27 @@ def test_doubtful_cells_that_are_no_ties(read):
     )
 
 
+def test_searches_cell_by_cell(read):
+    records = [_record("closed_form", 1.3), _record("gradient", 1.005)]
+    records += [_record("art", ratio, s) for s, ratio in enumerate((1.0, 1.2, 1.01))]
+    records += [_record("closed_form", 1.5, cell="digits:euler:3")]
+    text = report.table_searches(read(records))
+    assert "| cell | closed form | gradients (training noises) | ART-RL |" in text
+    assert "| digits, euler, 3 | **1.500** | - | - |" in text
+    assert "| mixture-1d, heun, 5 | 1.300 | **1.005** | **1.010 (1.200)** |" in text
+
+
 def test_fresh_noises(read, tmp_path):
     """Beside a miss, and as a miss of their own; read from beside the records."""
     made = read([_record("search", 1.2), _record("search", 1.01, cell="mixture-1d:rk4:5")])
-    header = "problem,solver,num_steps,noises,ratio,fresh,low,high,gradients\n"
-    lines = "mixture-1d,heun,5,64,1.2,0.98,0.9,1.3,nan\nmixture-1d,rk4,5,64,1.01,1.0502,1,1.1,1.0\n"
+    header = "problem,solver,num_steps,noises,ratio,fresh,low,high,gradients,art\n"
+    lines = "mixture-1d,heun,5,64,1.2,0.98,0.9,1.3,nan,1.2\nmixture-1d,rk4,5,64,1.01,1.0502,1,1.1,1.0,nan\n"
     (tmp_path / "fresh_noises.csv").write_text(header + lines)
     fresh = report.fresh_of(report.Args(tmp_path / "records.jsonl"))
     text = report.table_misses(made, fresh)
-    assert "| mixture-1d, heun, 5 | 1.200 | 1.200 - 1.200 | 1 | 1.05 | 0.980 (0.900 - 1.300) |" in text
+    assert "| mixture-1d, heun, 5 | 1.05 | 1.200 (1.200 - 1.200) | 0.980 (0.900 - 1.300) |" in text
     assert "above the bar in 1 of 2 cells: mixture-1d, rk4, 5 (1.050)." in text
+    assert "above the bar in 1 of 1 cells: mixture-1d, heun, 5 (1.200)." in text
     assert report.fresh_of(report.Args(tmp_path / "elsewhere" / "records.jsonl")) == {}
     with pytest.raises(FileNotFoundError):
         report.fresh_of(report.Args(tmp_path / "records.jsonl", fresh=tmp_path / "no.csv"))
@@ -165,6 +179,7 @@ def test_fresh_noises_of_a_cell():
     assert line.low == pytest.approx(min(a / b for a, b in zip(ours, oracle, strict=True)), rel=1e-4)
     assert line.high > line.low
     assert math.isnan(line.gradients)
+    assert math.isnan(line.art)
 
 
 def test_polish_ends_at_the_optimum(tmp_path):
@@ -194,7 +209,15 @@ def test_a_bad_name_of_a_cell(text):
 def test_tables(read):
     made = read(_small())
     parts = report.tables(made, statistics.summarize(made), {})
-    assert set(parts) == {"records", "iqm", "misses", "seconds", "ratios:mixture-1d", "ratios:digits"}
+    assert set(parts) == {
+        "records",
+        "iqm",
+        "searches",
+        "misses",
+        "seconds",
+        "ratios:mixture-1d",
+        "ratios:digits",
+    }
     assert "16 records of 5 methods in 2 cells." in parts["records"]
     assert "command: make it; versions: numpy 2" in parts["records"]
     assert "| PPO | 1 of 2 | 2 | 1.260" in parts["iqm"]
