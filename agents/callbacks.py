@@ -70,9 +70,7 @@ class ScheduleLog:
         self.dynamics, self.reference, self.others = dynamics, reference, others
         solver = dynamics.solver
         self.oracle_rmse = (
-            None
-            if oracle is None
-            else final_rmse(dynamics.problem.denoiser, reference, oracle.sigmas, solver)
+            None if oracle is None else final_rmse(dynamics.problem.denoiser, reference, oracle, solver)
         )
 
     def __call__(self, schedule: Schedule, logger: Logger, env_steps: int) -> None:
@@ -84,7 +82,7 @@ class ScheduleLog:
         if self.dynamics.solver.stochastic:
             logger.record("art/sliced_w2", self._distance(schedule))
         else:
-            error = final_rmse(problem.denoiser, self.reference, schedule.sigmas, self.dynamics.solver)
+            error = final_rmse(problem.denoiser, self.reference, schedule, self.dynamics.solver)
             logger.record("art/rmse", error)
             if self.oracle_rmse:
                 logger.record("art/ratio", error / self.oracle_rmse)

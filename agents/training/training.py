@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,7 @@ class Training:
         settings = self.settings
         found = distill(model, self.dynamics, name=settings.algorithm)
         meta = {**found.meta, "seed": settings.seed, "version": __version__}
-        return Schedule(found.sigmas, settings.algorithm, meta)
+        return replace(found, name=settings.algorithm, meta=meta)
 
     @property
     def acts_on_samples(self) -> bool:

@@ -133,15 +133,18 @@ class LogSpeed:
         """See ``Control``."""
         return (state.sigma - after.sigma) / self._dt
 
-    def levels(self, actions: Tensor) -> Tensor:
-        """Noise levels ``[K + 1, B]`` of whole episodes, for ``actions: [B, K]``."""
-        B, K = actions.shape
-        t = torch.zeros_like(actions[:, 0])
-        levels = torch.full((K + 1, B), self.problem.sigma_max, dtype=t.dtype, device=t.device)
+    def times(self, actions: Tensor) -> Tensor:
+        """The spent part of the budget ``[K + 1, B]``, from 0 to 1, of whole episodes with ``actions: [B, K]``."""
+        K = actions.shape[1]
+        times = [torch.zeros_like(actions[:, 0])]
         for k in range(K - 1):
-            t = self._spend(t, torch.full_like(t, K - k), actions[:, k])
-            levels[k + 1] = self.base.level(t)
-        levels[K] = self.problem.sigma_end
+            times.append(self._spend(times[-1], torch.full_like(times[-1], K - k), actions[:, k]))
+        return torch.stack([*times, torch.ones_like(times[0])])
+
+    def levels(self, times: Tensor) -> Tensor:
+        """Noise levels ``[K + 1, B]`` of whole episodes, for ``times: [K + 1, B]``."""
+        levels = self.base.level(times.flatten()).reshape(times.shape)
+        levels[0], levels[-1] = self.problem.sigma_max, self.problem.sigma_end
         return levels
 
     def _spend(self, t: Tensor, left: Tensor, action: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ class State(NamedTuple):
         index: ``[B]``, row of the pools of initial noises and of step noise; -1 if there is neither.
         past: ``[B, m, *shape]``, what a multistep solver keeps of its last m steps, the latest first.
         past_sigma: ``[B, m]``, their noise levels; 0 where there was no such step.
+        dt: ``[B]``, the part of the budget that the last step took; 0 before the first.
     """
 
     x: Tensor
@@ -40,3 +41,4 @@ class State(NamedTuple):
     index: Tensor  # type: ignore[assignment]
     past: Tensor
     past_sigma: Tensor
+    dt: Tensor

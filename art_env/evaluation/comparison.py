@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from art_env._util.files import atomic_path
@@ -142,5 +142,5 @@ def with_own_names(schedules: Sequence[Schedule], taken: Sequence[str]) -> list[
         while name in used:
             name, i = f"{schedule.name} ({i})", i + 1
         used.add(name)
-        out.append(Schedule(schedule.sigmas, name, schedule.meta))
+        out.append(replace(schedule, name=name))
     return out

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from art_env.diffusion import SOLVERS, CheckedDenoiser, GaussianDenoiser, get_solver, sample
-from art_env.diffusion.solvers import SolverState, euler_step, to_d
+from art_env.diffusion.steps import SolverState, euler_step, to_d
 from art_env.problems.library import make_problem
 from art_env.schedules import arctan, edm
 
