@@ -9,18 +9,18 @@ from art_env.diffusion.solvers import Solver
 
 # A weight is its default plus two times the action near 0, and grows exponentially to 6.7 at action 1.
 SLOPE, CURVE = 2.0, 3.0
-# How short a step may count, as part of the one before.
-LEAST_RATIO = 1 / 32
+# The largest ratio between two steps that widens the reach.
+MOST_UNLIKE = 32.0
 
 
 class SlopeWeights:
     """The actions after the first one set the weights of the step, one each (see ``LearnedMultistep``).
 
-    ``w = w_0 + (SLOPE / CURVE) sinh(CURVE a) sqrt(max(1, dt' / dt))``. ``w_0`` is the rule's default (1/2 for the
+    ``w = w_0 + (SLOPE / CURVE) sinh(CURVE a) sqrt(max(dt / dt', dt' / dt))``. ``w_0`` is the rule's default (1/2 for the
     last change of slope, 0 for the others), ``dt`` and ``dt'`` are the parts of the budget that this step and the
-    one before it take. In steps of like length the weights of the best samplers are between -5 and 3. In a step that
-    is short beside the one before it they are up to 20: the change of slope tells what the long step did wrong, and
-    a short step needs a large weight to mend that.
+    one before it take. In steps of like length the weights of the best samplers are between -5 and 3. Beside a much
+    shorter or longer step they are up to 20: a long step after a short one must extrapolate far, and in a short step
+    after a long one the change of slope tells what the long one did wrong.
 
     Args:
         solver: a learned one.
@@ -61,5 +61,6 @@ class SlopeWeights:
 
     def _reach(self, dt: Tensor, dt_before: Tensor) -> Tensor:
         """``[B]``, at least 1."""
-        ratio = (dt / dt_before.clamp_min(1e-300)).clamp(LEAST_RATIO, 1.0)
-        return torch.where(dt_before > 0, ratio.rsqrt(), torch.ones_like(ratio))
+        known = dt_before > 0
+        ratio = torch.where(known, dt / dt_before.clamp_min(1e-300), torch.ones_like(dt))
+        return torch.maximum(ratio, 1 / ratio.clamp_min(1e-300)).clamp_max(MOST_UNLIKE).sqrt()

@@ -69,6 +69,7 @@ def test_the_box_holds_what_gradients_find():
     assert rule.weights(one, equal, equal).min() > 6
     assert rule.weights(-one, equal, equal).max() < -6
     assert rule.weights(one, short, equal).min() > 20
+    assert rule.weights(one, equal, short).min() > 20
 
 
 @pytest.mark.parametrize("reward", ["global", "local"])
