@@ -85,8 +85,6 @@ cells.
 
 ![Interquartile mean of the ratio, by method](figures/ratios.png)
 
-![Ratio against environment steps](figures/efficiency.png)
-
 ## Where the schedule search misses
 
 <!-- table:misses -->
@@ -113,8 +111,6 @@ class Args:
     """A file of JSON lines."""
     out: Path = ROOT / "docs"
     """Folder that gets results.md, two CSV files and figures/."""
-    curve_cells: tuple[str, ...] = ()
-    """PROBLEM:SOLVER:K of the figure of sample efficiency; default a cell a problem, that with the most curves."""
     figures: bool = True
     """Draw the figures."""
     fresh: Path | None = None
@@ -449,7 +445,6 @@ def main(args: Args) -> None:
     if not board.runs:
         raise ValueError(f"{args.records} has no records")
     found = summarize(board)
-    curves = figures.curve_cells(board, args.curve_cells)
     page = args.out / "results.md"
     parts = tables(board, found, fresh_of(args))
     text = fill(page.read_text(encoding="utf-8") if page.is_file() else TEMPLATE, parts)
@@ -462,7 +457,7 @@ def main(args: Args) -> None:
     write_text(args.out / "leaderboard_cells.csv", cells_csv(board))
     print(f"wrote {page} and two CSV files")
     if args.figures:
-        for name, figure in figures.draw(board, found, curves).items():
+        for name, figure in figures.draw(board, found).items():
             with atomic_path(folder / f"{name}.png") as path:
                 figure.savefig(path)
             print(f"wrote {folder / name}.png")
