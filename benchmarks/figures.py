@@ -9,8 +9,8 @@ as far apart as 2 and 11. What is nearer than 1.001, or below the oracle, is dra
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
@@ -18,9 +18,9 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from benchmarks.records import ORACLE, OURS, Cell, Leaderboard, Record, number, title
+from benchmarks.records import ORACLE, OURS, Cell, Leaderboard, amount, number, title
 from benchmarks.statistics import Summary
 
 DPI = 120
@@ -42,12 +42,12 @@ COLORS = {
     "gradient": "#455a64",
     "art": "#111111",
     "ppo": "#ef6c00",
+    "ppo:noise_groups=16": "#8e24aa",
     "sac": "#3949ab",
 }
 # The smallest distance from the oracle that a figure shows.
 NEAREST = 1e-3
 RATIO_TICKS = (1.001, 1.003, 1.01, 1.03, 1.1, 1.3, 2, 4, 10, 30, 100, 300, 1000, 3000, 10000)
-LEARNERS = (OURS, "art", "ppo", "sac")
 STEPS_METHODS = (
     "uniform",
     "log_snr",
@@ -63,17 +63,33 @@ STEPS_METHODS = (
     "art",
     OURS,
 )
-# Schedules that the figure of sample efficiency has a level line for.
-LEVEL_LINES = ("edm", "closed_form", "dp")
+# The schedule that every method begins with: a level of the figure of sample efficiency.
+START = "closed_form"
+MARKERS = {
+    "gradient": "P",
+    "cma": "X",
+    OURS: "s",
+    "art": "o",
+    "ppo": "^",
+    "ppo:noise_groups=16": "v",
+    "sac": "D",
+}
 
 
-def draw(board: Leaderboard, found: Sequence[Summary], curves: Sequence[Cell]) -> dict[str, Figure]:
+class Band(NamedTuple):
+    """Runs of one method at several budgets: evaluations and least, median and largest ratio, ``[budgets]`` each."""
+
+    evaluations: np.ndarray
+    low: np.ndarray
+    middle: np.ndarray
+    high: np.ndarray
+
+
+def draw(board: Leaderboard, found: Sequence[Summary]) -> dict[str, Figure]:
     """All figures that the records are enough for, by file name."""
     figures = {"ratios": ratios(found, len(board.cells)), "steps": steps(board)}
     if board.cells_of(OURS):
         figures["heat"] = heat(board)
-    if curves:
-        figures["efficiency"] = efficiency(board, curves)
     return figures
 
 
@@ -123,99 +139,54 @@ def ratios(found: Sequence[Summary], num_cells: int) -> Figure:
     return figure
 
 
-def curve_cells(board: Leaderboard, wanted: Sequence[str] = ()) -> list[Cell]:
-    """The cells of the figure of sample efficiency: those wanted, or a cell a problem, that with the most curves.
-
-    Raises:
-        ValueError: a wanted cell is not PROBLEM:SOLVER:K or has no curve.
-    """
-    counts = Counter(r.cell for r in board.records() if r.method in LEARNERS and r.curve)
-    if wanted:
-        names = {c.option: c for c in counts}
-        for name in wanted:
-            if name not in names:
-                known = ", ".join(sorted(names)) or "none"
-                raise ValueError(f"no learning curves for {name!r}; there are: {known}")
-        return [names[name] for name in wanted]
-    best = []
-    for problem in board.problems:
-        cells = [c for c in counts if c.problem == problem]
-        if cells:
-            # Among equals the problem's middle: neither two steps nor twenty.
-            best.append(max(cells, key=lambda c: (counts[c], c.solver == "heun", -abs(c.num_steps - 5))))
-    return best
-
-
-def efficiency(board: Leaderboard, cells: Sequence[Cell]) -> Figure:
-    """Ratio against environment steps, median and interquartile band over seeds, a panel a cell."""
-    columns = min(3, len(cells))
-    rows = math.ceil(len(cells) / columns)
-    figure = Figure(figsize=(1.5 + 4.2 * columns, 0.6 + 3.3 * rows), dpi=DPI, layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False)
-    for axes, cell in zip(panels.flat, cells, strict=False):
-        shown: list[float] = []
-        for method in LEARNERS:
-            band = curve_band(board.runs.get((cell, method), []))
-            if band is None:
-                continue
-            x, low, middle, high = band
-            shown += [float(low.min()), float(high.max())]
-            paint = color(board.methods, method)
-            axes.plot(x, drawn(middle), color=paint, linewidth=2, label=title(method))
-            axes.fill_between(x, drawn(low), drawn(high), color=paint, alpha=0.2, linewidth=0)
-        for method, style in zip(LEVEL_LINES, ("--", "-.", ":"), strict=True):
-            known = board.ratios(cell, method)
-            if len(known) and math.isfinite(known[0]):
-                shown += list(known)
-                level, paint = float(drawn(np.median(known))), color(board.methods, method)
-                axes.axhline(level, color=paint, linestyle=style, linewidth=1.2, label=title(method))
-        axes.set_xscale("log")
-        axes.xaxis.set_minor_formatter(NullFormatter())  # within one decade every tick would get a label
-        ratio_axis(axes, "y", shown)
-        axes.set_title(f"{cell.problem}, {cell.solver}, K = {cell.num_steps}")
-        axes.set(xlabel="environment steps", ylabel="ratio to the oracle")
-        axes.grid(alpha=0.25)
-    for axes in panels.flat[len(cells) :]:
-        axes.set_visible(False)
+def efficiency(panels: Mapping[Cell, Mapping[str, Band]]) -> Figure:
+    """Ratio against denoiser evaluations, a panel a cell: medians, and bands from the least to the largest run."""
+    figure = Figure(figsize=(0.8 + 5.2 * len(panels), 5.2), dpi=DPI, layout="constrained")
     handles: dict[str, Artist] = {}
-    for axes in panels.flat:
-        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(name, handle)
-    names = [title(m) for m in (*LEARNERS, *LEVEL_LINES) if title(m) in handles]
+    for axes, (cell, bands) in zip(
+        figure.subplots(1, len(panels), squeeze=False).flat, panels.items(), strict=True
+    ):
+        for method in (*MARKERS, *sorted(set(bands) - set(MARKERS))):
+            if method not in bands:
+                continue
+            band, paint = bands[method], color(list(bands), method)
+            if method == START:
+                level = float(drawn(band.middle[0]))
+                handles[method] = axes.axhline(level, color=paint, linestyle="--", linewidth=1.2)
+                continue
+            (handles[method],) = axes.plot(
+                band.evaluations,
+                drawn(band.middle),
+                color=paint,
+                marker=MARKERS.get(method, "."),
+                linewidth=1.8,
+            )
+            # Bands lie over each other: a thin edge tells whose they are.
+            axes.fill_between(
+                band.evaluations,
+                drawn(band.low),
+                drawn(band.high),
+                facecolor=(paint, 0.08),
+                edgecolor=(paint, 0.5),
+                linewidth=0.6,
+            )
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: amount(value)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        ratio_axis(axes, "y", [v for band in bands.values() for v in (*band.low, *band.high)])
+        axes.set_title(f"{cell.problem}, {cell.solver}, K = {cell.num_steps}")
+        axes.set(xlabel="denoiser evaluations", ylabel="ratio to the oracle")
+        axes.grid(alpha=0.25)
+    names = [m for m in (*MARKERS, START) if m in handles]
     figure.legend(
-        [handles[name] for name in names],
-        names,
+        [handles[m] for m in names],
+        [title(m) for m in names],
         loc="outside lower center",
-        ncols=len(names) if columns > 1 else 2,
+        ncols=4,
         frameon=False,
     )
     return figure
-
-
-def curve_band(
-    runs: Sequence[Record],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
-    """Env steps and the quartiles of the ratio over runs, or None without curves; between points linear in log-log.
-
-    The band covers only steps where every run has points: a run that stopped early must not be drawn on.
-    """
-    curves = []
-    for run in runs:
-        steps, _, ratio = np.array(run.curve, float).reshape(-1, 3).T
-        good = np.isfinite(steps) & np.isfinite(ratio) & (steps > 0) & (ratio > 0)
-        if good.any():
-            order = np.argsort(steps[good], kind="stable")
-            curves.append((np.log(steps[good][order]), np.log(ratio[good][order])))
-    if not curves:
-        return None
-    first, last = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
-    grid = np.unique(np.concatenate([x for x, _ in curves]))
-    grid = grid[(grid >= first) & (grid <= last)]
-    if not len(grid):
-        return None
-    values = np.exp([np.interp(grid, x, y) for x, y in curves])
-    low, middle, high = np.percentile(values, [25, 50, 75], axis=0)
-    return np.exp(grid), low, middle, high
 
 
 def heat(board: Leaderboard) -> Figure:

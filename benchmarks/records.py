@@ -40,6 +40,7 @@ TITLES = {
     "search": "schedule search",
     "art": "ART-RL",
     "ppo": "PPO",
+    "ppo:noise_groups=16": "PPO with group baseline",
     "sac": "SAC",
     "oracle": "oracle",
 }

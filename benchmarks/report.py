@@ -63,7 +63,7 @@ from benchmarks.statistics import (
 PROGRAM = "python -m benchmarks.report"
 AGENTS = ("art", OURS)
 # Of one table: the best list that needs no search, and everything that searches or learns.
-COMPARED = ("closed_form", "gradient", "cma", "ppo", "ppo_groups", "sac", OURS, "art")
+COMPARED = ("closed_form", "gradient", "cma", "ppo", "sac", OURS, "art")
 START, END = "<!-- table:{} -->", "<!-- end -->"
 TEMPLATE = """# Leaderboard
 
@@ -87,8 +87,6 @@ cells.
 <!-- end -->
 
 ![Interquartile mean of the ratio, by method](figures/ratios.png)
-
-![Ratio against environment steps](figures/efficiency.png)
 
 ## Cell by cell
 
@@ -121,8 +119,6 @@ class Args:
     """A file of JSON lines."""
     out: Path = ROOT / "docs"
     """Folder that gets results.md, two CSV files and figures/."""
-    curve_cells: tuple[str, ...] = ()
-    """PROBLEM:SOLVER:K of the figure of sample efficiency; default a cell a problem, that with the most curves."""
     figures: bool = True
     """Draw the figures."""
     fresh: Path | None = None
@@ -466,7 +462,6 @@ def main(args: Args) -> None:
     if not board.runs:
         raise ValueError(f"{args.records} has no records")
     found = summarize(board)
-    curves = figures.curve_cells(board, args.curve_cells)
     page = args.out / "results.md"
     parts = tables(board, found, fresh_of(args))
     text = fill(page.read_text(encoding="utf-8") if page.is_file() else TEMPLATE, parts)
@@ -479,7 +474,7 @@ def main(args: Args) -> None:
     write_text(args.out / "leaderboard_cells.csv", cells_csv(board))
     print(f"wrote {page} and two CSV files")
     if args.figures:
-        for name, figure in figures.draw(board, found, curves).items():
+        for name, figure in figures.draw(board, found).items():
             with atomic_path(folder / f"{name}.png") as path:
                 figure.savefig(path)
             print(f"wrote {folder / name}.png")

@@ -11,7 +11,7 @@ import shutil
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from agents.distill import distill
 from agents.training import COMMANDS, SearchSettings, Settings, Training, train
@@ -38,15 +38,24 @@ def run_training(folder: Path, algorithm: str, **options: object) -> dict[str, A
     return json.loads(summary.read_text())
 
 
-def short_training(algorithm: str, **options: object) -> tuple[Schedule, float]:
-    """Train without run folder, table and checkpoints; return the schedule and the seconds of the training."""
+class Trained(NamedTuple):
+    """A schedule, and what it took: seconds, and evaluations of the denoiser on the training noises."""
+
+    schedule: Schedule
+    seconds: float
+    evaluations: int
+
+
+def short_training(algorithm: str, **options: object) -> Trained:
+    """Train without run folder, table and checkpoints."""
     began = time.perf_counter()
     training = Training(make_settings(algorithm, **options))
     if isinstance(training.settings, SearchSettings):
-        return training.search().schedule, time.perf_counter() - began
-    model = training.fit()
+        found = training.search()
+        return Trained(found.schedule, time.perf_counter() - began, found.evaluations)
+    model, evaluations = training.fit()
     seconds = time.perf_counter() - began
-    return distill(model, training.dynamics, 64), seconds
+    return Trained(distill(model, training.dynamics, 64), seconds, evaluations)
 
 
 def make_settings(algorithm: str, **options: Any) -> Settings:

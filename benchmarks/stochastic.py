@@ -58,7 +58,7 @@ class Args:
 def search(problem: Problem, solver: str, K: int, seed: int, args: Args) -> tuple[Schedule, float]:
     """The schedule of one search, and its seconds."""
     rows = problem.effort.group_rows
-    schedule, seconds = short_training(
+    schedule, seconds, _ = short_training(
         "search",
         problem=problem.name,
         solver=solver,

@@ -23,7 +23,7 @@ ART_ENV = (
 )
 AGENTS = (
     "schedule_search",
-    "art_rl baselines rollout schedule_policy",
+    "art_rl baselines group_baseline rollout schedule_policy",
     "distill",
     "callbacks checkpoint",
     "training",

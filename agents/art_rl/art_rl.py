@@ -186,6 +186,11 @@ class ARTRL(OnPolicyAlgorithm):
             self._last_obs = env.reset()  # type: ignore[assignment]
         return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
 
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
+        """As its parent, without a loop over the rows of a step that ends no episode."""
+        if dones is None or dones.any():
+            super()._update_info_buffer(infos, dones)
+
     def _env_attr(self, name: str, default: Any = None) -> Any:
         """An attribute of the environment; if it has none, ``default``.
 

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from agents.art_rl import ARTRL, PaperARTRL
 from agents.baselines import make_ppo, make_sac
+from agents.group_baseline import GroupBaseline
 from agents.schedule_search.search import Options
 from art_env._util.cli import ModelOptions
 from art_env._util.names import unknown_name
@@ -172,7 +173,9 @@ class Settings(ModelOptions):
                 "--num-envs"
             )
         if rows % self.noise_groups:
-            raise ValueError(f"noise_groups = {self.noise_groups} must divide num_envs = {rows}")
+            raise ValueError(
+                f"noise_groups = {self.noise_groups} must divide num_envs = {rows}; use another number of either"
+            )
         return rows, total
 
     def default_timesteps(self, episodes: int) -> int:
@@ -329,12 +332,15 @@ class SacSettings(Settings):
     """SAC from stable-baselines3."""
 
     algorithm: ClassVar[str] = "sac"
+    counts: ClassVar[tuple[str, ...]] = (*Settings.counts, "noise_groups")
     positive: ClassVar[tuple[str, ...]] = ("learning_rate",)
 
     learning_rate: float = 3e-3
     """At the start; falls to 0."""
     target_entropy: float = -6.0
     """Entropy that the policy is held at, in nats; a lower one explores less."""
+    noise_groups: int = 1  # type: ignore[misc]
+    """Groups of rows that meet the same initial noises; rewards are relative to their mean over groups. 1: none."""
 
     def check(self) -> None:
         """See ``CheckedSettings``."""
@@ -343,8 +349,8 @@ class SacSettings(Settings):
             raise ValueError(f"target_entropy = {self.target_entropy} must be a finite number")
 
     def wrap(self, env: VecEnv) -> VecEnv:
-        """Rewards of unit spread."""
-        return normalized(env)
+        """Rewards relative to their mean over groups, of unit spread."""
+        return normalized(GroupBaseline(env, self.noise_groups))
 
     def make_model(self, env: VecEnv, total_timesteps: int) -> BaseAlgorithm:
         """See ``Settings``."""
@@ -356,16 +362,19 @@ class PpoSettings(Settings):
     """PPO from stable-baselines3."""
 
     algorithm: ClassVar[str] = "ppo"
+    counts: ClassVar[tuple[str, ...]] = (*Settings.counts, "noise_groups")
     positive: ClassVar[tuple[str, ...]] = ("learning_rate", "std_start")
 
     learning_rate: float = 3e-3
     """At the start; falls to 0."""
     std_start: float = 0.2
     """Width of the exploration at the start, in units of the action."""
+    noise_groups: int = 1  # type: ignore[misc]
+    """Groups of rows that meet the same initial noises; rewards are relative to their mean over groups. 1: none."""
 
     def wrap(self, env: VecEnv) -> VecEnv:
-        """Rewards of unit spread."""
-        return normalized(env)
+        """Rewards relative to their mean over groups, of unit spread."""
+        return normalized(GroupBaseline(env, self.noise_groups))
 
     def make_model(self, env: VecEnv, total_timesteps: int) -> BaseAlgorithm:
         """See ``Settings``."""

@@ -101,10 +101,12 @@ class Training:
         options = settings.options(self.num_envs)
         return make_search(self.config, self.total_timesteps, options, settings.seed).run()
 
-    def fit(self) -> BaseAlgorithm:
-        """An agent, trained without run folder, log and checkpoints."""
-        model, _ = self.new_model(self.make_env(self.settings.seed))
-        return model.learn(self.total_timesteps)
+    def fit(self) -> tuple[BaseAlgorithm, int]:
+        """An agent, trained without run folder, log and checkpoints, and the denoiser's evaluations."""
+        env = self.make_env(self.settings.seed)
+        model, found = self.new_model(env)
+        model.learn(self.total_timesteps)
+        return model, int(env.get_attr("denoiser_evals")[0]) + (found.evaluations if found else 0)
 
     def new_model(
         self, env: VecEnv, record: Record | None = None

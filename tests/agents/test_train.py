@@ -170,6 +170,22 @@ def test_other_algorithms(algorithm: str, run, tmp_path) -> None:
     assert f"  {algorithm} " in out
 
 
+@pytest.mark.parametrize("algorithm", ["sac", "ppo"])
+def test_other_algorithms_with_a_group_baseline(algorithm: str, run, tmp_path) -> None:
+    args = [algorithm, "--noise-groups", 8, "--problem", "mixture-1d", "--num-steps", 3, "--num-envs", 32]
+    args += ["--num-noises", 64, "--total-timesteps", 10 * 32 * 3, "--no-oracle", "--no-progress"]
+    code, _, err = run(*args, "--run-dir", tmp_path / "run")
+    assert code == 0, err
+    _check_folder(tmp_path / "run")
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())["settings"]
+    assert settings["noise_groups"] == 8
+    with (tmp_path / "run" / "progress.csv").open(newline="") as file:
+        logged = [row["rollout/ep_rew_mean"] for row in csv.DictReader(file)]
+    # True returns, minus squared errors: relative ones have the mean 0.
+    assert all(float(value) < -1e-3 for value in logged if value)
+    assert any(logged)
+
+
 def test_the_paper_s_algorithm(run, tmp_path) -> None:
     args = ["art-paper", "--iterations", 20, "--num-steps", 6, "--run-dir", tmp_path / "run", "--no-oracle"]
     code, _, err = run(*args, "--no-progress")
@@ -397,6 +413,9 @@ def test_bad_input(args, match: str, run, tmp_path) -> None:
         (["sac", "--target-entropy", "nan"], "target_entropy = nan"),
         (["sac", "--learning-rate", 0], "learning_rate = 0"),
         (["ppo", "--std-start", -1], "std_start = -1"),
+        (["ppo", "--noise-groups", 0], "noise_groups = 0 must be at least 1"),
+        (["ppo", "--noise-groups", 16, "--num-envs", 30], "noise_groups = 16 must divide num_envs = 30; use"),
+        (["sac", "--noise-groups", 7], "noise_groups = 7 must divide num_envs = 256; use"),
     ],
 )
 def test_bad_input_of_the_others(args, match: str, run, tmp_path) -> None:

@@ -11,7 +11,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from art_env.evaluation.evaluator import Evaluator
@@ -239,9 +238,6 @@ def test_art_rl_is_a_rival_like_ppo(read):
     assert found["art"].improvement == 1.0
     assert "| ART-RL | 2.05 |" in report.table_ratios(made, "mixture-1d")
     assert "| problem, solver | schedule search | ART-RL |" in report.table_seconds(made)
-    figure = figures.efficiency(made, [Cell("mixture-1d", "heun", 5)])
-    names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names[:2] == ["schedule search", "ART-RL"]
     assert set(leaderboard.LEARNED) <= set(figures.COLORS)
 
 
@@ -319,28 +315,6 @@ def test_numbers():
     ]
 
 
-def test_curve_band(read):
-    made = read([_record("search", g, s, curve=_curve(g)) for s, g in enumerate((1.0, 2.0, 4.0))])
-    band = figures.curve_band(made.records("search"))
-    assert band is not None
-    x, low, middle, high = band
-    # The point at 0 has no place on a log axis.
-    np.testing.assert_allclose(x, [100, 200, 400])
-    np.testing.assert_allclose(middle, [6, 4, 2])
-    np.testing.assert_allclose(low, [4.5, 3, 1.5])
-    np.testing.assert_allclose(high, [9, 6, 3])
-    assert figures.curve_band(read([_record("search", 1.1, curve=None)]).records("search")) is None
-
-
-def test_curve_cells(read):
-    made = read(_small())
-    cells = [Cell("digits", "euler", 3), Cell("mixture-1d", "heun", 5)]
-    assert figures.curve_cells(made) == cells
-    assert figures.curve_cells(made, ["mixture-1d:heun:5"]) == cells[1:]
-    with pytest.raises(ValueError, match="no learning curves for 'digits:heun:5'; there are: digits:euler:3"):
-        figures.curve_cells(made, ["digits:heun:5"])
-
-
 def test_missing_and_infinite_values(tmp_path):
     records = [
         _record("edm", math.inf, error=math.inf),
@@ -351,7 +325,6 @@ def test_missing_and_infinite_values(tmp_path):
     text = _page(tmp_path)
     assert "| EDM (rho = 7) | 1 of 2 | 1 | inf | 1.200 | inf | 1.000 | 1k | 2 |" in text
     assert "The search is in 1 of 2 cells (runs to a cell: 1 in 1)." in text
-    assert not (tmp_path / "figures" / "efficiency.png").exists()
 
 
 def test_command_line(tmp_path):
@@ -360,7 +333,7 @@ def test_command_line(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "| **schedule search** |" in done.stdout
     text = _page(tmp_path)
-    for name in ("ratios", "heat", "steps", "efficiency"):
+    for name in ("ratios", "heat", "steps"):
         assert (tmp_path / "figures" / f"{name}.png").stat().st_size > 5000
         assert f"(figures/{name}.png)" in text
     with (tmp_path / "leaderboard.csv").open(newline="") as file:

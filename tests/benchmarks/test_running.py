@@ -33,10 +33,11 @@ def test_a_finished_run_is_not_made_again_and_a_broken_one_is(tmp_path, capsys):
 
 
 def test_a_short_training_ends_with_the_schedule_of_a_run(tmp_path):
-    run_training(tmp_path / "run", "art", **TINY, oracle=False)
-    schedule, seconds = short_training("art", **TINY)
+    summary = run_training(tmp_path / "run", "art", **TINY, oracle=False)
+    schedule, seconds, evaluations = short_training("art", **TINY)
     assert schedule.sigmas == pytest.approx(Schedule.load(tmp_path / "run" / "schedule.json").sigmas)
     assert seconds > 0
+    assert evaluations == summary["denoiser_evals"]
 
 
 def test_bad_options_are_refused(tmp_path):
