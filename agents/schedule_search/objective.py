@@ -34,7 +34,7 @@ class ObjectiveFunction(Protocol):
     def __call__(self, actions: np.ndarray, noises: np.ndarray) -> np.ndarray:
         """Returns ``[G, M]`` of ``actions: [G, K, A]`` from each of the initial ``noises: [M]``.
 
-        All G meet the same noises (common random numbers).
+        All G meet the same noises (common random numbers). Where A is 1 it may be left out.
         """
 
     def schedule(self, actions: np.ndarray) -> Schedule:
@@ -82,7 +82,7 @@ class Objective:
     def schedule(self, actions: np.ndarray) -> Schedule:
         """See ``ObjectiveFunction``."""
         dynamics = self.dynamics
-        given = torch.from_numpy(actions)[None].to(dynamics.device)
+        given = torch.from_numpy(actions).reshape(1, self.num_steps, -1).to(dynamics.device)
         times = self.control.times(given[..., 0])
         levels, weights = self.control.levels(times), None
         if dynamics.weight_rule is not None:
