@@ -46,6 +46,7 @@ class Dynamics:
         reference: exact trajectories of the pool of initial noises; None with ``reward="euler"``.
         pool_size: how many initial noises there are.
         horizon: the paper's T, ``sigma_max`` minus the last noise level.
+        with_gradients: whether states remember how they came about (see ``differentiable``).
 
     Raises:
         ValueError, TypeError: a setting that is not understood; names it, its value and the fix.
@@ -58,6 +59,7 @@ class Dynamics:
         self.problem = problem = self.config.make_problem()
         self.solver, self.num_steps = self.config.rule, self.config.num_steps
         self.reward_name = self.config.reward
+        self.with_gradients = False
         self.horizon = problem.sigma_max - problem.sigma_end
         self.sigma_data = float(problem.denoiser.sigma_data)
         self.device = torch.device(problem.device)
@@ -137,6 +139,15 @@ class Dynamics:
         bare.reference, bare.reward_rule = None, None
         return bare
 
+    def differentiable(self) -> Dynamics:
+        """The same with gradients of states and observations with respect to actions.
+
+        The denoiser must be differentiable. Episodes are those of the original.
+        """
+        other = copy.copy(self)
+        other.with_gradients = True
+        return other
+
     # The functions of Gymnasium's FuncEnv
 
     @torch.no_grad()
@@ -175,6 +186,7 @@ class Dynamics:
             k=long,
             d=d,
             q=torch.full_like(zeros, float("nan")) if q is None else q,
+            change=torch.zeros_like(x),
             turn=zeros,
             error=zeros,
             nfe=long,
@@ -184,7 +196,6 @@ class Dynamics:
             dt=zeros,
         )
 
-    @torch.no_grad()
     def transition(self, state: State, action: Tensor) -> State:
         """One solver step.
 
@@ -197,8 +208,11 @@ class Dynamics:
             ValueError: the sample overflows.
             DenoiserError: the model returned something that is not finite.
         """
+        with torch.set_grad_enabled(self.with_gradients):
+            return self._transition(state, action.reshape(len(action), -1))
+
+    def _transition(self, state: State, action: Tensor) -> State:
         last = state.k >= self.num_steps - 1
-        action = action.reshape(len(action), -1)
         t_next, sigma_next = self.control_rule.next(state, action[:, 0])
         self.denoiser.step = int(state.k.max())
         weights = None
@@ -208,7 +222,8 @@ class Dynamics:
         self.stepper.check_finite(x, sigma_next)
         d, exact = self._next_slope(state, x, sigma_next, last)
         step = (sigma_next - state.sigma).abs().clamp_min(1e-12)
-        q = norm(d - state.d) / step
+        change = d - state.d
+        q = norm(change) / step
         if exact is not None:
             q = torch.where(last, q, exact)
         lengths = (norm(d) * norm(state.d)).clamp_min(1e-30)
@@ -224,6 +239,7 @@ class Dynamics:
             k=state.k + 1,
             d=d,
             q=q,
+            change=change,
             turn=(d * state.d).flatten(1).sum(1) / lengths,
             error=error,
             nfe=state.nfe + self.stepper.evaluations(sigma_next, last),
@@ -235,7 +251,8 @@ class Dynamics:
 
     def observation(self, state: State) -> Tensor:
         """``[B, n]`` float32: time k/K, remaining budget, then the features (see ``Observer``)."""
-        return self.observer(state)
+        with torch.set_grad_enabled(self.with_gradients):
+            return self.observer(state)
 
     @torch.no_grad()
     def reward(self, state: State, action: Tensor, after: State) -> Tensor:

@@ -48,7 +48,11 @@ class ARTEnv(BaseEnv, gym.Env):
     | log_curvature | log10 of the norm of Q = d2x/dsigma2, over 6 (0 before it is known) | -1 | 1 |
     | rms | log2 of the RMS of x over sqrt(sigma^2 + sigma_data^2), over 4 | -1 | 1 |
     | turn | cosine between the last two slopes (0 before there are two) | -1 | 1 |
+    | log_change | log10 of the RMS of the change of slope, over 6 (0 before there are two) | -1 | 1 |
     | x | each coordinate over 4 sqrt(sigma^2 + sigma_data^2); at most 8 coordinates | -1 | 1 |
+    | denoised | each coordinate of the denoised sample over 4 sigma_data; at most 8 coordinates | -1 | 1 |
+    | change | each coordinate of the change of slope; at most 8 coordinates | -1 | 1 |
+    | class | 1 for the class of the condition, 0 for the others | 0 | 1 |
 
     ``features`` picks the rows after the first two; all come from evaluations that the solver makes anyway.
 

@@ -19,6 +19,7 @@ class State(NamedTuple):
             after churn if the solver adds it.
         q: ``[B]``, ``|Q|`` where ``d`` is: exact with ``reward="euler"``, else the secant of the last two
             slopes; NaN before there are two.
+        change: ``[B, *shape]``, the last slope minus the one before, 0 before there are two.
         turn: ``[B]``, cosine between the last two slopes, 0 before there are two.
         error: ``[B]``, squared distance to the exact trajectory, per coordinate, over
             ``sigma^2 + sigma_data^2``; 0 with a stochastic solver, which does not follow it.
@@ -35,6 +36,7 @@ class State(NamedTuple):
     k: Tensor
     d: Tensor
     q: Tensor
+    change: Tensor
     turn: Tensor
     error: Tensor
     nfe: Tensor

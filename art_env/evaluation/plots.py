@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -66,7 +67,11 @@ def _draw_weights(axes: Axes, schedules: Sequence[Schedule], highlight: str | No
         for j, column in enumerate(schedule.weights.T):
             steps = np.arange(j + 1, schedule.num_steps)
             label = f"{schedule.name}, w{j + 1}"
-            style = {"color": f"C{i % 10}", "linewidth": 2.5 if strong else 1.2, "label": label}
+            style: dict[str, Any] = {
+                "color": f"C{i % 10}",
+                "linewidth": 2.5 if strong else 1.2,
+                "label": label,
+            }
             axes.plot(steps, column[steps], marker="os^"[j], linestyle=("-", "--", ":")[j], **style)
     axes.axhline(0.0, color="0.6", linewidth=0.8)
     axes.set(xlabel="step", ylabel="weights of the slope")
