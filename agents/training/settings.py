@@ -36,7 +36,8 @@ class Settings(ModelOptions):
     positive: ClassVar[tuple[str, ...]] = ()
 
     solver: str = "heun"
-    """euler, heun, rk4, dpmpp_2m or ipndm; stochastic: euler_maruyama or edm_churn."""
+    """euler, heun, rk4, dpmpp_2m or ipndm; learned_2m, learned_3m or learned_4m, whose slope has 1, 2 or 3 weights
+    that the agent sets too; stochastic: euler_maruyama or edm_churn."""
     num_steps: tuple[int, ...] = (5,)
     """Solver steps K; several are trained one after the other."""
     reward: str = "global"

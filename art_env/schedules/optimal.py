@@ -25,6 +25,23 @@ def closed_form(reference: ReferenceFlow, num_steps: int) -> Schedule:
     return equal_density(reference, density, num_steps, "closed_form")
 
 
+def gain_of_seeing(reference: ReferenceFlow) -> float:
+    """What a clock that sees the sample can win of the paper's objective, as a part of the best fixed clock's cost.
+
+    The best fixed clock costs ``(integral sqrt(E|Q|))^2``, the best clock of each trajectory ``E (integral
+    sqrt(|Q|))^2``: their ratio, at most 1, costs no evaluation. It is about Euler's steps, and hindsight, which no
+    policy has.
+    """
+    norms = reference.curvature_norms()
+    widths = -reference.sigmas.diff()
+
+    def integral(density: Tensor) -> Tensor:
+        return (0.5 * (density[1:] + density[:-1]) * widths.reshape(-1, *[1] * (density.ndim - 1))).sum(0)
+
+    alone = integral(norms.sqrt()).square().mean()
+    return float(alone / integral(norms.mean(1).sqrt()).square())
+
+
 def equal_density(reference: ReferenceFlow, density: Array, num_steps: int, name: str) -> Schedule:
     """The grid with an equal integral of ``density`` (``[M]``, at the reference's knots) over each step."""
     check_num_steps(num_steps)

@@ -397,7 +397,7 @@ def test_begins_with_a_schedule() -> None:
     actions = SchedulePolicy(schedule, _dynamics(env)).actions
     model.policy.set_table(actions)
     assert distill(model, _dynamics(env), 4).sigmas == pytest.approx(schedule.sigmas, rel=1e-4)
-    model.policy.set_table(actions[:, None])
+    model.policy.set_table(actions[:, 0])
     for bad in (actions[:3], actions + np.nan, actions + 2.0):
         with pytest.raises(ValueError, match="actions"):
             model.policy.set_table(bad)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -172,3 +174,33 @@ def test_the_oracle_of_a_larger_class_is_no_worse():
     assert (large.weights[0] == 0).all()
     with pytest.raises(ValueError, match="has 2 weights a step; solver 'learned_2m' takes 1"):
         gradient_search(problem.denoiser, reference, 4, "learned_2m", starts=[large], with_dp=False)
+
+
+def test_features_for_two_controls():
+    names = ("log_change", "change", "denoised")
+    env = ARTEnv(problem="mixture-2d", solver="learned_2m", num_steps=4, features=names, num_noises=16)
+    assert env.feature_names[2:] == ("log_change", "change0", "change1", "denoised0", "denoised1")
+    obs, _ = env.reset(seed=0)
+    assert obs[2:5].tolist() == [0, 0, 0]
+    before = env._state
+    obs, *_ = env.step(np.array([0.1, 0.2], np.float32))
+    after, problem = env._state, env.dynamics.problem
+    change = after.d - before.d
+    np.testing.assert_allclose(obs[3:5], change[0].clamp(-1, 1), rtol=1e-6)
+    assert obs[2] == pytest.approx(math.log10(float(change.norm()) / math.sqrt(2)) / 6, rel=1e-5)
+    x0 = problem.denoiser(after.x, after.sigma)[0] / problem.denoiser.sigma_data / 4
+    np.testing.assert_allclose(obs[5:7], x0.clamp(-1, 1), rtol=1e-4, atol=1e-5)
+
+
+def test_the_class_is_seen_where_there_is_one():
+    env = ARTVectorEnv(
+        6, problem="digits-class", solver="learned_2m", num_steps=2, features=("class",), num_noises=8
+    )
+    obs, _ = env.reset(seed=0)
+    labels = env._state.x[:, -1, 0, 0].long().numpy()
+    assert np.array_equal(obs[:, 2:], np.eye(10, dtype=np.float32)[labels])
+    assert env.single_observation_space.low[2] == 0
+    with pytest.raises(ValueError, match="feature 'class': problem 'digits' has no classes"):
+        ARTEnv(problem="digits", features=("class",))
+    with pytest.raises(ValueError, match="feature 'change' needs at most 8 coordinates"):
+        ARTEnv(problem="digits", features=("change",))
