@@ -83,6 +83,9 @@ def gradient_search(
     batch_size = batch_size or max(512, 16384 // reference.start[0].numel())
     search = _Search(denoiser, rule, batch_size, scale=search_scale(reference))
     ranked = sorted(grids, key=lambda s: final_rmse(denoiser, part, s, rule))[:num_searches]
+    if rule.num_weights and num_searches > 1:
+        # Of another kind than all the others, and bad before it has been searched from.
+        ranked += with_weights(paired(closed_form(reference, K), search.scale), rule)
     found = [search.run(part, s, min(60, max_iterations)) for s in ranked]
     best = min([*found, *grids], key=lambda s: final_rmse(denoiser, reference, s, rule))
     rmse = final_rmse(denoiser, reference, best, rule)
@@ -109,8 +112,28 @@ def gradient_search(
     )
 
 
+# How much longer, in logs, a long step is than its place, and the weight of the short step after it.
+PAIR_STRETCH, PAIR_WEIGHT = 1.2, 4.0
 # Adams-Bashforth's weights for even steps, of order 2, 3 and 4.
 EVEN_WEIGHTS = ((1 / 2,), (16 / 12, -5 / 12), (59 / 24, -37 / 24, 9 / 24))
+
+
+def paired(schedule: Schedule, scale: float) -> Schedule:
+    """Long and short steps in turn, with one large weight in each short one.
+
+    The change of slope over a long step says what that step did wrong, and the short one mends it: two evaluations
+    for one good step, as Heun's. On ``mixture-1d`` at K = 5 the best ``learned_2m`` is of this kind (RMSE 0.028, the
+    best one with even steps 0.040).
+    """
+    K = schedule.num_steps
+    stretched = log_steps(schedule.sigmas, scale) + PAIR_STRETCH * (-1.0) ** np.arange(K)
+    sigmas = (
+        levels_from(torch.from_numpy(stretched), schedule.sigma_max, schedule.sigma_end, scale).numpy().copy()
+    )
+    sigmas[0], sigmas[-1] = schedule.sigma_max, schedule.sigma_end
+    weights = np.where(np.arange(K) % 2 == 1, PAIR_WEIGHT, EVEN_WEIGHTS[0][0])
+    weights[0] = 0.0
+    return from_sigmas(sigmas, "paired", weights=weights[:, None])
 
 
 def with_weights(schedule: Schedule, solver: Solver) -> list[Schedule]:

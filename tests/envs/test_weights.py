@@ -162,6 +162,17 @@ def test_rows_step_as_the_scalar_environment_does():
         np.testing.assert_allclose(alone, rewards[:, i], rtol=1e-9)
 
 
+def test_pairs_of_steps_are_found():
+    """The best one-weight sampler of five steps: a long step, a short one that mends it, and again."""
+    problem = make_problem("mixture-1d")
+    best = gradient_search(problem.denoiser, problem.reference(2048), 5, "learned_2m", with_dp=False)
+    assert best.meta["rmse"] < 0.032
+    steps = -np.diff(np.log(best.sigmas))
+    assert best.weights is not None
+    assert steps[1] < 0.3 * steps[0]
+    assert best.weights[1, 0] > 4
+
+
 def test_the_oracle_of_a_larger_class_is_no_worse():
     problem = make_problem("mixture-1d")
     reference = problem.reference(128)
