@@ -233,8 +233,8 @@ class ARTRL(OnPolicyAlgorithm):
         if groups > 1:
             delta, before = (x - x.mean(1, keepdim=True) for x in (delta, before))
         delta, before = delta * weight, before * weight
-        # Rows that share their exploration are one sample of it. Without groups every row is.
-        samples, past = (x.mean(2) if groups > 1 else x[:, 0] for x in (delta, before))
+        # Rows that share their exploration are one sample of it, else every row is.
+        samples, past = (x.mean(2) if policy.shares_exploration else x.flatten(1) for x in (delta, before))
         slope = (samples * past).sum(1) / past.square().sum(1).clamp_min(1e-300)  # least squares
         delta, samples = delta - slope[:, None, None] * before, samples - slope[:, None] * past
         delta = (delta / samples.std().clamp_min(1e-300)).flatten().float()

@@ -71,6 +71,8 @@ class Training:
         problem = plain.make_problem()
         in_groups = compares_groups(plain.rule, plain.reward)
         self.num_envs, total = settings.size(problem, in_groups)
+        # A search compares on as many noises whether or not its schedule meets features later.
+        self._search_rows = settings.num_envs or problem.effort.training(in_groups, settings.num_steps[0])[0]
         self.init = settings.init if isinstance(settings, ArtSettings) else "base"
         if self.init.endswith(".json"):  # a bad file is refused before anything is computed
             Schedule.load(self.init).check_range(problem.sigma_max, problem.sigma_end)
@@ -120,7 +122,7 @@ class Training:
         model, found = self.settings.make_model(env, self.total_timesteps), None
         if self.init == "search":
             groups = self.settings.noise_groups
-            options = Options(groups, self.num_envs // groups)
+            options = Options(groups, self._search_rows // groups)
             found = make_search(self.config, self.init_timesteps, options, self.settings.seed, record).run()
         if isinstance(model, ARTRL) and self.init != "base":
             if found is None:
