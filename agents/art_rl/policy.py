@@ -206,7 +206,7 @@ class ARTPolicy(BasePolicy):
         return actions, self.predict_values(obs), log_prob
 
     def _noise(self, mean: Tensor) -> Tensor:
-        """Standard normal numbers ``[B, A]``: one draw a group, or a row if there are features; opposite in the twin."""
+        """Standard normal numbers ``[B, A]``: a draw for each group, or row, and its opposite in the twin group."""
         rows, num_actions = mean.shape
         groups = self.noise_groups
         if groups == 1 or rows % groups:

@@ -20,8 +20,8 @@ from art_env._util.names import unknown_name
 from art_env.envs.config import EnvConfig
 from art_env.problems.problem import Problem
 
-# Rows of a training with features, at least.
-LEAST_ROWS = 256
+# Rows of a training with features, unless the problem's own are fewer.
+ROWS_WITH_FEATURES = 256
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Settings(ModelOptions):
     """Env steps; by default 300 episodes of every row (on images 1,200, 100 with --model; on the mixtures 1,000, and
     beyond K = 10 100 K; of a stochastic solver on images 300, on the analytic problems 75), for every algorithm."""
     num_envs: int | None = None
-    """Rows that step together; by default 256 (64 on images and with --model, 1024 on the mixtures; of a stochastic
-    solver 4096, 1024 on images, 256 with --model)."""
+    """Rows that step together; by default 256 (64 on images and with --model, 1024 on the mixtures unless ART-RL has
+    features; of a stochastic solver 4096, 1024 on images, 256 with --model)."""
     seed: int = 0
     """Seed of the agent, the exploration and the initial noises."""
     eval_seeds: tuple[int, ...] = (0,)
@@ -249,8 +249,8 @@ class ArtSettings(Settings):
             raise ValueError("init = 'search' needs noise_groups of at least 2, and reward global or local")
 
     def default_rows(self, rows: int, in_groups: bool) -> int:
-        """A network takes many small updates: see ``ARTRL``. Where groups stand for a distribution, they stay large."""
-        return rows if in_groups or not self.features else max(rows // 4, min(rows, LEAST_ROWS))
+        """A network needs many small updates (see ``ARTRL``); but groups that stand for a distribution stay large."""
+        return rows if in_groups or not self.features else min(rows, ROWS_WITH_FEATURES)
 
     def make_model(self, env: VecEnv, total_timesteps: int) -> BaseAlgorithm:
         """See ``Settings``."""
