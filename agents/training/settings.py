@@ -175,11 +175,16 @@ class Settings(ModelOptions):
                 f"total_timesteps = {total} is less than one episode of every row, {rows * K}; use more, or fewer "
                 "--num-envs"
             )
-        if rows % self.noise_groups:
+        if rows % self.groups:
             raise ValueError(
-                f"noise_groups = {self.noise_groups} must divide num_envs = {rows}; use another number of either"
+                f"noise_groups = {self.groups} must divide num_envs = {rows}; use another number of either"
             )
         return rows, total
+
+    @property
+    def groups(self) -> int:
+        """Groups of rows that meet the same initial noises."""
+        return self.noise_groups
 
     def default_rows(self, rows: int, in_groups: bool) -> int:
         """Rows that step together, where the problem suggests ``rows``."""
@@ -228,8 +233,8 @@ class ArtSettings(Settings):
     """Step of the actor's table, in units of the action; falls to 0. By default 0.05, with init = search 0.005."""
     gae_lambda: float = 1.0
     """Trace of the TD errors (1: the whole return)."""
-    noise_groups: int = 16  # type: ignore[misc]
-    """Groups of rows that share exploration and meet the same initial noises."""
+    noise_groups: int | None = None  # type: ignore[misc,assignment]
+    """Groups of rows that meet the same initial noises; by default 16, with features 4 (stochastic solver: 16)."""
     std_start: float | None = None
     """Width of the exploration at the start, in units of the action; by default 0.18, with init = search 0.03."""
     std_end: float = 0.012
@@ -245,8 +250,14 @@ class ArtSettings(Settings):
             raise ValueError(f"gae_lambda = {self.gae_lambda} must lie between 0 and 1")
         if self.init not in ("base", "search") and not self.init.endswith(".json"):
             raise ValueError(unknown_name("init", self.init, ["base", "search"]) + ", or a schedule.json")
-        if self.init == "search" and (self.noise_groups < 2 or self.reward == "euler"):
-            raise ValueError("init = 'search' needs noise_groups of at least 2, and reward global or local")
+        if self.init == "search" and self.reward == "euler":
+            raise ValueError("init = 'search' needs reward global or local")
+
+    @property
+    def groups(self) -> int:
+        """See ``Settings``. A network needs many initial noises more than it needs many trials of each."""
+        few = self.features and not self.env_config().rule.stochastic
+        return self.noise_groups or (4 if few else 16)
 
     def default_rows(self, rows: int, in_groups: bool) -> int:
         """A network needs many small updates (see ``ARTRL``); but groups that stand for a distribution stay large."""
@@ -261,7 +272,7 @@ class ArtSettings(Settings):
             env,
             learning_rate=self.learning_rate or learning_rate,
             gae_lambda=self.gae_lambda,
-            noise_groups=self.noise_groups,
+            noise_groups=self.groups,
             std_start=self.std_start or std_start,
             std_end=self.std_end,
             # A table that is known to be good is not left for others.

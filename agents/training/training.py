@@ -71,8 +71,6 @@ class Training:
         problem = plain.make_problem()
         in_groups = compares_groups(plain.rule, plain.reward)
         self.num_envs, total = settings.size(problem, in_groups)
-        # A search compares on as many noises whether or not its schedule meets features later.
-        self._search_rows = settings.num_envs or problem.effort.training(in_groups, settings.num_steps[0])[0]
         self.init = settings.init if isinstance(settings, ArtSettings) else "base"
         if self.init.endswith(".json"):  # a bad file is refused before anything is computed
             Schedule.load(self.init).check_range(problem.sigma_max, problem.sigma_end)
@@ -88,7 +86,7 @@ class Training:
         vector = ARTVectorEnv(
             self.num_envs,
             self.config,
-            noise_groups=settings.noise_groups,
+            noise_groups=settings.groups,
             autoreset_mode=AutoresetMode.SAME_STEP,
         )
         # ART-RL logs its returns itself, without a loop over the rows.
@@ -121,8 +119,9 @@ class Training:
         """
         model, found = self.settings.make_model(env, self.total_timesteps), None
         if self.init == "search":
-            groups = self.settings.noise_groups
-            options = Options(groups, self._search_rows // groups)
+            # A search needs larger rollouts than a policy with features.
+            rows = self.num_envs * (4 if self.settings.features else 1)
+            options = Options(noises=max(rows // Options.population, 1))
             found = make_search(self.config, self.init_timesteps, options, self.settings.seed, record).run()
         if isinstance(model, ARTRL) and self.init != "base":
             if found is None:
