@@ -31,9 +31,9 @@ class ARTRL(OnPolicyAlgorithm):
     through ``env.step`` of any SB3 ``VecEnv``. A critic is fitted to the martingale condition with TD(lambda) traces,
     and the actor climbs E[grad log pi * delta], delta the critic's TD(lambda) error. Rows form groups that meet the
     same initial noises (common random numbers), and delta is taken relative to the mean over groups, as in RLOO
-    (Ahmadian et al. 2024) and GRPO (Shao et al. 2024). An update takes one episode of every row. But for what rows
-    explore, the algorithm is the same with and without features, groups and wrappers. Of the environment it reads ``num_steps``, ``noise_groups``
-    (1 if there is none) and ``num_initial_noises`` (0 if there is none).
+    (Ahmadian et al. 2024) and GRPO (Shao et al. 2024). An update takes one episode of every row. But for which rows
+    explore alike, the algorithm is the same with and without features, groups and wrappers. Of the environment it
+    reads ``num_steps``, ``noise_groups`` (1 if there is none) and ``num_initial_noises`` (0 if there is none).
 
     What differs from the paper, and why. Figures are ratios (RMSE over the oracle's, held-out initial noises) of two
     short trainings each, seeds 0 and 1, ``starts`` = 1, with DPM-Solver++ at K = 7: first on a mixture of five modes
