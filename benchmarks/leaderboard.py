@@ -25,6 +25,7 @@ import tyro
 from tqdm import tqdm
 
 from art_env import __version__
+from art_env.diffusion.solvers import get_solver
 from art_env.evaluation.evaluator import NOISE_SEED, Evaluator
 from art_env.problems.library import make_problem
 from art_env.problems.problem import Problem
@@ -158,7 +159,7 @@ class CellRunner:
             found = make_schedule(method, problem, self.K, self.solver)
             check_fit(found, problem)
         elif method == "cma":
-            rows, episodes = effort.training(False, self.K)
+            rows, episodes = effort.training(False, self.K, get_solver(self.solver).num_weights)
             evaluations = rows * episodes // pool.num_noises  # as many as a learner has
             found = evolve(problem.denoiser, pool, self.K, self.solver, evaluations, seed)
         else:

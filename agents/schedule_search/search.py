@@ -23,10 +23,12 @@ START_ROLLOUTS = 30
 UPDATES, FEW_ACTIONS = 140, 9
 # Rollouts of an update at most: beyond, the noise of a comparison is no longer what limits it.
 MOST_ROLLOUTS = 16.0
+# With weights the error has more and narrower valleys: so many times more updates, each of fewer rollouts.
+UPDATES_WITH_WEIGHTS = 2
 # With fewer rollouts an update than this the budget is enough for one run only.
 ENOUGH_ROLLOUTS = 4.0
-# Width that CMA-ES begins with, and width that a run by itself ends with.
-STD_CMA, STD_END = 0.03, 0.012
+# Width that CMA-ES begins with after PGPE, and without; and width that a run by itself ends with.
+STD_CMA, STD_OTHER, STD_END = 0.03, 0.1, 0.012
 # Parts of the budget that one estimate of the costs may take (while a run learns; to compare candidates), and how
 # many estimates a finalist and the winner make.
 ESTIMATE, COMPARISON = 0.01, 0.0025
@@ -84,12 +86,14 @@ class Candidate:
         strategy: as it is at the end.
         returns: mean over that part.
         sampler: knows what each initial noise costs, if noises have returns of their own.
+        origin: 0: the base schedule; 1: the objective's other start.
     """
 
     actions: np.ndarray
     strategy: Strategy
     returns: float
     sampler: InitialNoiseSampler
+    origin: int = 0
 
 
 @dataclass
@@ -172,20 +176,37 @@ class ScheduleSearch:
             found = self._run(rng, strategy, self._sampler(), length, start_batches, shown=i == 0)
             starts = self._compared([*starts, self._re_evaluated(found)])
 
+        # Half of the finalists begin at the other start, if there is one: none of the first rung ends in its valley.
+        other = self.objective.other_start
+        num_others = 0 if other is None else num_finalists // 2
+        begun = [(c.actions, c.sampler, STD_CMA, 0) for c in starts[: num_finalists - num_others]]
+        if other is not None:
+            begun += [(self._flat(other), self._sampler(), STD_OTHER, 1) for _ in range(num_others)]
         finalists: list[Candidate] = []
-        for i, begun in enumerate(starts[:num_finalists]):
-            cma = CMAES(begun.actions, STD_CMA, own.population)
+        for i, (actions, sampler, std, origin) in enumerate(begun):
+            cma = CMAES(actions, std, own.population)
             length = SHARES[1] / num_finalists * rollouts - self._comparison
-            found = self._run(
-                self._rng(1, i), cma, begun.sampler, length, finalist_batches, FINALIST_ESTIMATES
-            )
+            found = self._run(self._rng(1, i), cma, sampler, length, finalist_batches, FINALIST_ESTIMATES)
+            found.origin = origin
             finalists = self._compared([*finalists, self._re_evaluated(found)])
 
-        best, left = finalists[0], rollouts - self._spent
-        winner = self._run(
-            self._rng(2, 0), best.strategy, best.sampler, left, winner_batches, WINNER_ESTIMATES, shown=True
-        )
-        return self._result(winner.actions)
+        # Which valley is the deeper one shows late: the best of each origin goes on.
+        best = list({c.origin: c for c in reversed(finalists)}.values())
+        winners: list[Candidate] = []
+        length = (rollouts - self._spent) / len(best) - (self._comparison if len(best) > 1 else 0.0)
+        for i, finalist in enumerate(best):
+            winner = self._run(
+                self._rng(2, i),
+                finalist.strategy,
+                finalist.sampler,
+                length,
+                winner_batches,
+                WINNER_ESTIMATES,
+                shown=i == 0,
+            )
+            if len(best) > 1:
+                winners = self._compared([*winners, self._re_evaluated(winner)])
+        return self._result(winners[0].actions if winners else winner.actions)
 
     def _run(
         self,
@@ -286,6 +307,8 @@ class ScheduleSearch:
         Small batches leave bad basins, large ones settle.
         """
         updates = float(UPDATES)
+        if len(self.steps) > 1:
+            updates *= UPDATES_WITH_WEIGHTS
         if self.objective.paired:
             updates *= max(self.num_actions / FEW_ACTIONS, 1.0) ** 2
         most = min(max(self.rollouts / updates, 1.0), MOST_ROLLOUTS)
@@ -318,6 +341,10 @@ class ScheduleSearch:
         whole = np.zeros((*actions.shape[:-1], *used.shape[::-1]))
         whole[..., used.T] = actions  # one control after the other
         return np.moveaxis(whole, -1, -2)
+
+    def _flat(self, actions: np.ndarray) -> np.ndarray:
+        """``[K, A]`` to ``[n]``: ``_whole`` undone."""
+        return np.asarray(actions.T[self.objective.used_actions.T])
 
     def _report(self, scores: np.ndarray, width: float, held: int) -> None:
         numbers = {

@@ -167,7 +167,7 @@ class Settings(ModelOptions):
             ValueError: too few env steps for one episode of every row, or groups that do not divide the rows.
         """
         K = self.num_steps[0]
-        default_rows, episodes = problem.effort.training(in_groups, K)
+        default_rows, episodes = problem.effort.training(in_groups, K, self.env_config().rule.num_weights)
         rows = self.num_envs or self.default_rows(default_rows, in_groups)
         # As many env steps whatever the number of rows.
         total = self.total_timesteps or self.default_timesteps(episodes * default_rows)

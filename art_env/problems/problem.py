@@ -25,6 +25,7 @@ class Effort:
         rows, episodes: of a training: rows that step together, and episodes of each.
         group_rows, group_episodes: the same where the reward compares groups of samples.
         more_from: K from which trainings are longer, in proportion to K; None: never.
+        more_for_weights: each weight of a step makes a training longer by this many times its length without.
         score_noises: held-out initial noises that scores take by default, at most; None: as many as ``num_noises``.
         check_noises: trajectories on which the reference's own error is measured; None: all of them.
         rho_noises: trajectories on which rho of EDM's family is tuned, at most; None: all pilot noises.
@@ -41,6 +42,7 @@ class Effort:
     group_rows: int = 4096
     group_episodes: int = 75
     more_from: int | None = None
+    more_for_weights: float = 1.0
     score_noises: int | None = None
     check_noises: int | None = None
     rho_noises: int | None = None
@@ -52,18 +54,20 @@ class Effort:
     gradient_noises: int | None = None
     pictures: int = 4096
 
-    def training(self, in_groups: bool, num_steps: int) -> tuple[int, int]:
-        """Rows, and episodes of each, of a training with episodes of up to ``num_steps``."""
+    def training(self, in_groups: bool, num_steps: int, num_weights: int = 0) -> tuple[int, int]:
+        """Rows, and episodes of each, of a training with up to ``num_steps`` steps of ``num_weights`` weights."""
         if in_groups:
             return self.group_rows, self.group_episodes
         longer = 1.0 if self.more_from is None else max(num_steps / self.more_from, 1.0)
-        return self.rows, round(self.episodes * longer)
+        return self.rows, round(self.episodes * longer * (1 + self.more_for_weights * num_weights))
 
 
 ANALYTIC = Effort()
 # Learning needs large batches where a few noises make most of the error; a covariance over the steps has K squared
 # entries to learn.
-HEAVY_TAILED = Effort(rows=1024, episodes=1000, more_from=10, cma_noises=2048, cma_evaluations=500)
+HEAVY_TAILED = Effort(
+    rows=1024, episodes=1000, more_from=10, more_for_weights=3.0, cma_noises=2048, cma_evaluations=500
+)
 # Where an episode is expensive, many small updates are worth more than few large ones. Groups must stand for a
 # distribution: W2 between small samples favours one that is too narrow.
 NETWORK = Effort(

@@ -17,7 +17,7 @@ import torch
 from art_env.diffusion.denoiser import Denoiser
 from art_env.diffusion.ode import ReferenceFlow
 from art_env.diffusion.solvers import Solver, get_solver
-from art_env.schedules.gradient import FLAT, levels_from, log_steps, search_scale
+from art_env.schedules.gradient import FLAT, levels_from, log_steps, search_scale, with_weights
 from art_env.schedules.optimal import closed_form, final_rmse
 from art_env.schedules.schedule import Array, Schedule, check_num_steps, from_sigmas
 
@@ -49,9 +49,10 @@ def evolve(
 ) -> Schedule:
     """The grid with the least final error that CMA-ES finds: what ``gradient_search`` minimises, without gradients.
 
-    CMA-ES moves the logs of the K step sizes in the coordinate of ``gradient_search`` and starts from the closed
-    form. A search that has converged is started again there with twice the population, until ``max_evaluations`` are
-    spent. One descent takes about 200 K errors, and may end in a local minimum.
+    CMA-ES moves the logs of the K step sizes in the coordinate of ``gradient_search``, and the weights of a learned
+    solver. It starts from the closed form, with the best of the classical rules' weights. A search that has converged
+    is started again there with twice the population, until ``max_evaluations`` are spent. One descent takes about
+    200 K errors, and may end in a local minimum.
 
     Args:
         denoiser: the model; need not be differentiable.
@@ -60,7 +61,7 @@ def evolve(
         solver: a name or a ``Solver``.
         max_evaluations: final errors to compute, each of all the noises; at least 1, the first is that of the start.
         seed: of CMA-ES.
-        step_size: its first standard deviation, of log step sizes.
+        step_size: its first standard deviation, of log step sizes and weights.
         callback: called as ``callback(evaluations, rmse)`` at the start and at every improvement, with the network
             evaluations so far and the best error.
 
@@ -81,29 +82,44 @@ def evolve(
     if not (math.isfinite(step_size) and step_size > 0):
         raise ValueError(f"step_size = {step_size} must be a positive number")
     begun, price = time.perf_counter(), reference.num_noises * rule.nfe(K)
-    scale, start = search_scale(reference), closed_form(reference, K).sigmas
-    best, least, used, evaluations = start, np.inf, 0, 0
+    scale, closed = search_scale(reference), closed_form(reference, K)
+    best, least, used, evaluations = closed, np.inf, 0, 0
+    free = rule.used_weights(K)
 
-    def log_error(sigmas: Array) -> float:
+    def log_error(schedule: Schedule) -> float:
         nonlocal best, least, used, evaluations
         used += 1
-        if not (np.diff(sigmas) < 0).all():  # steps too small for the numbers' precision
-            return WORST
         evaluations += price
-        rmse = final_rmse(denoiser, reference, sigmas, rule)
+        rmse = final_rmse(denoiser, reference, schedule, rule)
         if rmse < least:
-            best, least = sigmas, rmse
+            best, least = schedule, rmse
             if callback is not None:
                 callback(evaluations, rmse)
         return math.log(max(rmse, 1e-300)) if math.isfinite(rmse) else WORST
 
-    def grid(z: Array) -> Array:
-        levels: Array = levels_from(torch.from_numpy(z), start[0], start[-1], scale).numpy().copy()
-        levels[0], levels[-1] = start[0], start[-1]
-        return levels
+    def numbers(schedule: Schedule) -> Array:
+        weights = np.zeros(0) if schedule.weights is None else schedule.weights[free]
+        return np.concatenate([log_steps(schedule.sigmas, scale), weights])
 
-    log_error(start)
-    population = 4 + int(3 * np.log(K))
+    def error_of(z: Array) -> float:
+        nonlocal used
+        levels = (
+            levels_from(torch.from_numpy(z[:K]), closed.sigma_max, closed.sigma_end, scale).numpy().copy()
+        )
+        levels[0], levels[-1] = closed.sigma_max, closed.sigma_end
+        if not (np.diff(levels) < 0).all():  # steps too small for the numbers' precision
+            used += 1
+            return WORST
+        weights = None
+        if rule.num_weights:
+            weights = np.zeros(free.shape)
+            weights[free] = z[K:]
+        return log_error(from_sigmas(levels, "cma", weights=weights))
+
+    for given in with_weights(closed, rule)[: int(max_evaluations)]:
+        log_error(given)
+    start = numbers(best)
+    population = 4 + int(3 * np.log(len(start)))
     while K > 1 and used < max_evaluations:
         # cma takes the seed 0 as "from the clock".
         options = {
@@ -113,16 +129,17 @@ def evolve(
             "tolfun": FLAT,
             "tolfunhist": FLAT,
         }
-        search = cma.CMAEvolutionStrategy(log_steps(start, scale), step_size, options)
+        search = cma.CMAEvolutionStrategy(start, step_size, options)
         while used < max_evaluations and not search.stop():
             asked = search.ask()
-            errors = [log_error(grid(z)) for z in asked[: int(max_evaluations) - used]]
+            errors = [error_of(z) for z in asked[: int(max_evaluations) - used]]
             if len(errors) == len(asked):
                 search.tell(asked, errors)
         population *= 2
     return from_sigmas(
-        best,
+        best.sigmas,
         "cma",
+        weights=best.weights,
         solver=rule.name,
         objective="global",
         rmse=least,

@@ -35,7 +35,7 @@ class Killed(Exception):
 class Landscape:
     """Returns of two valleys: the deep one is narrow and away from where the search begins."""
 
-    paired = True
+    paired, other_start = True, None
 
     def __init__(self, num_steps: int = 3, pool: int = 512, kill_after: int | None = None) -> None:
         self.num_steps, self.pool_size, self.kill_after = num_steps, pool, kill_after
@@ -65,6 +65,36 @@ class Landscape:
 
 def _run(landscape: Landscape, rollouts: int = 1130, options: Options = OPTIONS, **given) -> SearchResult:
     return ScheduleSearch(landscape, rollouts * options.rows * landscape.num_steps, options, **given).run()
+
+
+def test_a_valley_that_only_the_other_start_reaches() -> None:
+    class Apart(Landscape):
+        """The deep valley is far away and hard to see: its walls are steep."""
+
+        def error(self, actions: np.ndarray) -> np.ndarray:
+            shallow, deep = 0.1 + (actions**2).sum(1), 30 * ((actions - 0.8) ** 2).sum(1)
+            return np.minimum(shallow, deep)
+
+    near, far = Apart(), Apart()
+    far.other_start = np.full((3, 1), 0.75)  # type: ignore[assignment]
+    np.testing.assert_allclose(_run(near).actions[:2], 0, atol=0.02)
+    np.testing.assert_allclose(_run(far).actions[:2], 0.8, atol=0.02)
+    # It is one start more, not instead of the others.
+    wrong = Apart()
+    wrong.other_start = np.full((3, 1), -0.5)  # type: ignore[assignment]
+    np.testing.assert_allclose(_run(wrong).actions[:2], 0, atol=0.02)
+
+
+def test_learned_solvers_have_another_start() -> None:
+    plain = Objective(Dynamics(problem="mixture-1d", num_noises=16, num_steps=3))
+    assert plain.other_start is None
+    learned = Objective(Dynamics(problem="mixture-1d", num_noises=16, num_steps=3, solver="learned_2m"))
+    assert learned.other_start is not None
+    schedule = learned.schedule(learned.other_start)
+    assert schedule.weights is not None
+    base = learned.schedule(np.zeros((3, 2)))
+    assert schedule.sigmas[1] < base.sigmas[1]
+    assert schedule.weights[1, 0] > 2
 
 
 # The objective

@@ -40,6 +40,18 @@ def test_comes_close_to_the_oracle(mixture):
     assert Schedule.from_json(found.to_json()) == found
 
 
+def test_weights_are_found_too(mixture):
+    """As good as gradients on grid and weights; better than the best grid of a solver with classical weights."""
+    oracle = gradient_search(*mixture, 3, "learned_2m", num_searches=1)
+    found = evolve(*mixture, 3, "learned_2m", max_evaluations=1000)
+    assert found.solver == "learned_2m"
+    assert found.meta["rmse"] == pytest.approx(final_rmse(*mixture, found, "learned_2m"))
+    assert found.meta["rmse"] < 1.05 * oracle.meta["rmse"]
+    assert found.meta["rmse"] < 0.9 * gradient_search(*mixture, 3, "ipndm", num_searches=1).meta["rmse"]
+    assert found.weights is not None
+    assert (found.weights[0] == 0).all()
+
+
 @pytest.mark.parametrize("max_evaluations", [1, 7, 50])
 def test_counts_what_it_costs(mixture, max_evaluations):
     denoiser, reference = mixture
