@@ -4,6 +4,9 @@ Examples:
     python -m art_env.export schedule.json --to k-diffusion
     python -m art_env.export schedule.json --to diffusers-heun --scheduler-config scheduler_config.json
     python -m art_env.export schedule.json --to comfyui --out sigmas.txt
+
+A schedule with weights brings a sampler of its own, for k-diffusion, comfyui, edm and diffusers-learned:
+    python -m art_env.export schedule.json --to comfyui --out ComfyUI/custom_nodes/art_schedule.py
 """
 
 from __future__ import annotations
@@ -19,17 +22,18 @@ import tyro
 
 from art_env._util.cli import run_command
 from art_env._util.files import write_text
-from art_env._util.names import look_up
+from art_env._util.names import check_name
 from art_env.export.diffusers import _ramp, diffusers_kwargs
 from art_env.export.formats import (
     _levels,
     _numbers,
-    check_plain,
     to_comfyui,
     to_diff_sampler,
     to_edm,
     to_flow,
 )
+from art_env.export.learned import learned_scheduler
+from art_env.export.scripts import comfyui_node, diffusers_script, edm_script, k_diffusion_script
 from art_env.schedules.schedule import Schedule
 
 
@@ -41,7 +45,7 @@ class Args:
     """File that train.py or Schedule.save wrote."""
     to: str
     """diffusers-euler, diffusers-edm-euler, diffusers-heun, diffusers-flow, k-diffusion, edm, comfyui or
-    diff-sampler."""
+    diff-sampler; of a schedule with weights: diffusers-learned, k-diffusion, edm or comfyui."""
     out: Path | None = None
     """Write the text to this file instead."""
     scheduler_config: Path | None = None
@@ -52,22 +56,38 @@ class Args:
 
 def _diffusers(args: Args, schedule: Schedule, name: str) -> dict[str, Any] | None:
     """The arguments for the scheduler of the config file; None without such a file."""
-    check_plain(schedule, name)
     if args.scheduler_config is None:
         return None
-    try:
-        import diffusers
-    except ImportError as error:
-        raise ValueError(f"--scheduler-config needs diffusers: pip install diffusers ({error})") from error
-    diffusers.utils.logging.set_verbosity_error()
+    config = _config(args)
+    change = {} if args.shift is None else {"shift": args.shift}
+    return diffusers_kwargs(schedule, _class(name).from_config(config, **change))
+
+
+def _config(args: Args) -> dict[str, Any]:
+    """The settings of the config file."""
+    assert args.scheduler_config is not None
     try:
         config = json.loads(args.scheduler_config.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{args.scheduler_config}: not valid JSON ({error})") from error
     if not isinstance(config, dict):
         raise ValueError(f"{args.scheduler_config}: not a scheduler config (an object expected)")
-    change = {} if args.shift is None else {"shift": args.shift}
-    return diffusers_kwargs(schedule, getattr(diffusers, name).from_config(config, **change))
+    return config
+
+
+def _class(name: str) -> Any:
+    """A scheduler of diffusers."""
+    try:
+        import diffusers
+    except ImportError as error:
+        raise ValueError(f"--scheduler-config needs diffusers: pip install diffusers ({error})") from error
+    diffusers.utils.logging.set_verbosity_error()
+    found = getattr(diffusers, name, None)
+    if found is None:
+        raise ValueError(
+            f"diffusers has no scheduler {name!r} (_class_name in the file of --scheduler-config)"
+        )
+    return found
 
 
 def _diffusers_text(name: str, argument: str, values: str, extra: str = "") -> str:
@@ -117,6 +137,14 @@ def _text_diffusers_flow(args: Args, schedule: Schedule) -> str:
     return _diffusers_text("FlowMatchEulerDiscreteScheduler", "sigmas", _numbers(kwargs["sigmas"]), extra)
 
 
+def _text_diffusers_learned(args: Args, schedule: Schedule) -> str:
+    text = diffusers_script(schedule)
+    if args.scheduler_config is not None:
+        config = _config(args)
+        learned_scheduler(schedule, _class(str(config.get("_class_name"))).from_config(config))
+    return text
+
+
 def _text_k_diffusion(args: Args, schedule: Schedule) -> str:
     return (
         "# k-diffusion: sample_heun(model, torch.randn(shape) * sigmas[0], sigmas), and so for every sample_*\n"
@@ -141,6 +169,7 @@ def _text_diff_sampler(args: Args, schedule: Schedule) -> str:
     return f"# diff-sampler, gits-main: append to python sample.py ...\n{to_diff_sampler(schedule)}\n"
 
 
+# Of schedules without weights, and with them.
 TARGETS: dict[str, Callable[[Args, Schedule], str]] = {
     "diffusers-euler": _text_diffusers_euler,
     "diffusers-edm-euler": _text_diffusers_edm_euler,
@@ -151,6 +180,12 @@ TARGETS: dict[str, Callable[[Args, Schedule], str]] = {
     "comfyui": _text_comfyui,
     "diff-sampler": _text_diff_sampler,
 }
+LEARNED_TARGETS: dict[str, Callable[[Args, Schedule], str]] = {
+    "diffusers-learned": _text_diffusers_learned,
+    "k-diffusion": lambda args, schedule: k_diffusion_script(schedule),
+    "edm": lambda args, schedule: edm_script(schedule),
+    "comfyui": lambda args, schedule: comfyui_node(schedule),
+}
 
 
 def export(args: Args) -> str:
@@ -160,12 +195,20 @@ def export(args: Args) -> str:
         ValueError: unknown target, an option that it does not have, or a schedule that it cannot take.
         FileNotFoundError: no such schedule.
     """
-    text = look_up("target", args.to, TARGETS)
+    check_name("target", args.to, {**TARGETS, **LEARNED_TARGETS})
     if args.shift is not None and args.to != "diffusers-flow":
         raise ValueError(f"--shift is for diffusers-flow, not for {args.to}")
     if args.scheduler_config is not None and not args.to.startswith("diffusers-"):
         raise ValueError(f"--scheduler-config is for the diffusers targets, not for {args.to}")
-    return text(args, Schedule.load(args.schedule))
+    schedule = Schedule.load(args.schedule)
+    if schedule.weights is None and args.to not in TARGETS:
+        raise ValueError(f"{args.schedule} has no weights, which {args.to} is for; use --to diffusers-euler")
+    if schedule.weights is not None and args.to not in LEARNED_TARGETS:
+        raise ValueError(
+            f"{args.schedule} has weights for {schedule.solver}, which {args.to} has no place for; use --to "
+            f"{', '.join(LEARNED_TARGETS)}, or learn a list alone, with a solver such as dpmpp_2m"
+        )
+    return (TARGETS if schedule.weights is None else LEARNED_TARGETS)[args.to](args, schedule)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from art_env.export.formats import _levels, check_plain, to_flow
+from art_env.export.formats import _flow_times, _levels, check_plain, to_flow
 from art_env.schedules.schedule import Array, Schedule
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ def diffusers_kwargs(
         mu: as for ``to_diffusers``; the value that the pipeline itself will compute.
 
     Returns:
-        ``{"sigmas": ...}`` or ``{"timesteps": ...}``, whichever the scheduler takes.
+        ``{"sigmas": ...}`` or ``{"timesteps": ...}``, whichever the scheduler takes; ``{"num_inference_steps": ...}``
+        for one that ``learned_scheduler`` made, which has the schedule in it.
 
     Raises:
         ValueError: as ``to_diffusers``.
@@ -53,10 +54,11 @@ def diffusers_kwargs(
     if name is None:
         raise ValueError(
             f"{names[0]} cannot be given a grid (or is not a scheduler instance); diffusers schedulers that can: "
-            f"{', '.join(n for n in GRIDS if n != QUANTIZED)}, and {QUANTIZED} with quantize=True. "
+            f"{', '.join(n for n in GRIDS if n not in (QUANTIZED, *LEARNED))}, and {QUANTIZED} with quantize=True. "
             "Put one in with Scheduler.from_config(pipe.scheduler.config)"
         )
-    check_plain(schedule, name)
+    if name not in LEARNED:
+        check_plain(schedule, name, "learned_scheduler")
     kwargs, expected, rtol = GRIDS[name](schedule, scheduler, quantize=quantize, mu=mu)
     trial = copy.deepcopy(scheduler)
     trial.set_timesteps(**kwargs, **_mu(mu))
@@ -79,7 +81,8 @@ def to_diffusers(
     Args:
         scheduler: an ``EulerDiscreteScheduler``, ``HeunDiscreteScheduler``, ``EDMEulerScheduler``,
             ``FlowMatchEulerDiscreteScheduler`` or, with ``quantize``, ``DPMSolverMultistepScheduler``. All
-            but the first append 0 themselves, so the schedule must end there.
+            but the first append 0 themselves, so the schedule must end there. For a schedule with weights: what
+            ``learned_scheduler`` made of it.
         device: where the timesteps go.
         quantize: allow a scheduler that rounds the grid to its training timesteps; see its ``.sigmas``.
         mu: dynamic shift of a flow model, if the scheduler has one.
@@ -102,14 +105,21 @@ Grid = tuple[dict[str, Any], Array, float]
 
 def _euler(schedule: Schedule, scheduler: Any, **_: Any) -> Grid:
     """``EulerDiscreteScheduler``: the levels as they are, the last one included."""
-    config = scheduler.config
-    if _get(config, "timestep_type") == "continuous" and _get(config, "prediction_type") == "v_prediction":
-        low, high = _get(config, "sigma_min", 0.0), _get(config, "sigma_max", math.inf)
-    else:
-        table = _training_sigmas(scheduler)
-        low, high = table[0], table[-1]
-    _check_bounds(schedule, "EulerDiscreteScheduler", low, high)
+    _check_bounds(schedule, "EulerDiscreteScheduler", *_euler_range(scheduler))
     return {"sigmas": schedule.sigmas.tolist()}, schedule.sigmas, RANGE_RTOL
+
+
+def _learned(schedule: Schedule, scheduler: Any, **_: Any) -> Grid:
+    """A scheduler that has the schedule in it already."""
+    name = type(scheduler).__name__
+    if schedule != scheduler.schedule:
+        raise ValueError(
+            f"{name} was made for another schedule than {schedule.name!r}; use "
+            "art_env.export.learned_scheduler(schedule, scheduler) for this one, or "
+            "EulerDiscreteScheduler.from_config(scheduler.config) if it has no weights"
+        )
+    expected = _flow_times(schedule) if name.startswith("FlowMatch") else schedule.sigmas
+    return {"num_inference_steps": schedule.num_steps}, expected, 1e-6
 
 
 def _heun(schedule: Schedule, scheduler: Any, **_: Any) -> Grid:
@@ -191,7 +201,9 @@ def _dpm_multistep(schedule: Schedule, scheduler: Any, *, quantize: bool = False
 
 
 QUANTIZED = "DPMSolverMultistepScheduler"
+LEARNED = ("LearnedMultistepScheduler", "FlowMatchLearnedMultistepScheduler")
 GRIDS: dict[str, Callable[..., Grid]] = {
+    **dict.fromkeys(LEARNED, _learned),
     "EulerDiscreteScheduler": _euler,
     "HeunDiscreteScheduler": _heun,
     "EDMEulerScheduler": _edm_euler,
@@ -212,6 +224,15 @@ def _training_sigmas(scheduler: Any) -> Array:
     alphas = scheduler.alphas_cumprod.cpu()
     table: Array = (((1 - alphas) / alphas) ** 0.5).double().numpy()  # in float32 first, as diffusers does
     return table
+
+
+def _euler_range(scheduler: Any) -> tuple[float, float]:
+    """The lowest and the highest noise level of a model that ``EulerDiscreteScheduler`` fits."""
+    config = scheduler.config
+    if _get(config, "timestep_type") == "continuous" and _get(config, "prediction_type") == "v_prediction":
+        return _get(config, "sigma_min", 0.0), _get(config, "sigma_max", math.inf)
+    table = _training_sigmas(scheduler)
+    return float(table[0]), float(table[-1])
 
 
 def _check_bounds(schedule: Schedule, name: str, low: float, high: float) -> None:

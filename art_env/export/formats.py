@@ -23,19 +23,10 @@ def to_k_diffusion(
     also evaluates at the last level, which ``art_env``'s does not.
 
     Raises:
-        ValueError: two levels are the same number in this dtype.
+        ValueError: two levels are the same number in this dtype, or the schedule has weights.
     """
-    import torch
-
-    check_plain(schedule, "k-diffusion")
-    sigmas = torch.tensor(schedule.sigmas, dtype=dtype or torch.float32, device=device)
-    same = (sigmas[1:] >= sigmas[:-1]).nonzero()
-    if len(same):
-        i = int(same[0]) + 1
-        raise ValueError(
-            f"sigmas[{i}] = {schedule.sigmas[i]:.9g} equals sigmas[{i - 1}] in {sigmas.dtype}; use torch.float64"
-        )
-    return sigmas
+    check_plain(schedule, "a list of sigmas", "learned_sampler")
+    return _tensor(schedule.sigmas, dtype, device)
 
 
 def to_edm(schedule: Schedule) -> list[float]:
@@ -47,12 +38,12 @@ def to_edm(schedule: Schedule) -> list[float]:
     Raises:
         ValueError: the schedule does not end at 0.
     """
-    return [*_levels(schedule, "EDM's sampler").tolist(), 0.0]
+    return [*_levels(schedule, "EDM's sampler", "edm_script").tolist(), 0.0]
 
 
 def to_comfyui(schedule: Schedule) -> str:
     """Text for ComfyUI's node ManualSigmas: all noise levels, in full precision."""
-    check_plain(schedule, "ComfyUI")
+    check_plain(schedule, "the node ManualSigmas", "comfyui_node")
     # ManualSigmas looks for digits and dots: it would read 1e-05 as two numbers.
     return ", ".join(np.format_float_positional(s, trim="0") for s in schedule.sigmas)
 
@@ -91,27 +82,49 @@ def to_flow(schedule: Schedule, shift: float = 1.0) -> Array:
     """
     if not (math.isfinite(shift) and shift > 0):
         raise ValueError(f"shift = {shift} must be a positive number")
-    levels = _levels(schedule, "a flow sampler")
+    levels = _levels(schedule, "a list of times", "learned_scheduler")
     # t = sigma / (1 + sigma), then the inverse of t <- shift t / (1 + (shift - 1) t).
     return levels / (levels + shift)
 
 
-def check_plain(schedule: Schedule, where: str) -> None:
+def check_plain(schedule: Schedule, where: str, instead: str | None = None) -> None:
     """Refuse a schedule whose weights would be lost.
+
+    Args:
+        where: what has no place for them.
+        instead: the function of this package that has.
 
     Raises:
         ValueError: it has weights.
     """
     if schedule.weights is not None:
+        use = "" if instead is None else f"use art_env.export.{instead}, or "
         raise ValueError(
-            f"schedule {schedule.name!r} has weights for {schedule.solver}, and {where} has no place for them; learn "
-            "one with a solver of that program, such as solver='dpmpp_2m'"
+            f"schedule {schedule.name!r} has weights for {schedule.solver}, and {where} has no place for them; {use}"
+            "learn one with a solver of that program, such as solver='dpmpp_2m'"
         )
 
 
-def _levels(schedule: Schedule, where: str) -> Array:
+def check_weighted(schedule: Schedule, instead: str) -> Array:
+    """The weights of a schedule, ``[num_steps, m]``.
+
+    Args:
+        instead: the function of this package that takes schedules without weights.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if schedule.weights is None:
+        raise ValueError(
+            f"schedule {schedule.name!r} has no weights; use art_env.export.{instead}, or learn one with "
+            "solver='learned_2m'"
+        )
+    return schedule.weights
+
+
+def _levels(schedule: Schedule, where: str, instead: str | None = None) -> Array:
     """The levels above 0, ``[K]``, for a target that appends the 0 itself."""
-    check_plain(schedule, where)
+    check_plain(schedule, where, instead)
     if schedule.final_sigmas_type != "zero":
         raise ValueError(
             f"schedule {schedule.name!r} ends at sigma={schedule.sigma_end:g}, but {where} goes on to 0 and would "
@@ -119,6 +132,26 @@ def _levels(schedule: Schedule, where: str) -> Array:
             "(EulerDiscreteScheduler and k-diffusion take this one as it is)"
         )
     return schedule.sigmas[:-1]
+
+
+def _flow_times(schedule: Schedule) -> Array:
+    """``t = sigma / (1 + sigma)`` of every level, ``[K + 1]``."""
+    times: Array = schedule.sigmas / (1 + schedule.sigmas)
+    return times
+
+
+def _tensor(levels: Array, dtype: torch.dtype | None, device: torch.device | str | None) -> torch.Tensor:
+    """``[K + 1]``, float32 by default; refuses levels that are the same number in this dtype."""
+    import torch
+
+    sigmas = torch.tensor(levels, dtype=dtype or torch.float32, device=device)
+    same = (sigmas[1:] >= sigmas[:-1]).nonzero()
+    if len(same):
+        i = int(same[0]) + 1
+        raise ValueError(
+            f"sigmas[{i}] = {levels[i]:.9g} equals sigmas[{i - 1}] in {sigmas.dtype}; use torch.float64"
+        )
+    return sigmas
 
 
 def _numbers(values: Iterable[float]) -> str:
