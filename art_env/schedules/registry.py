@@ -81,18 +81,29 @@ def is_file_spec(spec: str) -> bool:
     return spec.endswith(".json") or "/" in spec or os.sep in spec or Path(spec).is_file()
 
 
+def load_for(path: str, problem: Problem) -> Schedule:
+    """The schedule of a file, for this problem.
+
+    Raises:
+        ValueError: it is no schedule, or one for another noise range; the file's name is in front.
+        FileNotFoundError: no such file; says how to finish an unfinished run.
+    """
+    folder = Path(path).parent
+    if not Path(path).exists() and (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"no schedule file at {path!r}: the run is unfinished; finish it with train.py --resume {folder}"
+        )
+    schedule = Schedule.load(path)
+    try:
+        check_fit(schedule, problem)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return schedule
+
+
 def _parse(spec: str, problem: Problem) -> _Spec:
     if is_file_spec(spec):
-        folder = Path(spec).parent
-        if not Path(spec).exists() and (folder / "config.json").is_file():
-            raise FileNotFoundError(
-                f"no schedule file at {spec!r}: the run is unfinished; finish it with train.py --resume {folder}"
-            )
-        schedule = Schedule.load(spec)
-        try:
-            check_fit(schedule, problem)
-        except ValueError as error:
-            raise ValueError(f"{spec}: {error}") from error
+        schedule = load_for(spec, problem)
         return _Spec(schedule.name, {}, schedule)
     name, _, text = spec.partition(":")
     if name not in SCHEDULES:
