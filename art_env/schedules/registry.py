@@ -71,9 +71,7 @@ def check_spec(spec: str, problem: Problem, solver: str | Solver | None = None) 
         FileNotFoundError: no such file.
         ImportError: ``cma`` without its extra.
     """
-    name, _, file = _parse(spec, problem)
-    if solver is not None and file is None and name in PAIRED:
-        require_deterministic(solver, f"schedule {name!r}")
+    _parse(spec, problem, solver)
 
 
 def is_file_spec(spec: str) -> bool:
@@ -101,7 +99,7 @@ def load_for(path: str, problem: Problem) -> Schedule:
     return schedule
 
 
-def _parse(spec: str, problem: Problem) -> _Spec:
+def _parse(spec: str, problem: Problem, solver: str | Solver | None) -> _Spec:
     if is_file_spec(spec):
         schedule = load_for(spec, problem)
         return _Spec(schedule.name, {}, schedule)
@@ -125,6 +123,8 @@ def _parse(spec: str, problem: Problem) -> _Spec:
             raise ValueError(f"schedule {spec!r}: {key} = {value} must be a positive number")
     if name == "cma":
         require_cma()
+    if solver is not None and name in PAIRED:
+        require_deterministic(solver, f"schedule {name!r}")
     return _Spec(name, options, None)
 
 
@@ -158,9 +158,7 @@ def make_schedule(
         ValueError, FileNotFoundError, ImportError: as ``check_spec``, or ``num_steps < 1``.
     """
     K = check_num_steps(num_steps)
-    name, options, file = _parse(spec, problem)
-    if file is None and name in PAIRED:
-        require_deterministic(solver, f"schedule {name!r}")
+    name, options, file = _parse(spec, problem, solver)
     if file is not None:
         return file.resample(K, keep_zero=False)
     if name == "log_snr" and problem.sigma_min == 0:
