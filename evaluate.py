@@ -31,7 +31,7 @@ from art_env.problems.library import make_problem
 from art_env.problems.problem import Problem
 from art_env.schedules import Schedule
 from art_env.schedules.optimal import gain_of_seeing
-from art_env.schedules.registry import check_fit, check_spec, is_file_spec
+from art_env.schedules.registry import check_fit, check_spec, is_file_spec, load_for
 
 
 @dataclass(frozen=True)
@@ -107,16 +107,18 @@ def evaluate(settings: Settings) -> Comparison:
     """
     torch.set_num_threads(settings.threads)
     problem = settings.make_problem()
-    solver = settings.solver or solver_of_files(settings.schedules) or problem.solver
-    for spec in settings.schedules:
-        check_spec(spec, problem, solver)
+    files = {spec: load_for(spec, problem) for spec in settings.schedules if is_file_spec(spec)}
+    names = [spec for spec in settings.schedules if spec not in files]
+    # By default the first solver that a schedule with weights is for.
+    solver = settings.solver or next((s.solver for s in files.values() if s.solver), problem.solver)
+    for name in names:
+        check_spec(name, problem, solver)
     metrics = problem.metrics[:1] if settings.metrics is None else settings.metrics
     fid = InceptionFID(settings.fid_weights) if "fid" in metrics else None
     evaluator = Evaluator(problem, solver, settings.seeds, settings.num_images, metrics=metrics, fid=fid)
     if settings.out is not None:
         check_out(settings.out, settings.overwrite)
-    names = [spec for spec in settings.schedules if not is_file_spec(spec)]
-    given = [Schedule.load(spec) for spec in settings.schedules if is_file_spec(spec)]
+    given = [files[spec] for spec in settings.schedules if spec in files]
     given += [load_and_distill(path, problem, settings.trust_pickle) for path in settings.agents]
     given = with_own_names(given, settings.schedules)
     bound = None
@@ -140,12 +142,6 @@ def evaluate(settings: Settings) -> Comparison:
             "clock costs by the paper's objective (Euler's steps; no policy has hindsight)"
         )
     return found
-
-
-def solver_of_files(specs: Sequence[str]) -> str | None:
-    """The solver of the first schedule with weights among the files; None: there is none."""
-    files = (Schedule.load(spec) for spec in specs if is_file_spec(spec) and Path(spec).is_file())
-    return next((schedule.solver for schedule in files if schedule.solver), None)
 
 
 def bound_rows(evaluator: Evaluator, features: Sequence[str], oracle: Schedule) -> list[Score]:

@@ -89,6 +89,5 @@ def _mean_weights(done: Rollout, dynamics: Dynamics, meta: dict[str, Any]) -> np
     table = dynamics.weight_rule.table(
         torch.from_numpy(done.actions[..., 1:]), torch.from_numpy(times)
     ).numpy()
-    table = table * dynamics.solver.used_weights(dynamics.num_steps)[:, None]
     meta["weights_sd"] = table.std(1).tolist()
     return np.asarray(table.mean(1))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,8 +29,6 @@ class GradientPolicy(nn.Module):
         net_arch: hidden widths of each network.
         octaves: of sines and cosines beside the observation.
     """
-
-    actions: Tensor
 
     def __init__(
         self, actions: np.ndarray, width: int, net_arch: tuple[int, ...] = (64, 64), octaves: int = 4
@@ -134,5 +131,5 @@ def _squared_error(policy: GradientPolicy, dynamics: Dynamics, index: np.ndarray
 @torch.no_grad()
 def _error(policy: GradientPolicy, dynamics: Dynamics, index: np.ndarray, batch: int = 4096) -> float:
     parts = np.array_split(index, -(-len(index) // batch))
-    total: Any = sum(len(part) * float(_squared_error(policy, dynamics, part)) for part in parts)
+    total: float = sum(len(part) * float(_squared_error(policy, dynamics, part)) for part in parts)
     return math.sqrt(total / len(index))

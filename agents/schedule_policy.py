@@ -10,7 +10,7 @@ import torch
 
 from art_env.envs.clock import Clock
 from art_env.envs.dynamics import Dynamics
-from art_env.schedules.schedule import Schedule
+from art_env.schedules.schedule import Schedule, pad_weights
 
 
 class SchedulePolicy:
@@ -88,11 +88,8 @@ def _weight_actions(schedule: Schedule, dynamics: Dynamics, targets: np.ndarray)
             f"schedule {schedule.name!r} has weights for solver={schedule.solver!r}, the environment has "
             f"solver={dynamics.solver.name!r}; make it with the schedule's"
         )
-    weights = np.pad(schedule.weights, ((0, 0), (0, m - schedule.weights.shape[1])))
-    steps = np.diff(targets)
-    before = np.append(0.0, steps[:-1])
-    given = (torch.from_numpy(v) for v in (weights, steps, before))
-    wanted = dynamics.weight_rule.actions(*given).numpy()
+    weights = pad_weights(schedule.weights, m)
+    wanted = dynamics.weight_rule.table_actions(torch.from_numpy(weights), torch.from_numpy(targets)).numpy()
     used = dynamics.solver.used_weights(K)
     far = np.argwhere(used & (np.abs(wanted) > 1 + 1e-6))
     if len(far):

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from scipy.special import hyp2f1
 
+from art_env.diffusion import GaussianDenoiser, sample
 from art_env.diffusion.ode import ReferenceFlow, curvature
 from art_env.envs.dynamics import Dynamics
 from art_env.problems.problem import Problem
@@ -37,6 +38,12 @@ def retimed(schedule: Schedule, change: Callable[[Array], Array], num_steps: int
     """Noise levels of ``schedule``'s clock at times ``t + change(t)``, t even in [0, 1]; 0 at both ends."""
     t = np.linspace(0.0, 1.0, num_steps + 1)
     return schedule.interpolator()(t + change(t))
+
+
+def wave(a: Array) -> Callable[[Array], Array]:
+    """``t -> int_0^t r`` of the change of speed ``r = sum a_k cos(pi k t)``, k = 1, 2, ..."""
+    k = np.arange(1, len(a) + 1)[:, None]
+    return lambda t: a @ (np.sin(np.pi * k * t) / (np.pi * k))
 
 
 # N(0, 1) in closed form
@@ -294,3 +301,32 @@ def gaussian_surrogate(num_steps: int, num_levels: int = 600) -> Schedule:
     for best in reversed(choices):
         path.append(int(best[path[-1]]))
     return from_sigmas([*s[path], 0.0], "surrogate")
+
+
+# Two steps and one weight
+
+
+def two_step_error(r: float, H: float, weight: float) -> float:
+    """Signed final error of two steps of ``learned_2m`` on N(0, 1), from x = 1 at sigma = 2.
+
+    Args:
+        r: length of the second step over that of the first.
+        H: length of both together.
+        weight: of the second step.
+    """
+    sigmas = np.array([2.0, 2.0 - H / (1 + r), 2.0 - H])
+    exact = np.sqrt((1 + sigmas[-1] ** 2) / (1 + sigmas[0] ** 2))
+    x = torch.ones(1, 1, dtype=torch.float64)
+    end = sample(GaussianDenoiser(1.0), x, sigmas, "learned_2m", weights=np.array([[0.0], [weight]]))
+    return float(end) - float(exact)
+
+
+def mending_weight(r: float, H: float) -> float:
+    """The weight without error; the error is linear in it."""
+    at_0, at_1 = (two_step_error(r, H, weight) for weight in (0.0, 1.0))
+    return -at_0 / (at_1 - at_0)
+
+
+def two_step_order(r: float, weight: float) -> float:
+    """The power of H that the error grows with, between H = 0.05 and 0.1."""
+    return float(np.log2(two_step_error(r, 0.1, weight) / two_step_error(r, 0.05, weight)))

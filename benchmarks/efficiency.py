@@ -10,7 +10,6 @@ method needs, are not counted. What is in the file already is not run again; if 
 
 from __future__ import annotations
 
-import csv
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -29,7 +28,7 @@ from art_env.diffusion.denoiser import Denoiser
 from art_env.diffusion.ode import ReferenceFlow
 from art_env.diffusion.solvers import get_solver
 from art_env.evaluation.evaluator import Evaluator
-from art_env.evaluation.results import write_csv
+from art_env.evaluation.results import read_csv, write_csv
 from art_env.problems.library import make_problem
 from art_env.problems.problem import Problem
 from art_env.schedules.cma_es import evolve
@@ -38,6 +37,7 @@ from art_env.schedules.registry import make_schedule
 from benchmarks.figures import START, Band, efficiency
 from benchmarks.records import RESULTS, ROOT, Cell, CellLine, amount, number, title
 from benchmarks.running import Trained, kept_oracle, short_training
+from benchmarks.tables import markdown, median_and_range
 
 # Methods that train.py knows, and their options.
 LEARNERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -115,11 +115,6 @@ class Line(CellLine):
     ratio: float
     seconds: float
 
-    @property
-    def cell(self) -> Cell:
-        """Problem, solver and number of steps."""
-        return Cell(self.problem, self.solver, self.num_steps)
-
 
 class CountedDenoiser:
     """A denoiser that counts the rows it is asked for, one each, and two more if there will be a backward pass."""
@@ -143,10 +138,8 @@ def some_noises(reference: ReferenceFlow, count: int, seed: int) -> ReferenceFlo
     """
     if count > reference.num_noises:
         raise ValueError(f"rows = {count}, but there are {reference.num_noises} initial noises; use fewer")
-    index = torch.from_numpy(np.random.default_rng(seed).permutation(reference.num_noises)[:count])
-    return ReferenceFlow(
-        reference.sigmas, reference.x[:, index], reference.slope[:, index], reference.sigma_end
-    )
+    picked = np.random.default_rng(seed).permutation(reference.num_noises)[:count]
+    return reference.pick(torch.from_numpy(picked))
 
 
 def run(problem: Problem, cell: Cell, method: str, budget: int, rows: int, seed: int) -> Trained:
@@ -202,24 +195,7 @@ def measure(cell: Cell, plans: Sequence[Plan], known: Sequence[Line], oracles: P
 
 def read(path: Path) -> list[Line]:
     """The lines of a file; none if there is no file."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [
-            Line(
-                row["problem"],
-                row["solver"],
-                int(row["num_steps"]),
-                row["method"],
-                int(row["budget"]),
-                int(row["rows"]),
-                int(row["seed"]),
-                int(row["evaluations"]),
-                float(row["ratio"]),
-                float(row["seconds"]),
-            )
-            for row in csv.DictReader(file)
-        ]
+    return read_csv(path, Line) if path.is_file() else []
 
 
 def grouped(lines: Sequence[Line]) -> dict[str, dict[int, list[Line]]]:
@@ -247,19 +223,15 @@ def table(lines: Sequence[Line]) -> str:
     """The ratios of one cell, a line a method, a column a budget; and the seconds of the longest runs."""
     groups = grouped([line for line in lines if line.method != START])
     columns = sorted({line.budget for line in lines if line.method != START})
-    rows = [["method", *map(amount, columns), "seconds"], ["---", *["---:"] * (len(columns) + 1)]]
+    rows = []
     for method, budgets in groups.items():
         row = [title(method)]
         for budget in columns:
             ratios = [line.ratio for line in budgets.get(budget, [])]
-            row.append(
-                f"{number(float(np.median(ratios)))} ({number(min(ratios))} to {number(max(ratios))})"
-                if ratios
-                else "-"
-            )
+            row.append(median_and_range(ratios) if ratios else "-")
         longest = budgets[max(budgets)]
         rows.append([*row, f"{np.median([line.seconds for line in longest]):.2g}"])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return markdown(["method", *map(amount, columns), "seconds"], rows)
 
 
 def main(args: Args) -> None:

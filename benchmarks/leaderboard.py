@@ -4,8 +4,8 @@ python -m benchmarks.leaderboard --jobs 2
 
 A cell is a problem, a solver and a number of steps. CMA-ES, the search, ART-RL, PPO and SAC integrate as many
 trajectories, those of a default training; gradients take what they need. All of it takes about two hours on two
-cores. What is in the records already is not run again, so that the
-table can be made in parts, and one that was interrupted goes on.
+cores. What is in the records already is not run again, so that the table can be made in parts, and one that was
+interrupted goes on.
 """
 
 from __future__ import annotations

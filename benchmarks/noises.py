@@ -29,7 +29,18 @@ from art_env.schedules import Schedule
 from art_env.schedules.gradient import gradient_search
 from art_env.schedules.optimal import final_rmse
 from art_env.schedules.registry import make_schedule
-from benchmarks.records import ORACLE, OURS, RECORDS, RESULTS, Cell, CellLine, Leaderboard, Record, rounded
+from benchmarks.records import (
+    ORACLE,
+    OURS,
+    RECORDS,
+    RESULTS,
+    Cell,
+    CellLine,
+    FreshLine,
+    Leaderboard,
+    Record,
+    rounded,
+)
 
 PROGRAM = "python -m benchmarks.noises"
 
@@ -110,23 +121,6 @@ class TailsLine(CellLine):
     correlation_by_cost: float
     edm: str
     search: str
-
-
-@dataclass(frozen=True)
-class FreshLine(CellLine):
-    """One cell.
-
-    ``ratio``: on the leaderboard's noises; ``fresh``: RMSE over that of the oracle on all sets together; ``low``,
-    ``high``: on a single set, all of the search; ``gradients``, ``art``: as ``fresh``.
-    """
-
-    noises: int
-    ratio: float
-    fresh: float
-    low: float
-    high: float
-    gradients: float
-    art: float
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ python -m benchmarks.report --records benchmarks/results/leaderboard.jsonl
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Iterable
@@ -81,6 +80,28 @@ class CellLine:
     problem: str
     solver: str
     num_steps: int
+
+    @property
+    def cell(self) -> Cell:
+        """Problem, solver and number of steps."""
+        return Cell(self.problem, self.solver, self.num_steps)
+
+
+@dataclass(frozen=True)
+class FreshLine(CellLine):
+    """What ``benchmarks.noises fresh`` has measured in one cell.
+
+    ``ratio``: on the leaderboard's noises; ``fresh``: RMSE over that of the oracle on all sets together; ``low``,
+    ``high``: on a single set, all of the search; ``gradients``, ``art``: as ``fresh``, NaN if there is no run.
+    """
+
+    noises: int
+    ratio: float
+    fresh: float
+    low: float
+    high: float
+    gradients: float
+    art: float
 
 
 @dataclass(frozen=True)
@@ -249,29 +270,6 @@ class Leaderboard:
         lines = [json.dumps({"header": header}) for header in self.headers]
         lines += [record.to_json() for record in self.records()]
         write_text(self.path, "\n".join(lines) + "\n")
-
-
-class Fresh(NamedTuple):
-    """The search's error over the oracle's on noises that neither has seen: on all of them, and on single sets.
-
-    ``art``: as ``ratio``, of ART-RL; NaN if it has no run.
-    """
-
-    ratio: float
-    low: float
-    high: float
-    art: float = math.nan
-
-
-def read_fresh(path: Path) -> dict[Cell, Fresh]:
-    """Read what ``benchmarks.noises fresh`` has measured."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return {
-            Cell(row["problem"], row["solver"], int(row["num_steps"])): Fresh(
-                *(float(row[name]) for name in ("fresh", "low", "high", "art"))
-            )
-            for row in csv.DictReader(file)
-        }
 
 
 def title(method: str) -> str:

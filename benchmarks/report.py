@@ -15,7 +15,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,6 +26,7 @@ import tyro
 
 from art_env._util.cli import run_command
 from art_env._util.files import atomic_path, write_text
+from art_env.evaluation.results import read_csv
 from benchmarks import figures
 from benchmarks.records import (
     ORACLE,
@@ -34,11 +34,10 @@ from benchmarks.records import (
     RECORDS,
     ROOT,
     Cell,
-    Fresh,
+    FreshLine,
     Leaderboard,
     amount,
     number,
-    read_fresh,
     title,
 )
 from benchmarks.statistics import (
@@ -59,12 +58,12 @@ from benchmarks.statistics import (
     median,
     summarize,
 )
+from benchmarks.tables import POLICIES, begin, block, markdown, marked, median_and_range, replace_tables
 
 PROGRAM = "python -m benchmarks.report"
 AGENTS = ("art", OURS)
 # Of one table: the best list that needs no search, and everything that searches or learns.
 COMPARED = ("closed_form", "gradient", "cma", "ppo", "sac", OURS, "art")
-START, END = "<!-- table:{} -->", "<!-- end -->"
 TEMPLATE = """# Leaderboard
 
 Ratio: the RMSE of a schedule divided by that of the oracle, the best fixed schedule on these held-out noises; 1 is
@@ -134,13 +133,6 @@ def between(interval: Interval, form: str = "") -> str:
         return ""
     low, high = (format(v, form) if form else number(v) for v in interval)
     return f" [{low}, {high}]"
-
-
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
-    """A table; the first ``left`` columns are flush left."""
-    marks = ["---"] * left + ["---:"] * (len(header) - left)
-    lines = [header, marks, *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def strong(method: str, text: str) -> str:
@@ -283,7 +275,7 @@ def table_searches(board: Leaderboard) -> str:
     return text + f"\n\nMedian (largest) over seeds; bold: within {TIE - 1:.0%} of the lowest."
 
 
-def table_misses(board: Leaderboard, fresh: Mapping[Cell, Fresh]) -> str:
+def table_misses(board: Leaderboard, fresh: Mapping[Cell, FreshLine]) -> str:
     """Cells where an agent is above the bar, and those where the search is behind a rival."""
     agents = [m for m in AGENTS if m in board.methods]
     high = {m: dict(high_ratios(board, m)) for m in agents}
@@ -296,10 +288,7 @@ def table_misses(board: Leaderboard, fresh: Mapping[Cell, Fresh]) -> str:
             line = [str(cell), f"{bar(cell):.2f}"]
             for m in agents:
                 ratios = board.ratios(cell, m)
-                line.append("-")
-                if len(ratios):
-                    low, middle, top = (number(float(f(ratios))) for f in (np.min, np.median, np.max))
-                    line[-1] = f"{middle} ({low} - {top})"
+                line.append(median_and_range(ratios, "-") if len(ratios) else "-")
             rows.append([*line, *([fresh_text(fresh.get(cell))] if fresh else [])])
         header = ["cell", "bar", *map(title, agents)] + (
             ["search, fresh noises (single sets)"] if fresh else []
@@ -307,7 +296,7 @@ def table_misses(board: Leaderboard, fresh: Mapping[Cell, Fresh]) -> str:
         text += "\n\n" + markdown(header, rows)
         text += "\n\nMedian (lowest - largest) over seeds."
     if fresh:
-        for name, of in (("search", "ratio"), ("ART-RL", "art")):
+        for name, of in (("search", "fresh"), ("ART-RL", "art")):
             known = {c: getattr(f, of) for c, f in sorted(fresh.items()) if not math.isnan(getattr(f, of))}
             above = [f"{c} ({number(ratio)})" for c, ratio in known.items() if ratio > bar(c)]
             text += (
@@ -329,9 +318,9 @@ def table_misses(board: Leaderboard, fresh: Mapping[Cell, Fresh]) -> str:
     )
 
 
-def fresh_text(fresh: Fresh | None) -> str:
+def fresh_text(fresh: FreshLine | None) -> str:
     """Write the ratio on all fresh noises, and its range over sets."""
-    return f"{number(fresh.ratio)} ({number(fresh.low)} - {number(fresh.high)})" if fresh else "-"
+    return f"{number(fresh.fresh)} ({number(fresh.low)} - {number(fresh.high)})" if fresh else "-"
 
 
 def table_seconds(board: Leaderboard) -> str:
@@ -354,7 +343,7 @@ def table_seconds(board: Leaderboard) -> str:
     return text + "\n\nMedian (largest) over K and seeds."
 
 
-def tables(board: Leaderboard, found: Sequence[Summary], fresh: Mapping[Cell, Fresh]) -> dict[str, str]:
+def tables(board: Leaderboard, found: Sequence[Summary], fresh: Mapping[Cell, FreshLine]) -> dict[str, str]:
     """Every generated part of results.md, by the name in its mark."""
     parts = {
         "records": table_records(board),
@@ -373,24 +362,16 @@ def fill(text: str, parts: dict[str, str]) -> str:
         ValueError: a mark without its end, or one whose name is not known. Marks of problems without records are
             emptied, since an old table would be wrong.
     """
-    start = re.escape(START).replace(r"\{\}", r"([^\s>]+)")
-    names = re.findall(start, text)
-    blocks = re.compile(start + rf"\n((?:(?!<!-- table:)[\s\S])*?){re.escape(END)}")
-    closed = [match[1] for match in blocks.finditer(text)]
+    names = marked(text)
     for name in names:
-        if closed.count(name) != names.count(name):
-            raise ValueError(f"{START.format(name)} has no {END} after it")
-        if name not in parts and not name.startswith("ratios:"):
-            raise ValueError(f"{START.format(name)}: no such table; known: {', '.join(parts)}")
-
-    def block(name: str) -> str:
-        return f"{START.format(name)}\n\n{parts.get(name, 'No records.')}\n\n{END}"
-
-    text = blocks.sub(lambda match: block(match[1]), text)
-    for name in parts:
+        if name not in parts and name != POLICIES and not name.startswith("ratios:"):
+            raise ValueError(f"{begin(name)}: no such table; known: {', '.join(parts)}")
+    gone = {name: "No records." for name in names if name.startswith("ratios:")}
+    text = replace_tables(text, {**gone, **parts})
+    for name, part in parts.items():
         if name not in names:
             heading = name.removeprefix("ratios:")
-            text = text.rstrip("\n") + f"\n\n### {heading}\n\n{block(name)}\n"
+            text = text.rstrip("\n") + f"\n\n### {heading}\n\n{block(name, part)}\n"
     return text
 
 
@@ -448,12 +429,12 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return out.getvalue()
 
 
-def fresh_of(args: Args) -> dict[Cell, Fresh]:
+def fresh_of(args: Args) -> dict[Cell, FreshLine]:
     """The results on fresh noises, if there are any."""
     beside = args.records.with_name("fresh_noises.csv")
     if args.fresh is None and not beside.is_file():
         return {}
-    return read_fresh(args.fresh or beside)
+    return {line.cell: line for line in read_csv(args.fresh or beside, FreshLine)}
 
 
 def main(args: Args) -> None:

@@ -5,19 +5,17 @@ python -m benchmarks.state_policies
 Trains ART-RL with features (a run folder each under --runs; a finished one is used again), lets every policy act on
 each held-out trajectory, and sets its error beside that of the best fixed schedule, of the schedule search's, and of
 an adaptive Heun-Euler pair whose tolerance is matched to the same mean number of evaluations. Then times what a
-policy costs. The tables of README.md and docs/results.md, between the marks ``<!-- policies -->`` and
-``<!-- end policies -->``, are written from state.csv (``--tables-only``: nothing is trained).
+policy costs. The tables of README.md and docs/results.md, between the marks ``<!-- table:policies -->`` and
+``<!-- end -->``, are written from state.csv (``--tables-only``: nothing is trained).
 """
 
 from __future__ import annotations
 
-import csv
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import torch
 import tyro
@@ -28,16 +26,17 @@ from art_env._util.files import write_text
 from art_env.diffusion.adaptive import match_tolerance, sample_adaptive
 from art_env.evaluation.evaluator import Evaluator
 from art_env.evaluation.metrics import rmse
-from art_env.evaluation.results import write_csv
+from art_env.evaluation.results import read_csv, write_csv
 from art_env.problems.library import make_problem
 from benchmarks.records import RESULTS, ROOT, Cell, CellLine, number
 from benchmarks.running import kept_oracle, run_training
+from benchmarks.tables import END, POLICIES, begin, markdown, marked, median_and_range, replace_tables
 
 FEATURES = ("log_velocity", "log_curvature", "rms", "turn")
 SAMPLE = ("x",)
 # Seed of the initial noises that the tolerance is matched on.
 PILOT_SEED = 40_000
-BEGIN, END = "<!-- policies -->", "<!-- end policies -->"
+BEGIN = begin(POLICIES)
 BEST, SEARCH, ADAPTIVE = "best fixed schedule", "schedule search", "adaptive Heun-Euler pair"
 SOLVERS = {"euler": "Euler", "heun": "Heun", "dpmpp_2m": "DPM-Solver++"}
 
@@ -156,16 +155,16 @@ def overhead(args: Args, cell: Cell, batch: int, rounds: int = 200) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """The median, and the range of several values."""
+    """The median and the range of several values; one number of equal ones, and nothing of unknown ones."""
     if not values or math.isnan(values[0]):
         return ""
-    middle, low, high = (number(v) for v in (median(values), min(values), max(values)))
-    return f"{middle} ({low} to {high})" if low != high else middle
+    low, high = number(min(values)), number(max(values))
+    return median_and_range(values) if low != high else low
 
 
 def tables(lines: Sequence[Line]) -> tuple[str, str]:
     """The short table of README.md and the whole one of docs/results.md."""
-    cells = list(dict.fromkeys(Cell(line.problem, line.solver, line.num_steps) for line in lines))
+    cells = list(dict.fromkeys(line.cell for line in lines))
     samplers = [
         BEST,
         SEARCH,
@@ -173,43 +172,32 @@ def tables(lines: Sequence[Line]) -> tuple[str, str]:
     ]
 
     def of(cell: Cell, sampler: str, column: str = "ratio") -> str:
-        return spread(
-            [
-                getattr(x, column)
-                for x in lines
-                if (*cell, sampler) == (x.problem, x.solver, x.num_steps, x.sampler)
-            ]
-        )
+        return spread([getattr(x, column) for x in lines if (x.cell, x.sampler) == (cell, sampler)])
 
     names = [
         f"{cell.problem}, {SOLVERS.get(cell.solver, cell.solver)}, K = {cell.num_steps}" for cell in cells
     ]
     policies = [f"policy, {' '.join(features)}" for features in (FEATURES, SAMPLE)]
-    short = [
-        "| | list distilled from the policy | **ART-RL's policy** | **policy that sees x itself** |",
-        "|---|---|---|---|",
-    ]
+    short = []
     for cell, name in zip(cells, names, strict=True):
         best = of(cell, policies[0], "list_ratio"), of(cell, policies[0]), of(cell, policies[1])
-        short.append(f"| {name} | {best[0]} | **{best[1]}** | {best[2]} |")
-    whole = ["| | " + " | ".join(names) + " |", "| --- |" + " ---: |" * len(cells)]
+        short.append([name, best[0], f"**{best[1]}**", best[2]])
+    header = ["", "list distilled from the policy", "**ART-RL's policy**", "**policy that sees x itself**"]
+    whole = []
     for sampler in (*samplers, ADAPTIVE):
-        texts = [of(cell, sampler, "rmse") if sampler == BEST else of(cell, sampler) for cell in cells]
-        whole.append(f"| {sampler} | " + " | ".join(texts) + " |")
-    return "\n".join(short), "\n".join(whole)
+        texts = [of(cell, sampler, "rmse" if sampler == BEST else "ratio") for cell in cells]
+        whole.append([sampler, *texts])
+    return markdown(header, short, left=len(header)), markdown(["", *names], whole)
 
 
 def write_tables(source: Path) -> None:
     """Replace what is between the marks in README.md and docs/results.md."""
-    with source.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    kinds = {f.name: {"str": str, "int": int, "float": float}[str(f.type)] for f in fields(Line)}
-    lines = [Line(**{name: kinds[name](text) for name, text in row.items()}) for row in rows]
-    for path, table in zip((ROOT / "README.md", ROOT / "docs/results.md"), tables(lines), strict=True):
-        head, *rest = path.read_text("utf-8").split(BEGIN)
-        if len(rest) != 1 or rest[0].count(END) != 1:
+    pages = ROOT / "README.md", ROOT / "docs/results.md"
+    for path, table in zip(pages, tables(read_csv(source, Line)), strict=True):
+        text = path.read_text("utf-8")
+        if marked(text).count(POLICIES) != 1:
             raise ValueError(f"{path} must have the marks {BEGIN} and {END} once")
-        write_text(path, f"{head}{BEGIN}\n\n{table}\n\n{END}{rest[0].split(END)[1]}")
+        write_text(path, replace_tables(text, {POLICIES: table}))
 
 
 def main(args: Args) -> None:

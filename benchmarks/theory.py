@@ -6,7 +6,6 @@ python -m benchmarks.theory page
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,12 +53,6 @@ class Gaussian:
     """Trainings at once."""
 
 
-def wave(a: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """``t -> int_0^t r`` of the change of speed ``r = sum a_k cos(pi k t)``, k = 1, 2, ..."""
-    k = np.arange(1, len(a) + 1)[:, None]
-    return lambda t: a @ (np.sin(np.pi * k * t) / (np.pi * k))
-
-
 def retiming() -> None:
     """Section 1: what random changes of speed by 1 + r cost, over mean(r^2)."""
     print("1. rise of the cost / mean(r^2), over 20 random r; first-order part / mean(r^2)")
@@ -75,7 +68,7 @@ def retiming() -> None:
         for _ in range(20):
             a = rng.normal(size=6) * 0.08
             square = (a**2).sum() / 2
-            changed = [theory.retimed(best, wave(sign * a), 4096) for sign in (1, -1)]
+            changed = [theory.retimed(best, theory.wave(sign * a), 4096) for sign in (1, -1)]
             rise.append([(cost(c) / cost(best.sigmas) - 1) / square for c in changed])
         both = np.array(rise)
         odd = np.abs(both[:, 0] - both[:, 1]).max() / 2
@@ -211,19 +204,10 @@ def exploiting(table: dict[str, list[float]], out: Path) -> None:
 
 def mending() -> None:
     """Section 7: two steps and one weight, on N(0, 1) from sigma = 2."""
-    denoiser = make_problem("gaussian-1d").denoiser
-    x = torch.ones(1, 1, dtype=torch.float64)
     print("7. weight without error at H = 0.4, 0.1, 0.05; (r + 1/r) / 2 and its order; r / 2 and its order")
     for r in (1 / 8, 1 / 2, 1.0, 2.0, 8.0):
-
-        def error(H: float, weight: float, r: float = r) -> float:
-            sigmas = np.array([2.0, 2.0 - H / (1 + r), 2.0 - H])
-            exact = np.sqrt((1 + sigmas[-1] ** 2) / (1 + sigmas[0] ** 2))
-            end = sample(denoiser, x, sigmas, "learned_2m", weights=np.array([[0.0], [weight]]))
-            return float(end) - float(exact)
-
-        best = [-error(H, 0.0) / (error(H, 1.0) - error(H, 0.0)) for H in (0.4, 0.1, 0.05)]
-        rules = [(w, np.log2(error(0.1, w) / error(0.05, w))) for w in ((r + 1 / r) / 2, r / 2)]
+        best = [theory.mending_weight(r, H) for H in (0.4, 0.1, 0.05)]
+        rules = [(w, theory.two_step_order(r, w)) for w in ((r + 1 / r) / 2, r / 2)]
         row = (
             " ".join(f"{w:.3f}" for w in best)
             + "   "

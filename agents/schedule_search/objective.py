@@ -97,8 +97,7 @@ class Objective:
         times = self.control.times(given[..., 0])
         levels, weights = self.control.levels(times), None
         if dynamics.weight_rule is not None:
-            table = dynamics.weight_rule.table(given[..., 1:], times)[:, 0].cpu().numpy()
-            weights = table * dynamics.solver.used_weights(self.num_steps)
+            weights = dynamics.weight_rule.table(given[..., 1:], times)[:, 0].cpu().numpy()
         meta = {
             "method": "search",
             "problem": dynamics.problem.name,

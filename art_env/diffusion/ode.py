@@ -87,7 +87,11 @@ class ReferenceFlow:
         """The first ``n`` trajectories (all, if there are fewer), without copying."""
         if n >= self.num_noises:
             return self
-        return ReferenceFlow(self.sigmas, self.x[:, :n], self.slope[:, :n], self.sigma_end)
+        return self.pick(slice(n))
+
+    def pick(self, rows: Tensor | slice) -> ReferenceFlow:
+        """Some of the trajectories; those of a slice are not copied."""
+        return ReferenceFlow(self.sigmas, self.x[:, rows], self.slope[:, rows], self.sigma_end)
 
     @classmethod
     @torch.no_grad()

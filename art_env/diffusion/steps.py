@@ -111,6 +111,8 @@ ADAMS_BASHFORTH = torch.tensor(
     ],
     dtype=torch.float64,
 )
+# The same rules as weights of ``LearnedMultistep``; row n is for a step with n earlier slopes.
+EVEN_WEIGHTS = tuple(tuple((-row[1 : n + 1]).tolist()) for n, row in enumerate(ADAMS_BASHFORTH))
 
 
 def ipndm_step(
@@ -151,7 +153,7 @@ class LearnedMultistep:
     @property
     def default(self) -> tuple[float, ...]:
         """Weights of a step that is given none: the two-step rule for even steps."""
-        return (0.5, *[0.0] * (self.num_weights - 1))
+        return (*EVEN_WEIGHTS[1], *[0.0] * (self.num_weights - 1))
 
     def step(
         self, denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, state: SolverState = NO_STATE

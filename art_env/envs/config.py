@@ -22,6 +22,8 @@ from art_env.problems.problem import Problem
 from art_env.schedules.schedule import Schedule, check_num_steps
 
 CONTROLS = ("log_speed", "speed")
+# The settings that go with a solver whose steps have weights.
+WITH_WEIGHTS = {"control": ("log_speed",), "reward": ("global", "local")}
 
 
 @dataclass(frozen=True)
@@ -81,14 +83,13 @@ class EnvConfig:
         object.__setattr__(self, "num_steps", check_num_steps(self.num_steps))
         check_reward(self.reward, rule)
         check_name("control", self.control, CONTROLS)
-        if rule.num_weights and (self.control != "log_speed" or self.reward == "euler"):
-            name, value, fix = "reward", self.reward, "global' or 'local"
-            if self.control != "log_speed":
-                name, value, fix = "control", self.control, "log_speed"
-            raise ValueError(
-                f"{name} = {value!r} knows nothing of the weights of solver = {rule.name!r}; use '{fix}', or a "
-                "solver without weights"
-            )
+        for name, fits in WITH_WEIGHTS.items():
+            value = getattr(self, name)
+            if rule.num_weights and value not in fits:
+                raise ValueError(
+                    f"{name} = {value!r} knows nothing of the weights of solver = {rule.name!r}; use "
+                    f"{' or '.join(map(repr, fits))}, or a solver without weights"
+                )
         if not (math.isfinite(self.action_range) and self.action_range > 0):
             raise ValueError(f"action_range = {self.action_range} must be a positive number of octaves")
         object.__setattr__(self, "action_range", float(self.action_range))

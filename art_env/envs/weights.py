@@ -28,7 +28,7 @@ class SlopeWeights:
 
     def __init__(self, solver: Solver) -> None:
         assert solver.learned is not None
-        self.num_weights = solver.num_weights
+        self.solver = solver
         self.default = torch.tensor(solver.learned.default, dtype=torch.float64)
 
     def weights(self, actions: Tensor, dt: Tensor, dt_before: Tensor) -> Tensor:
@@ -47,20 +47,37 @@ class SlopeWeights:
         return torch.asinh((weights - self.default.to(weights)) / scale) / CURVE
 
     def table(self, actions: Tensor, times: Tensor) -> Tensor:
-        """Weights ``[K, B, m]`` of whole episodes.
+        """Weights ``[K, B, m]`` of whole episodes; 0 where the solver uses none.
 
         Args:
             actions: ``[B, K, m]``.
             times: ``[K + 1, B]``, the spent part of the budget before each step and at the end.
         """
-        steps = times.diff(dim=0)
-        before = torch.cat([torch.zeros_like(steps[:1]), steps[:-1]])
-        return torch.stack(
-            [self.weights(actions[:, k], steps[k], before[k]) for k in range(actions.shape[1])]
-        )
+        parts = zip(actions.unbind(1), *step_parts(times), strict=True)
+        table = torch.stack([self.weights(*part) for part in parts])
+        used = torch.from_numpy(self.solver.used_weights(len(table)))
+        return table * used[:, None].to(table)
+
+    def table_actions(self, weights: Tensor, times: Tensor) -> Tensor:
+        """The actions that give one episode these weights, ``[K, m]``; beyond [-1, 1] where none does.
+
+        Args:
+            weights: ``[K, m]``.
+            times: ``[K + 1]``, as in ``table``.
+        """
+        return self.actions(weights, *step_parts(times))
 
     def _reach(self, dt: Tensor, dt_before: Tensor) -> Tensor:
         """``[B]``, at least 1."""
         known = dt_before > 0
         ratio = torch.where(known, dt / dt_before.clamp_min(1e-300), torch.ones_like(dt))
         return torch.maximum(ratio, 1 / ratio.clamp_min(1e-300)).clamp_max(MOST_UNLIKE).sqrt()
+
+
+def step_parts(times: Tensor) -> tuple[Tensor, Tensor]:
+    """The part of the budget that each step takes, and that of the step before it (0: there is none).
+
+    Both are ``[K, ...]``, of ``times: [K + 1, ...]``, the spent part before each step and at the end.
+    """
+    steps = times.diff(dim=0)
+    return steps, torch.cat([torch.zeros_like(steps[:1]), steps[:-1]])

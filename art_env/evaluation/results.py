@@ -7,13 +7,15 @@ import io
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from art_env._util.files import write_text
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,13 @@ def write_csv(rows: Iterable[Any], path: str | os.PathLike[str], kind: type = Sc
     writer.writerow([f.name for f in fields(kind)])
     writer.writerows(astuple(row) for row in rows)
     write_text(path, text.getvalue())
+
+
+def read_csv(path: str | os.PathLike[str], kind: type[Row]) -> list[Row]:
+    """The rows that ``write_csv`` wrote, of the dataclass ``kind``; its fields are texts and numbers."""
+    types = get_type_hints(kind)
+    with open(path, newline="", encoding="utf-8") as file:
+        return [kind(**{key: types[key](text) for key, text in row.items()}) for row in csv.DictReader(file)]
 
 
 # Tables

@@ -13,9 +13,10 @@ from torch import Tensor
 from art_env.diffusion.denoiser import Denoiser
 from art_env.diffusion.ode import ReferenceFlow
 from art_env.diffusion.solvers import Solver, require_deterministic, sample
+from art_env.diffusion.steps import EVEN_WEIGHTS
 from art_env.schedules.handcrafted import edm, log_snr
 from art_env.schedules.optimal import closed_form, dynamic_programming, final_rmse
-from art_env.schedules.schedule import Array, Schedule, check_num_steps, from_sigmas
+from art_env.schedules.schedule import Array, Schedule, check_num_steps, from_sigmas, pad_weights
 
 # A search stops when five iterations together gain less than this part of the error.
 FLAT = 1e-4
@@ -114,8 +115,6 @@ def gradient_search(
 
 # How much longer, in logs, a long step is than its place, and the weight of the short step after it.
 PAIR_STRETCH, PAIR_WEIGHT = 1.2, 4.0
-# Adams-Bashforth's weights for even steps, of order 2, 3 and 4.
-EVEN_WEIGHTS = ((1 / 2,), (16 / 12, -5 / 12), (59 / 24, -37 / 24, 9 / 24))
 
 
 def paired(schedule: Schedule, scale: float) -> Schedule:
@@ -131,7 +130,7 @@ def paired(schedule: Schedule, scale: float) -> Schedule:
         levels_from(torch.from_numpy(stretched), schedule.sigma_max, schedule.sigma_end, scale).numpy().copy()
     )
     sigmas[0], sigmas[-1] = schedule.sigma_max, schedule.sigma_end
-    weights = np.where(np.arange(K) % 2 == 1, PAIR_WEIGHT, EVEN_WEIGHTS[0][0])
+    weights = np.where(np.arange(K) % 2 == 1, PAIR_WEIGHT, EVEN_WEIGHTS[1][0])
     weights[0] = 0.0
     return from_sigmas(sigmas, "paired", weights=weights[:, None])
 
@@ -152,12 +151,12 @@ def with_weights(schedule: Schedule, solver: Solver) -> list[Schedule]:
         )
     if m == 0:
         return [schedule]
-    tables = [] if given is None else [np.pad(given, ((0, 0), (0, m - given.shape[1])))]
+    tables = [] if given is None else [pad_weights(given, m)]
     if given is None:
         for most in range(1, m + 1):
             table = np.zeros((K, m))
-            for k in range(1, K):
-                row = EVEN_WEIGHTS[min(k, most) - 1]
+            for k in range(K):
+                row = EVEN_WEIGHTS[min(k, most)]
                 table[k, : len(row)] = row
             tables.append(table)
     return [replace(schedule, weights=table) for table in tables]

@@ -71,9 +71,7 @@ def check_spec(spec: str, problem: Problem, solver: str | Solver | None = None) 
         FileNotFoundError: no such file.
         ImportError: ``cma`` without its extra.
     """
-    name, _, file = _parse(spec, problem)
-    if solver is not None and file is None and name in PAIRED:
-        require_deterministic(solver, f"schedule {name!r}")
+    _parse(spec, problem, solver)
 
 
 def is_file_spec(spec: str) -> bool:
@@ -81,18 +79,29 @@ def is_file_spec(spec: str) -> bool:
     return spec.endswith(".json") or "/" in spec or os.sep in spec or Path(spec).is_file()
 
 
-def _parse(spec: str, problem: Problem) -> _Spec:
+def load_for(path: str, problem: Problem) -> Schedule:
+    """The schedule of a file, for this problem.
+
+    Raises:
+        ValueError: it is no schedule, or one for another noise range; the file's name is in front.
+        FileNotFoundError: no such file; says how to finish an unfinished run.
+    """
+    folder = Path(path).parent
+    if not Path(path).exists() and (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"no schedule file at {path!r}: the run is unfinished; finish it with train.py --resume {folder}"
+        )
+    schedule = Schedule.load(path)
+    try:
+        check_fit(schedule, problem)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return schedule
+
+
+def _parse(spec: str, problem: Problem, solver: str | Solver | None) -> _Spec:
     if is_file_spec(spec):
-        folder = Path(spec).parent
-        if not Path(spec).exists() and (folder / "config.json").is_file():
-            raise FileNotFoundError(
-                f"no schedule file at {spec!r}: the run is unfinished; finish it with train.py --resume {folder}"
-            )
-        schedule = Schedule.load(spec)
-        try:
-            check_fit(schedule, problem)
-        except ValueError as error:
-            raise ValueError(f"{spec}: {error}") from error
+        schedule = load_for(spec, problem)
         return _Spec(schedule.name, {}, schedule)
     name, _, text = spec.partition(":")
     if name not in SCHEDULES:
@@ -114,6 +123,8 @@ def _parse(spec: str, problem: Problem) -> _Spec:
             raise ValueError(f"schedule {spec!r}: {key} = {value} must be a positive number")
     if name == "cma":
         require_cma()
+    if solver is not None and name in PAIRED:
+        require_deterministic(solver, f"schedule {name!r}")
     return _Spec(name, options, None)
 
 
@@ -147,9 +158,7 @@ def make_schedule(
         ValueError, FileNotFoundError, ImportError: as ``check_spec``, or ``num_steps < 1``.
     """
     K = check_num_steps(num_steps)
-    name, options, file = _parse(spec, problem)
-    if file is None and name in PAIRED:
-        require_deterministic(solver, f"schedule {name!r}")
+    name, options, file = _parse(spec, problem, solver)
     if file is not None:
         return file.resample(K, keep_zero=False)
     if name == "log_snr" and problem.sigma_min == 0:

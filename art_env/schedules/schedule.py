@@ -291,6 +291,11 @@ def _checked_weights(given: object, num_steps: int) -> Array:
     return weights
 
 
+def pad_weights(weights: Array, count: int) -> Array:
+    """``weights: [K, m]`` with further columns of 0, ``[K, count]``: the same rule for a solver that takes more."""
+    return np.pad(weights, ((0, 0), (0, count - weights.shape[1])))
+
+
 def check_num_steps(num_steps: object) -> int:
     """Return ``num_steps`` if it is a whole number of at least 1.
 

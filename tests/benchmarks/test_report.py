@@ -287,6 +287,9 @@ def test_only_the_text_between_marks_changes():
     assert _block(filled, "ratios:gone") == "No records."
     assert filled.endswith("### seconds\n\n<!-- table:seconds -->\n\ns\n\n<!-- end -->\n")
     assert report.fill(filled, {"iqm": r"new \1", "seconds": "s"}) == filled
+    # The table of another program.
+    page = "<!-- table:policies -->\n\nkept\n\n<!-- end -->\n\n### iqm\n\n<!-- table:iqm -->\n\nn\n\n<!-- end -->\n"
+    assert report.fill(page, {"iqm": "n"}) == page
 
 
 def test_marks_that_are_wrong():

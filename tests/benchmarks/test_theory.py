@@ -19,12 +19,15 @@ from benchmarks.clock_theory import (
     gaussian_q,
     gaussian_surrogate,
     giant_step,
+    mending_weight,
     paper_cost,
     quantile_flow,
     retimed,
     sampled_costs,
     solve_hjb,
     surviving_curvature,
+    two_step_order,
+    wave,
     weighted_closed_form,
 )
 
@@ -61,14 +64,8 @@ def test_closed_form_is_the_minimum(name, gaussian, mixture):
     least = clock_cost(best.sigmas, q)
     rng = np.random.default_rng(0)
     for _ in range(10):
-        a, k = rng.normal(size=6) * 0.08, np.arange(1, 7)[:, None]
-
-        def change(t, sign=1.0, a=a, k=k):
-            return sign * (a @ (np.sin(np.pi * k * t) / (np.pi * k)))
-
-        rise = [
-            clock_cost(retimed(best, lambda t, s=sign: change(t, s), 4096), q) / least - 1 for sign in (1, -1)
-        ]
+        a = rng.normal(size=6) * 0.08
+        rise = [clock_cost(retimed(best, wave(sign * a), 4096), q) / least - 1 for sign in (1, -1)]
         square = (a**2).sum() / 2
         np.testing.assert_allclose(rise, square, rtol=0.03)
         assert abs(rise[0] - rise[1]) < 0.05 * square
@@ -243,24 +240,12 @@ def test_giant_step_pays_until_its_cost_exceeds_the_optimum(mixture):
 
 
 @pytest.mark.parametrize("r", [1 / 8, 1 / 2, 1.0, 2.0, 8.0])
-def test_one_weight_mends_two_steps(gaussian, r):
+def test_one_weight_mends_two_steps(r):
     """``(r + 1/r) / 2`` removes the second-order error of both steps, ``r / 2`` that of its own."""
-    denoiser = gaussian[0].denoiser
-    x = torch.ones(1, 1, dtype=torch.float64)
-
-    def error(H: float, weight: float) -> float:
-        sigmas = np.array([2.0, 2.0 - H / (1 + r), 2.0 - H])
-        exact = np.sqrt((1 + sigmas[-1] ** 2) / (1 + sigmas[0] ** 2))
-        return float(sample(denoiser, x, sigmas, "learned_2m", weights=np.array([[0.0], [weight]]))) - exact
-
-    def best(H: float) -> float:
-        """The error is linear in the weight."""
-        return -error(H, 0.0) / (error(H, 1.0) - error(H, 0.0))
-
     mending, adams_bashforth = (r + 1 / r) / 2, r / 2
-    distances = [abs(best(H) / mending - 1) for H in (0.2, 0.1, 0.05)]
+    distances = [abs(mending_weight(r, H) / mending - 1) for H in (0.2, 0.1, 0.05)]
     assert distances[2] < distances[1] < distances[0]
     assert distances[2] < 0.025
-    orders = [np.log2(error(0.1, w) / error(0.05, w)) for w in (mending, adams_bashforth)]
+    orders = [two_step_order(r, w) for w in (mending, adams_bashforth)]
     assert orders[0] > 2.95
     assert orders[1] < orders[0] - 0.3

@@ -63,6 +63,16 @@ def test_weights_and_actions_are_inverse():
     torch.testing.assert_close(rule.actions(rule.weights(actions, dt, before), dt, before), actions)
 
 
+def test_a_table_holds_the_weights_that_a_run_uses():
+    rule, used = SlopeWeights(SOLVERS["learned_4m"]), SOLVERS["learned_4m"].used_weights(5)
+    rng = torch.Generator().manual_seed(0)
+    actions = 2 * torch.rand(1, 5, 3, generator=rng, dtype=torch.float64) - 1
+    times = torch.tensor([0.0, 0.1, 0.4, 0.5, 0.9, 1.0], dtype=torch.float64)
+    table = rule.table(actions, times[:, None])[:, 0]
+    np.testing.assert_array_equal(table.numpy() != 0, used)
+    np.testing.assert_allclose(rule.table_actions(table, times)[used], actions[0][used])
+
+
 def test_the_box_holds_what_gradients_find():
     """Weights near 20 after a long step, of both signs beside steps of like length."""
     rule = SlopeWeights(SOLVERS["learned_3m"])

@@ -11,7 +11,7 @@ import torch
 
 from art_env.diffusion import GaussianDenoiser
 from art_env.evaluation.evaluator import Evaluator
-from art_env.evaluation.results import Score, format_table, write_csv
+from art_env.evaluation.results import Score, format_table, read_csv, write_csv
 from art_env.problems.custom import custom_problem
 from art_env.problems.library import make_problem
 from art_env.problems.problem import Problem
@@ -248,6 +248,9 @@ def test_csv_and_table(tmp_path) -> None:
     assert [b["schedule"] for b in back] == ["edm", "edm", "a, b"]
     assert float(back[0]["mean"]) == 0.1234
     assert np.isnan(float(back[1]["sd"]))
+    again = read_csv(tmp_path / "r.csv", Score)
+    assert [again[0], again[2]] == [rows[0], rows[2]]
+    assert np.isnan(again[1].sd)
     lines = format_table(rows).splitlines()
     assert lines[0].split() == ["schedule", "K", "NFE", "final_sigmas_type", "rmse", "frechet"]
     assert lines[2].split() == ["a,", "b", "3", "5", "zero", "1.0e-05"]

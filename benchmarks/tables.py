@@ -1,0 +1,58 @@
+"""How pages are written: tables, and the marks between which a page has them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from benchmarks.records import number
+
+END = "<!-- end -->"
+# The table of ``benchmarks.state_policies``; the page of ``benchmarks.report`` has it too.
+POLICIES = "policies"
+_BEGIN = r"<!-- table:([^\s>]+) -->"
+_BLOCK = re.compile(_BEGIN + rf"\n(?:(?!<!-- table:)[\s\S])*?{END}")
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    """A table; the first ``left`` columns are flush left."""
+    marks = ["---"] * left + ["---:"] * (len(header) - left)
+    lines = [header, marks, *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def median_and_range(values: Sequence[float] | np.ndarray, to: str = "to") -> str:
+    """Write ``median (low to high)``."""
+    middle, low, high = (number(float(of(values))) for of in (np.median, np.min, np.max))
+    return f"{middle} ({low} {to} {high})"
+
+
+def begin(name: str) -> str:
+    """The mark before a table."""
+    return f"<!-- table:{name} -->"
+
+
+def block(name: str, table: str) -> str:
+    """A table between its marks."""
+    return f"{begin(name)}\n\n{table}\n\n{END}"
+
+
+def marked(text: str) -> list[str]:
+    """The names of the tables that a page has marks for.
+
+    Raises:
+        ValueError: a mark without its end.
+    """
+    names = re.findall(_BEGIN, text)
+    closed = [match[1] for match in _BLOCK.finditer(text)]
+    for name in names:
+        if closed.count(name) != names.count(name):
+            raise ValueError(f"{begin(name)} has no {END} after it")
+    return names
+
+
+def replace_tables(text: str, tables: Mapping[str, str]) -> str:
+    """Replace what is between the marks of these tables; all else is kept."""
+    return _BLOCK.sub(lambda m: block(m[1], tables[m[1]]) if m[1] in tables else m[0], text)
