@@ -18,7 +18,7 @@ def custom_problem(
     final_sigmas_type: str = "zero",
     name: str = "custom",
     num_knots: int = 65,
-    num_noises: int = 256,
+    num_noises: int | None = None,
     effort: Effort | None = None,
     device: str = "cpu",
 ) -> Problem:
@@ -30,7 +30,9 @@ def custom_problem(
         sigma_min, sigma_max: noise range; None: the denoiser's own, else 0.002 and 80.
         final_sigmas_type: ``"zero"`` or ``"sigma_min"``.
         name: what tables and errors call it.
-        num_knots, num_noises, device: as ``Problem``.
+        num_knots, device: as ``Problem``.
+        num_noises: as ``Problem``; None: 256 for images, else 4,096, since a few noises make most of the error of
+            a mixture, and a schedule fitted to 256 of them is not the best for others.
         effort: as ``Problem``; None: that of a network for samples of three dimensions, else that of a formula.
 
     Raises:
@@ -49,6 +51,7 @@ def custom_problem(
         raise ValueError(f"sigma_min = {sigma_min:g} is below {low:g}, the least noise that the model knows")
     if high is not None and sigma_max > high * (1 + 1e-6):
         raise ValueError(f"sigma_max = {sigma_max:g} is above {high:g}, the most noise that the model knows")
+    images = len(denoiser.shape) == 3
     return Problem(
         name=name,
         denoiser=denoiser,
@@ -58,8 +61,8 @@ def custom_problem(
         prior_std=sigma_max,
         decode=getattr(denoiser, "decode", None),
         num_knots=num_knots,
-        num_noises=num_noises,
-        effort=effort or (NETWORK if len(denoiser.shape) == 3 else ANALYTIC),
+        num_noises=num_noises or (256 if images else 4096),
+        effort=effort or (NETWORK if images else ANALYTIC),
         device=check_device(device),
     )
 
