@@ -16,7 +16,7 @@ from art_env.adapters.conditional import InpaintingDenoiser, LabelledDenoiser
 from art_env.diffusion.analytic import GaussianDenoiser, GaussianMixtureDenoiser
 from art_env.diffusion.levels import FINAL_SIGMAS_TYPES
 from art_env.networks.bundled import load_autoencoder, load_bundled
-from art_env.networks.classifier import DIGIT_FEATURES, PHOTO_FEATURES
+from art_env.networks.classifier import DIGIT_FEATURES, MNIST_FEATURES, MNIST_STATISTICS, PHOTO_FEATURES
 from art_env.networks.data import digit_images, photo_patches
 from art_env.problems.problem import HEAVY_TAILED, NETWORK, Problem, check_device
 
@@ -149,6 +149,24 @@ def _photos_latent(final_sigmas_type: str) -> Problem:
     )
 
 
+def _mnist(final_sigmas_type: str) -> Problem:
+    """MNIST's digits, 28x28 in a border of two pixels; the images themselves are not part of this package."""
+    return Problem(
+        name="mnist",
+        denoiser=load_bundled("mnist"),
+        sigma_max=80.0,
+        sigma_min=0.002,
+        final_sigmas_type=final_sigmas_type,
+        prior_std=80.0,
+        metrics=("frechet",),
+        features=MNIST_FEATURES,
+        statistics=MNIST_STATISTICS,
+        num_knots=49,
+        num_noises=256,
+        effort=NETWORK,
+    )
+
+
 def _labels(n: int, seed: int) -> Tensor:
     """``n`` digits, evenly drawn; the first rows do not depend on ``n``."""
     return torch.from_numpy(np.random.default_rng([seed, 0x1ABE1]).integers(10, size=n))
@@ -174,6 +192,7 @@ _BUILDERS: dict[str, tuple[Callable[[str], Problem], str]] = {
     "digits-inpaint": (_digits_inpaint, "zero"),
     "photos": (_photos, "zero"),
     "photos-latent": (_photos_latent, "zero"),
+    "mnist": (_mnist, "zero"),
 }
 PROBLEMS = tuple(_BUILDERS)
 
