@@ -393,6 +393,6 @@ def test_bundled_errors(tmp_path: Path) -> None:
         load_bundled("photos-autoencoder")
     for name in SCORE_MODELS:
         with pytest.raises(
-            FileNotFoundError, match=rf"no weights at .*\.safetensors.*model_card {name} --seed 0"
+            FileNotFoundError, match=rf"no weights at .*\.safetensors.*model_card {name} .*--seed 0"
         ):
             load_bundled(name, tmp_path)
