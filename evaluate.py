@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,13 +19,18 @@ import tyro
 from tqdm import tqdm
 
 from art_env._util.cli import ModelOptions, parse, run_command
+from art_env.diffusion.solvers import require_deterministic
+from art_env.envs.dynamics import Dynamics
+from art_env.envs.observation import Observer
 from art_env.evaluation.comparison import Comparison, compare, with_own_names
 from art_env.evaluation.evaluator import Evaluator
 from art_env.evaluation.fid import InceptionFID
+from art_env.evaluation.results import Score
 from art_env.problems.custom import model_problem
 from art_env.problems.library import make_problem
 from art_env.problems.problem import Problem
 from art_env.schedules import Schedule
+from art_env.schedules.optimal import gain_of_seeing
 from art_env.schedules.registry import check_fit, check_spec, is_file_spec
 
 
@@ -32,8 +39,8 @@ class Settings(ModelOptions):
     """Score noise schedules: paired error to the exact solution, distance to the data, ratio to the oracle."""
 
     solver: str | None = None
-    """euler, heun, rk4, dpmpp_2m or ipndm; stochastic: euler_maruyama or edm_churn (no rmse, no oracle). By default
-    heun (euler on gaussian-1d)."""
+    """euler, heun, rk4, dpmpp_2m, ipndm, learned_2m, learned_3m or learned_4m; stochastic: euler_maruyama or
+    edm_churn (no rmse, no oracle). By default that of a schedule with weights, else heun (euler on gaussian-1d)."""
     steps: tuple[int, ...] = (3, 5, 7, 10)
     """Numbers of steps K."""
     schedules: tuple[str, ...] = ("uniform", "log_snr", "edm", "closed_form", "oracle")
@@ -44,6 +51,9 @@ class Settings(ModelOptions):
     agents: tuple[str, ...] = ()
     """Trained agents (model.zip); each is distilled into a schedule. An agent trained on another problem is applied
     here without retraining, along this problem's base schedule."""
+    bound: tuple[str, ...] = ()
+    """What is there to win for a policy that sees the sample? Names of features, such as change and denoised: a
+    network that sees them is trained by gradients through the sampler, minutes a K, and scored like the others."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seed sets; the table shows mean and standard deviation over them."""
     final_sigmas_type: str | None = None
@@ -72,6 +82,8 @@ class Settings(ModelOptions):
             raise ValueError(f"--steps {' '.join(map(str, self.steps))}: give whole numbers of at least 1")
         if not self.schedules and not self.agents:
             raise ValueError("nothing to score: give --schedules or --agents")
+        if self.bound and "oracle" not in self.schedules:
+            raise ValueError(f"--bound {' '.join(self.bound)} begins at the oracle: add it to --schedules")
         for path in self.agents:
             if not Path(path).is_file():
                 raise FileNotFoundError(f"no agent file at {path!r}")
@@ -95,7 +107,7 @@ def evaluate(settings: Settings) -> Comparison:
     """
     torch.set_num_threads(settings.threads)
     problem = settings.make_problem()
-    solver = settings.solver or problem.solver
+    solver = settings.solver or solver_of_files(settings.schedules) or problem.solver
     for spec in settings.schedules:
         check_spec(spec, problem, solver)
     metrics = problem.metrics[:1] if settings.metrics is None else settings.metrics
@@ -107,6 +119,12 @@ def evaluate(settings: Settings) -> Comparison:
     given = [Schedule.load(spec) for spec in settings.schedules if is_file_spec(spec)]
     given += [load_and_distill(path, problem, settings.trust_pickle) for path in settings.agents]
     given = with_own_names(given, settings.schedules)
+    bound = None
+    if settings.bound:
+        require_deterministic(solver, "--bound")
+        # Unknown features are refused before anything is integrated.
+        Observer(problem, settings.bound, 1)
+        bound = partial(bound_rows, evaluator, settings.bound)
     total = len(set(settings.steps)) * (len(set(names)) + len(given)) + 1
     # disable=None: no bar in a log file.
     with tqdm(total=total, file=sys.stderr, leave=False, dynamic_ncols=True, disable=None) as bar:
@@ -115,7 +133,40 @@ def evaluate(settings: Settings) -> Comparison:
             bar.set_description(text)
             bar.update()
 
-        return compare(evaluator, settings.steps, names, given, advance)
+        found = compare(evaluator, settings.steps, names, given, advance, bound)
+    if settings.bound:
+        found.notes.append(
+            f"seeing the sample: with hindsight {gain_of_seeing(evaluator.reference()):.3f} of what the best fixed "
+            "clock costs by the paper's objective (Euler's steps; no policy has hindsight)"
+        )
+    return found
+
+
+def solver_of_files(specs: Sequence[str]) -> str | None:
+    """The solver of the first schedule with weights among the files; None: there is none."""
+    files = (Schedule.load(spec) for spec in specs if is_file_spec(spec) and Path(spec).is_file())
+    return next((schedule.solver for schedule in files if schedule.solver), None)
+
+
+def bound_rows(evaluator: Evaluator, features: Sequence[str], oracle: Schedule) -> list[Score]:
+    """Rows of a policy that sees these features, trained by gradients from the best fixed schedule on."""
+    from agents.gradient_policy import train_by_gradients
+    from agents.rollout import sample_with_policy
+
+    K = oracle.num_steps
+    dynamics = Dynamics(
+        problem=evaluator.problem,
+        solver=evaluator.solver,
+        num_steps=K,
+        features=tuple(features),
+        base_schedule="closed_form",
+    )
+    policy = train_by_gradients(dynamics, oracle)
+
+    def ends(x: torch.Tensor) -> torch.Tensor:
+        return sample_with_policy(policy, dynamics, x).x
+
+    return evaluator.policy_rows("bound policy", K, ends, oracle)
 
 
 def check_out(out: Path, overwrite: bool) -> None:

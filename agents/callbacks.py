@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Figure as LoggedFigure
@@ -70,13 +71,11 @@ class ScheduleLog:
         self.dynamics, self.reference, self.others = dynamics, reference, others
         solver = dynamics.solver
         self.oracle_rmse = (
-            None
-            if oracle is None
-            else final_rmse(dynamics.problem.denoiser, reference, oracle.sigmas, solver)
+            None if oracle is None else final_rmse(dynamics.problem.denoiser, reference, oracle, solver)
         )
 
     def __call__(self, schedule: Schedule, logger: Logger, env_steps: int) -> None:
-        """Log ``art/rmse``, ``art/ratio``, ``art/clock_speed/*`` and, every fifth time, the figure ``art/schedule``.
+        """Log ``art/rmse``, ``art/ratio``, ``art/clock_speed/*``, ``art/weight_*`` and now and then a figure.
 
         With a stochastic solver ``art/sliced_w2`` to the exact samples takes the place of the first two.
         """
@@ -84,12 +83,16 @@ class ScheduleLog:
         if self.dynamics.solver.stochastic:
             logger.record("art/sliced_w2", self._distance(schedule))
         else:
-            error = final_rmse(problem.denoiser, self.reference, schedule.sigmas, self.dynamics.solver)
+            error = final_rmse(problem.denoiser, self.reference, schedule, self.dynamics.solver)
             logger.record("art/rmse", error)
             if self.oracle_rmse:
                 logger.record("art/ratio", error / self.oracle_rmse)
         for k, theta in enumerate(schedule.theta()):
             logger.record(f"art/clock_speed/step_{k:02d}", float(theta), exclude="csv")
+        if schedule.weights is not None:
+            for (k, j), weight in np.ndenumerate(schedule.weights):
+                if k > j:  # the others are not used
+                    logger.record(f"art/weight_{j + 1}/step_{k:02d}", float(weight), exclude="csv")
         self._logged += 1
         if self._logged % FIGURE_EVERY != 1:
             return

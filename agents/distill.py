@@ -1,11 +1,13 @@
-"""Policy -> Schedule: run the policy, average its clock speeds, keep the grid, throw the policy away."""
+"""Policy -> Schedule: run the policy, average its clock speeds and weights, throw the policy away."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
 
-from agents.rollout import Policy, play
+from agents.rollout import Policy, Rollout, play
 from art_env.envs.dynamics import Dynamics
 from art_env.schedules.schedule import Schedule
 
@@ -52,7 +54,7 @@ def distill(
         state = dynamics.initial(problem.sample_noise(num_noises, seed))
     B, dt = state.x.shape[0], dynamics.horizon / K
     done = play(policy, dynamics, state)
-    theta = done.actions if dynamics.control == "speed" else -np.diff(done.sigmas, axis=1) / dt
+    theta = done.actions[..., 0] if dynamics.control == "speed" else -np.diff(done.sigmas, axis=1) / dt
     least = MIN_SPEED if dynamics.control == "speed" else 1e-12
     clipped = float((theta < least).mean())
     theta = np.maximum(theta, least)
@@ -76,4 +78,17 @@ def distill(
     }
     if clipped:
         meta["note"] = f"{clipped:.1%} of the speeds were below {least:g} and raised to it before averaging"
-    return Schedule(sigmas, name, meta)
+    return Schedule(sigmas, name, meta, _mean_weights(done, dynamics, meta))
+
+
+def _mean_weights(done: Rollout, dynamics: Dynamics, meta: dict[str, Any]) -> np.ndarray | None:
+    """The weights ``[K, m]`` of a learned solver, averaged over trajectories; ``meta`` is told their spread."""
+    if dynamics.weight_rule is None:
+        return None
+    times = np.concatenate([np.zeros((len(done.dt), 1)), np.cumsum(done.dt, 1)], 1).T
+    table = dynamics.weight_rule.table(
+        torch.from_numpy(done.actions[..., 1:]), torch.from_numpy(times)
+    ).numpy()
+    table = table * dynamics.solver.used_weights(dynamics.num_steps)[:, None]
+    meta["weights_sd"] = table.std(1).tolist()
+    return np.asarray(table.mean(1))

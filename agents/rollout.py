@@ -16,7 +16,7 @@ class Policy(Protocol):
     """Anything that acts as Stable-Baselines3's agents do."""
 
     def predict(self, observation: np.ndarray, *, deterministic: bool = ...) -> tuple[np.ndarray, Any]:
-        """``[B, n]`` float32 in, actions ``[B, 1]`` out."""
+        """``[B, n]`` float32 in, actions ``[B, A]`` out."""
         ...
 
 
@@ -25,13 +25,15 @@ class Rollout(NamedTuple):
 
     Attributes:
         x: ``[B, *shape]``, the samples.
-        actions, sigmas: ``[B, K]`` and ``[B, K + 1]`` float64, one row a trajectory.
+        actions, sigmas: ``[B, K, A]`` and ``[B, K + 1]`` float64, one row a trajectory.
+        dt: ``[B, K]``, parts of the budget that the steps took.
         nfe: ``[B]``, network evaluations.
     """
 
     x: Tensor
     actions: np.ndarray
     sigmas: np.ndarray
+    dt: np.ndarray
     nfe: np.ndarray
 
 
@@ -59,32 +61,32 @@ def play(policy: Policy, dynamics: Dynamics, state: State) -> Rollout:
     Raises:
         ValueError: the policy returned the wrong shape or a value that is not finite.
     """
-    B, K = len(state.x), dynamics.num_steps
-    actions, sigmas = np.empty((B, K)), np.empty((B, K + 1))
+    B, K, A = len(state.x), dynamics.num_steps, dynamics.num_actions
+    actions, sigmas, dt = np.empty((B, K, A)), np.empty((B, K + 1)), np.empty((B, K))
     sigmas[:, 0] = state.sigma.cpu().numpy()
     for k in range(K):
         observation = dynamics.observation(state).cpu().numpy()
-        actions[:, k] = _checked(policy.predict(observation, deterministic=True), B, k)
+        actions[:, k] = _checked(policy.predict(observation, deterministic=True), (B, A), k)
         state = dynamics.transition(state, torch.from_numpy(actions[:, k]).to(dynamics.device))
-        sigmas[:, k + 1] = state.sigma.cpu().numpy()
-    return Rollout(state.x, actions, sigmas, state.nfe.cpu().numpy())
+        sigmas[:, k + 1], dt[:, k] = state.sigma.cpu().numpy(), state.dt.cpu().numpy()
+    return Rollout(state.x, actions, sigmas, dt, state.nfe.cpu().numpy())
 
 
-def _checked(answer: Any, B: int, k: int) -> np.ndarray:
-    """The actions as ``[B]`` float64."""
+def _checked(answer: Any, shape: tuple[int, int], k: int) -> np.ndarray:
+    """The actions as ``[B, A]`` float64."""
     if not isinstance(answer, tuple) or len(answer) != 2:
         kind = type(answer).__name__
         raise ValueError(f"policy.predict returned {kind} at step {k}; return (actions, state)")
     action = np.asarray(answer[0], dtype=np.float64)
-    if action.shape != (B, 1):
+    if action.shape != shape:
         raise ValueError(
-            f"policy.predict returned actions of shape {action.shape} at step {k}; expected {(B, 1)}: "
+            f"policy.predict returned actions of shape {action.shape} at step {k}; expected {shape}: "
             "one action for each row"
         )
     if not np.isfinite(action).all():
-        row = int(np.flatnonzero(~np.isfinite(action))[0])
+        row, entry = (int(i) for i in np.argwhere(~np.isfinite(action))[0])
         raise ValueError(
-            f"policy.predict returned {action[row, 0]} in row {row} at step {k}; the policy has diverged, "
+            f"policy.predict returned {action[row, entry]} in row {row} at step {k}; the policy has diverged, "
             "or was saved after it had"
         )
-    return action[:, 0]
+    return action

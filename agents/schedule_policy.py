@@ -1,4 +1,4 @@
-"""A schedule as a policy: the actions that walk its noise levels."""
+"""A schedule as a policy: the actions that walk its noise levels, with its weights."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
 
 from art_env.envs.clock import Clock
 from art_env.envs.dynamics import Dynamics
@@ -20,12 +21,13 @@ class SchedulePolicy:
         env: a ``Dynamics``, or an environment that has one as ``dynamics``.
 
     Attributes:
-        actions: ``[K]`` float32, the action of each step.
+        actions: ``[K, A]`` float32, the action of each step. Weights that the schedule does not have are the
+            solver's default.
 
     Raises:
         TypeError: ``env`` is neither.
-        ValueError: another K or noise range, or (``control="log_speed"``) a step that needs an action outside
-            [-1, 1]; names the step and the ``action_range`` that would do.
+        ValueError: another K or noise range, weights for another solver, or (``control="log_speed"``) a step that
+            needs an action outside [-1, 1]; names the step and the ``action_range`` that would do.
     """
 
     def __init__(self, schedule: Schedule, env: Any) -> None:
@@ -43,9 +45,11 @@ class SchedulePolicy:
         self.schedule = schedule
         self.num_steps = schedule.num_steps
         if dynamics.control == "log_speed":
-            self.actions = _log_speed_actions(schedule, dynamics)
+            targets = _invert(dynamics.base.sigma, schedule.sigmas)
+            speeds = _log_speed_actions(schedule, dynamics, targets)
+            self.actions = np.concatenate([speeds[:, None], _weight_actions(schedule, dynamics, targets)], 1)
         else:
-            self.actions = _speed_actions(schedule, dynamics)
+            self.actions = _speed_actions(schedule, dynamics)[:, None]
 
     def predict(
         self,
@@ -54,13 +58,13 @@ class SchedulePolicy:
         episode_start: np.ndarray | None = None,
         deterministic: bool = True,
     ) -> tuple[np.ndarray, None]:
-        """The call of Stable-Baselines3's agents: ``[B, n]`` in, actions ``[B, 1]`` float32 out.
+        """The call of Stable-Baselines3's agents: ``[B, n]`` in, actions ``[B, A]`` float32 out.
 
-        Only time, the first entry, is read. A single observation ``[n]`` gives a single action ``[1]``.
+        Only time, the first entry, is read. A single observation ``[n]`` gives a single action ``[A]``.
         """
         time = np.asarray(observation, dtype=np.float64)[..., 0]
         k = np.clip(np.rint(time * self.num_steps), 0, self.num_steps - 1).astype(np.int64)
-        return self.actions[k][..., None], None
+        return self.actions[k], None
 
 
 def _invert(clock: Clock, sigmas: np.ndarray) -> np.ndarray:
@@ -73,9 +77,36 @@ def _invert(clock: Clock, sigmas: np.ndarray) -> np.ndarray:
     return (low + high) / 2
 
 
-def _log_speed_actions(schedule: Schedule, dynamics: Dynamics) -> np.ndarray:
+def _weight_actions(schedule: Schedule, dynamics: Dynamics, targets: np.ndarray) -> np.ndarray:
+    """``[K, m]``, for noise levels that are reached when ``targets: [K + 1]`` of the budget are spent."""
+    K, m = schedule.num_steps, dynamics.solver.num_weights
+    actions = np.zeros((K, m), dtype=np.float32)
+    if schedule.weights is None:
+        return actions
+    if dynamics.weight_rule is None or schedule.weights.shape[1] > m:
+        raise ValueError(
+            f"schedule {schedule.name!r} has weights for solver={schedule.solver!r}, the environment has "
+            f"solver={dynamics.solver.name!r}; make it with the schedule's"
+        )
+    weights = np.pad(schedule.weights, ((0, 0), (0, m - schedule.weights.shape[1])))
+    steps = np.diff(targets)
+    before = np.append(0.0, steps[:-1])
+    given = (torch.from_numpy(v) for v in (weights, steps, before))
+    wanted = dynamics.weight_rule.actions(*given).numpy()
+    used = dynamics.solver.used_weights(K)
+    far = np.argwhere(used & (np.abs(wanted) > 1 + 1e-6))
+    if len(far):
+        k, j = (int(i) for i in far[0])
+        raise ValueError(
+            f"schedule {schedule.name!r}, step {k} needs weight {weights[k, j]:.4g}, whose action "
+            f"{wanted[k, j]:.3f} is outside [-1, 1]; use a schedule with smaller weights"
+        )
+    actions[used] = np.clip(wanted[used], -1, 1)
+    return actions
+
+
+def _log_speed_actions(schedule: Schedule, dynamics: Dynamics, targets: np.ndarray) -> np.ndarray:
     K, c = schedule.num_steps, dynamics.config.action_range
-    targets = _invert(dynamics.base.sigma, schedule.sigmas)
     _check_reach(schedule, targets, c)
     actions = np.zeros(K, dtype=np.float32)
     t = 0.0

@@ -113,7 +113,7 @@ def train(training: Training, args: Args) -> None:
 def learned(training: Training, args: Args, name: str) -> Schedule:
     """The schedule of a run, under the name that the table gives it."""
     schedule = Schedule.load(training.folder(args.runs) / "schedule.json")
-    return Schedule(schedule.sigmas, name, schedule.meta)
+    return replace(schedule, name=name)
 
 
 def carried(training: Training, args: Args, problem: Problem) -> Schedule:

@@ -5,32 +5,41 @@ python -m benchmarks.state_policies
 Trains ART-RL with features (a run folder each under --runs; a finished one is used again), lets every policy act on
 each held-out trajectory, and sets its error beside that of the best fixed schedule, of the schedule search's, and of
 an adaptive Heun-Euler pair whose tolerance is matched to the same mean number of evaluations. Then times what a
-policy costs.
+policy costs. The tables of README.md and docs/results.md, between the marks ``<!-- policies -->`` and
+``<!-- end policies -->``, are written from state.csv (``--tables-only``: nothing is trained).
 """
 
 from __future__ import annotations
 
+import csv
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from statistics import median
 
 import torch
 import tyro
 from tqdm import tqdm
 
 from agents.checkpoint import load_agent
+from art_env._util.files import write_text
 from art_env.diffusion.adaptive import match_tolerance, sample_adaptive
 from art_env.evaluation.evaluator import Evaluator
 from art_env.evaluation.metrics import rmse
 from art_env.evaluation.results import write_csv
 from art_env.problems.library import make_problem
-from benchmarks.records import RESULTS, Cell, CellLine
+from benchmarks.records import RESULTS, ROOT, Cell, CellLine, number
 from benchmarks.running import kept_oracle, run_training
 
 FEATURES = ("log_velocity", "log_curvature", "rms", "turn")
+SAMPLE = ("x",)
 # Seed of the initial noises that the tolerance is matched on.
 PILOT_SEED = 40_000
+BEGIN, END = "<!-- policies -->", "<!-- end policies -->"
+BEST, SEARCH, ADAPTIVE = "best fixed schedule", "schedule search", "adaptive Heun-Euler pair"
+SOLVERS = {"euler": "Euler", "heun": "Heun", "dpmpp_2m": "DPM-Solver++"}
 
 
 @dataclass
@@ -39,25 +48,33 @@ class Args:
 
     cells: tuple[str, ...] = (
         "mixture-1d:euler:5",
-        "mixture-1d:heun:10",
+        "mixture-1d:dpmpp_2m:5",
         "mixture-1d:heun:5",
+        "mixture-1d:heun:10",
         "mixture-2d:heun:5",
         "digits:heun:5",
     )
     """problem:solver:K"""
-    single: tuple[str, ...] = ("mixture-1d:euler:5",)
+    single: tuple[str, ...] = ()
     """Cells in which each feature is tried alone too, with the first seed."""
-    once: tuple[str, ...] = ("mixture-1d:heun:5", "mixture-2d:heun:5", "digits:heun:5")
+    once: tuple[str, ...] = ("digits:heun:5",)
     """Cells of which only the first seed is run."""
+    init_search: tuple[str, ...] = ("mixture-1d:heun:10",)
+    """Cells whose policies begin with what a search finds with half of the env steps."""
     seeds: tuple[int, ...] = (0, 1, 2)
     runs: Path = Path("runs/state")
     """Where the runs are kept."""
     out: Path = RESULTS / "state.csv"
+    tables_only: bool = False
+    """Only write the tables from ``out``."""
 
 
 @dataclass(frozen=True)
 class Line(CellLine):
-    """One line of the table; ``ratio`` is its error over that of the best fixed schedule."""
+    """One line of the table; ``ratio`` is its error over that of the best fixed schedule.
+
+    ``list_ratio`` is that of the plain list that a policy is distilled into (NaN: there is none).
+    """
 
     sampler: str
     seed: int
@@ -65,6 +82,7 @@ class Line(CellLine):
     rmse: float
     ratio: float
     seconds: float
+    list_ratio: float = math.nan
 
 
 def run_folder(args: Args, cell: Cell, features: tuple[str, ...], seed: int) -> Path:
@@ -78,24 +96,24 @@ def measure(args: Args, cell: Cell) -> list[Line]:
     evaluator = Evaluator(problem, cell.solver, (0,), metrics=())
     oracle = kept_oracle(evaluator, K, args.runs)
     best = evaluator.rows(oracle)[0].mean
-    lines = [Line(*cell, "best fixed schedule", 0, evaluator.nfe(K), best, 1.0, 0.0)]
+    lines = [Line(*cell, BEST, 0, evaluator.nfe(K), best, 1.0, 0.0)]
     seeds = args.seeds[:1] if cell.option in args.once else args.seeds
-    trials: list[tuple[tuple[str, ...], int]] = [
-        (features, seed) for features in ((), FEATURES) for seed in seeds
-    ]
+    trials: list[tuple[tuple[str, ...], int]] = [((), seeds[0]), *((FEATURES, seed) for seed in seeds)]
     if len(problem.shape) == 1:
-        trials.append(((*FEATURES, "x"), args.seeds[0]))
+        trials.append((SAMPLE, seeds[0]))
     if cell.option in args.single:
-        trials += [((feature,), args.seeds[0]) for feature in (*FEATURES, "x")]
+        trials += [((feature,), args.seeds[0]) for feature in FEATURES]
     for features, seed in tqdm(trials, desc=cell.option, disable=None):
         options = {**cell._asdict(), "seed": seed, "oracle": False}
         if features:
-            options["features"] = features
+            options |= {"features": features, "init": "search" if cell.option in args.init_search else "base"}
         algorithm = "art" if features else "search"
         summary = run_training(run_folder(args, cell, features, seed), algorithm, **options)
         error = summary["policy_rmse" if features else "rmse"]
-        label = f"policy, {' '.join(features)}" if features else "schedule search"
-        lines.append(Line(*cell, label, seed, evaluator.nfe(K), error, error / best, summary["seconds"]))
+        distilled = summary["rmse"] / best if features else math.nan
+        label = f"policy, {' '.join(features)}" if features else SEARCH
+        nfe = evaluator.nfe(K)
+        lines.append(Line(*cell, label, seed, nfe, error, error / best, summary["seconds"], distilled))
     return [*lines, adaptive(evaluator, cell, best)]
 
 
@@ -103,16 +121,15 @@ def adaptive(evaluator: Evaluator, cell: Cell, best: float) -> Line:
     """The embedded Heun-Euler pair at the same mean number of evaluations, rejected steps counted."""
     problem, nfe = evaluator.problem, evaluator.nfe(cell.num_steps)
     levels = (problem.sigma_max, problem.sigma_floor, problem.sigma_end)
-    sampler = "adaptive Heun-Euler pair"
     try:
         pilot = problem.sample_noise(512, PILOT_SEED)
         tolerance = match_tolerance(problem.denoiser, pilot, *levels, nfe)
     except ValueError:  # adaptive steps take more evaluations than that
-        return Line(*cell, sampler, 0, nfe, math.nan, math.nan, 0.0)
+        return Line(*cell, ADAPTIVE, 0, nfe, math.nan, math.nan, 0.0)
     reference = evaluator.reference()
     ends, used = sample_adaptive(problem.denoiser, reference.start, *levels, tolerance)
     error = rmse(problem.visible(ends), problem.visible(reference.x_end))
-    return Line(*cell, sampler, 0, float(used.double().mean()), error, error / best, 0.0)
+    return Line(*cell, ADAPTIVE, 0, float(used.double().mean()), error, error / best, 0.0)
 
 
 def overhead(args: Args, cell: Cell, batch: int, rounds: int = 200) -> str:
@@ -138,8 +155,68 @@ def overhead(args: Args, cell: Cell, batch: int, rounds: int = 200) -> str:
     )
 
 
+def spread(values: Sequence[float]) -> str:
+    """The median, and the range of several values."""
+    if not values or math.isnan(values[0]):
+        return ""
+    middle, low, high = (number(v) for v in (median(values), min(values), max(values)))
+    return f"{middle} ({low} to {high})" if low != high else middle
+
+
+def tables(lines: Sequence[Line]) -> tuple[str, str]:
+    """The short table of README.md and the whole one of docs/results.md."""
+    cells = list(dict.fromkeys(Cell(line.problem, line.solver, line.num_steps) for line in lines))
+    samplers = [
+        BEST,
+        SEARCH,
+        *dict.fromkeys(line.sampler for line in lines if line.sampler.startswith("policy")),
+    ]
+
+    def of(cell: Cell, sampler: str, column: str = "ratio") -> str:
+        return spread(
+            [
+                getattr(x, column)
+                for x in lines
+                if (*cell, sampler) == (x.problem, x.solver, x.num_steps, x.sampler)
+            ]
+        )
+
+    names = [
+        f"{cell.problem}, {SOLVERS.get(cell.solver, cell.solver)}, K = {cell.num_steps}" for cell in cells
+    ]
+    policies = [f"policy, {' '.join(features)}" for features in (FEATURES, SAMPLE)]
+    short = [
+        "| | list distilled from the policy | **ART-RL's policy** | **policy that sees x itself** |",
+        "|---|---|---|---|",
+    ]
+    for cell, name in zip(cells, names, strict=True):
+        best = of(cell, policies[0], "list_ratio"), of(cell, policies[0]), of(cell, policies[1])
+        short.append(f"| {name} | {best[0]} | **{best[1]}** | {best[2]} |")
+    whole = ["| | " + " | ".join(names) + " |", "| --- |" + " ---: |" * len(cells)]
+    for sampler in (*samplers, ADAPTIVE):
+        texts = [of(cell, sampler, "rmse") if sampler == BEST else of(cell, sampler) for cell in cells]
+        whole.append(f"| {sampler} | " + " | ".join(texts) + " |")
+    return "\n".join(short), "\n".join(whole)
+
+
+def write_tables(source: Path) -> None:
+    """Replace what is between the marks in README.md and docs/results.md."""
+    with source.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    kinds = {f.name: {"str": str, "int": int, "float": float}[str(f.type)] for f in fields(Line)}
+    lines = [Line(**{name: kinds[name](text) for name, text in row.items()}) for row in rows]
+    for path, table in zip((ROOT / "README.md", ROOT / "docs/results.md"), tables(lines), strict=True):
+        head, *rest = path.read_text("utf-8").split(BEGIN)
+        if len(rest) != 1 or rest[0].count(END) != 1:
+            raise ValueError(f"{path} must have the marks {BEGIN} and {END} once")
+        write_text(path, f"{head}{BEGIN}\n\n{table}\n\n{END}{rest[0].split(END)[1]}")
+
+
 def main(args: Args) -> None:
     """Train, score, time, write."""
+    if args.tables_only:
+        write_tables(args.out)
+        return
     cells = [Cell.parse(text) for text in args.cells]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
@@ -154,6 +231,7 @@ def main(args: Args) -> None:
                 f"ratio {line.ratio:.3f} training {line.seconds:.0f} s",
                 flush=True,
             )
+    write_tables(args.out)
     for cell in cells:
         for batch in (1, 256):
             print(overhead(args, cell, batch), flush=True)

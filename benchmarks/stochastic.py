@@ -68,7 +68,7 @@ def search(problem: Problem, solver: str, K: int, seed: int, args: Args) -> tupl
         noise_groups=args.noise_groups,
         total_timesteps=args.updates * rows * K,
     )
-    return Schedule(schedule.sigmas, "search", schedule.meta), seconds
+    return replace(schedule, name="search"), seconds
 
 
 class ToExact:

@@ -209,6 +209,29 @@ def exploiting(table: dict[str, list[float]], out: Path) -> None:
     figure.savefig(out / "theory_surrogate.png")
 
 
+def mending() -> None:
+    """Section 7: two steps and one weight, on N(0, 1) from sigma = 2."""
+    denoiser = make_problem("gaussian-1d").denoiser
+    x = torch.ones(1, 1, dtype=torch.float64)
+    print("7. weight without error at H = 0.4, 0.1, 0.05; (r + 1/r) / 2 and its order; r / 2 and its order")
+    for r in (1 / 8, 1 / 2, 1.0, 2.0, 8.0):
+
+        def error(H: float, weight: float, r: float = r) -> float:
+            sigmas = np.array([2.0, 2.0 - H / (1 + r), 2.0 - H])
+            exact = np.sqrt((1 + sigmas[-1] ** 2) / (1 + sigmas[0] ** 2))
+            end = sample(denoiser, x, sigmas, "learned_2m", weights=np.array([[0.0], [weight]]))
+            return float(end) - float(exact)
+
+        best = [-error(H, 0.0) / (error(H, 1.0) - error(H, 0.0)) for H in (0.4, 0.1, 0.05)]
+        rules = [(w, np.log2(error(0.1, w) / error(0.05, w))) for w in ((r + 1 / r) / 2, r / 2)]
+        row = (
+            " ".join(f"{w:.3f}" for w in best)
+            + "   "
+            + "   ".join(f"{w:.3f} {order:.2f}" for w, order in rules)
+        )
+        print(f"{r:6.3f} {row}")
+
+
 def page(args: Page) -> None:
     """Print everything, save the figures."""
     torch.set_num_threads(1)
@@ -216,6 +239,7 @@ def page(args: Page) -> None:
     randomising()
     hjb(args.out)
     exploiting(surviving(), args.out)
+    mending()
 
 
 def train(reward: str, K: int, seed: int) -> tuple[Schedule, float]:

@@ -195,3 +195,38 @@ def test_overwrite_and_failure_in_between(run, tmp_path, monkeypatch) -> None:
     assert "disk full" in err
     assert (tmp_path / "results.csv").read_text() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["quality.png", "results.csv", "samples_2.png"]
+
+
+def test_what_seeing_the_sample_can_win(run, monkeypatch) -> None:
+    import agents.gradient_policy as module
+
+    short = module.train_by_gradients
+    monkeypatch.setattr(module, "train_by_gradients", lambda *given: short(*given, updates=4, batch_size=64))
+    given = ["--problem", "mixture-2d", "--solver", "learned_2m", "--steps", 2, "--seeds", 0]
+    code, out, err = run(*given, "--bound", "change", "denoised", "--schedules", "edm", "oracle")
+    assert code == 0, err
+    line = next(line.split() for line in out.splitlines() if "bound policy" in line)
+    assert 0 < float(line[-1]) <= 1.01
+    assert "seeing the sample: with hindsight 0." in err
+    code, _, err = run(*given, "--bound", "change", "--schedules", "edm")
+    assert code == 2
+    assert "--bound change begins at the oracle: add it to --schedules" in err
+    code, _, err = run(*given, "--bound", "chnge")
+    assert code == 2
+    assert "Did you mean 'change'?" in err
+
+
+def test_a_schedule_with_weights_brings_its_solver(run, tmp_path) -> None:
+    schedule = edm(3, 0.002, 80.0)
+    weighted = type(schedule)(schedule.sigmas, "mine", {}, np.full((3, 1), 0.5))
+    weighted.save(tmp_path / "mine.json")
+    given = ["--problem", "digits", "--steps", 3, "--seeds", 0, "--schedules", tmp_path / "mine.json", "edm"]
+    code, out, err = run(*given)
+    assert code == 0, err
+    assert "digits, learned_2m" in out
+    # Plain lists have the default weights.
+    mine, plain = (next(x.split() for x in out.splitlines() if x.split()[:1] == [n]) for n in ("mine", "edm"))
+    assert mine[4] == plain[4]
+    code, _, err = run(*given, "--solver", "heun")
+    assert code == 2
+    assert "solver = 'heun' takes no weights" in err

@@ -24,7 +24,7 @@ ART_ENV = (
 AGENTS = (
     "schedule_search",
     "art_rl baselines group_baseline rollout schedule_policy",
-    "distill",
+    "distill gradient_policy",
     "callbacks checkpoint",
     "training",
 )

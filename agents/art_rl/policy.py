@@ -76,8 +76,8 @@ class ARTPolicy(BasePolicy):
         action_space: ``[A]``, any number of controls.
         lr_schedule: of the table, in units of the action.
         num_steps: K, the length of an episode.
-        noise_groups: groups of rows that share their exploration, in antithetic pairs; 1: each row explores by
-            itself.
+        noise_groups: groups of rows, in pairs whose explorations are opposite. Without features the rows of a group
+            share their exploration. 1: no groups, each row explores by itself.
         net_arch, critic_arch: hidden widths of the actor's and the critic's network.
         octaves: of sines and cosines that the networks see beside the features.
         network_learning_rate: of the actor's network.
@@ -146,6 +146,11 @@ class ARTPolicy(BasePolicy):
         data = {name: getattr(self, name) for name in (*names, *rates)}
         return {**data, "lr_schedule": self._dummy_schedule}
 
+    @property
+    def shares_exploration(self) -> bool:
+        """Whether all rows of a group explore alike: only where the policy cannot tell them apart."""
+        return self.noise_groups > 1 and self.actor_net is None
+
     def actor_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Names and parameters of the actor: everything but the critic."""
         return [(n, p) for n, p in self.named_parameters() if not n.startswith("critic_net")]
@@ -201,14 +206,16 @@ class ARTPolicy(BasePolicy):
         return actions, self.predict_values(obs), log_prob
 
     def _noise(self, mean: Tensor) -> Tensor:
-        """Standard normal numbers ``[B, A]``: one draw a group, and its opposite in the group's twin."""
+        """Standard normal numbers ``[B, A]``: a draw for each group, or row, and its opposite in the twin group."""
         rows, num_actions = mean.shape
         groups = self.noise_groups
         if groups == 1 or rows % groups:
             return torch.randn(rows, num_actions).to(mean)
-        z = torch.randn((groups + 1) // 2, num_actions)
+        members = rows // groups
+        draws = 1 if self.shares_exploration else members
+        z = torch.randn((groups + 1) // 2, draws, num_actions)
         z = torch.cat([z, -z])[:groups]
-        return z.repeat_interleave(rows // groups, 0).to(mean)
+        return z.expand(groups, members, num_actions).flatten(0, 1).to(mean)
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         mean = self.mean(observation)

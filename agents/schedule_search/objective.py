@@ -17,6 +17,7 @@ class ObjectiveFunction(Protocol):
 
     Attributes:
         num_steps: K.
+        used_actions: ``[K, A]`` bool, the entries of the actions that make a difference.
         pool_size: how many initial noises there are.
         paired: whether each noise has a return of its own; if not, returns are those of whole groups of noises.
         rows: episodes played so far.
@@ -24,20 +25,20 @@ class ObjectiveFunction(Protocol):
     """
 
     num_steps: int
+    used_actions: np.ndarray
     pool_size: int
     paired: bool
     rows: int
     evaluations: int
 
     def __call__(self, actions: np.ndarray, noises: np.ndarray) -> np.ndarray:
-        """Returns ``[G, M]`` of ``actions: [G, K - 1]`` or ``[G, K]`` from each of the initial ``noises: [M]``.
+        """Returns ``[G, M]`` of ``actions: [G, K, A]`` from each of the initial ``noises: [M]``.
 
-        All G meet the same noises (common random numbers). Without the last action, which the environment does not
-        read, it is 0.
+        All G meet the same noises (common random numbers). Where A is 1 it may be left out.
         """
 
     def schedule(self, actions: np.ndarray) -> Schedule:
-        """The noise levels of actions ``[K]``."""
+        """The noise levels, and weights, of actions ``[K, A]``."""
 
 
 class Objective:
@@ -62,15 +63,14 @@ class Objective:
             raise ValueError(f"control = {dynamics.control!r}: the search needs 'log_speed'")
         self.dynamics, self.batch, self.control = dynamics, batch, dynamics.control_rule
         self.num_steps, self.pool_size = dynamics.num_steps, dynamics.reference.num_noises
+        self.used_actions = dynamics.used_actions
         self.paired = dynamics.paired
         self.rows = self.evaluations = 0
 
     def __call__(self, actions: np.ndarray, noises: np.ndarray) -> np.ndarray:
         """See ``ObjectiveFunction``."""
         G, M, device = len(actions), len(noises), self.dynamics.device
-        whole = np.zeros((G, self.num_steps))
-        whole[:, : actions.shape[1]] = actions
-        played = torch.from_numpy(whole).to(device).repeat_interleave(M, 0)
+        played = torch.from_numpy(actions).to(device).repeat_interleave(M, 0)
         index = torch.from_numpy(np.tile(noises, G)).to(device)
         size, before = self.batch or len(index), self.dynamics.denoiser.evals
         pieces = zip(index.split(size), played.split(size), strict=True)
@@ -82,7 +82,12 @@ class Objective:
     def schedule(self, actions: np.ndarray) -> Schedule:
         """See ``ObjectiveFunction``."""
         dynamics = self.dynamics
-        levels = self.control.levels(torch.from_numpy(actions)[None].to(dynamics.device))
+        given = torch.from_numpy(actions).reshape(1, self.num_steps, -1).to(dynamics.device)
+        times = self.control.times(given[..., 0])
+        levels, weights = self.control.levels(times), None
+        if dynamics.weight_rule is not None:
+            table = dynamics.weight_rule.table(given[..., 1:], times)[:, 0].cpu().numpy()
+            weights = table * dynamics.solver.used_weights(self.num_steps)
         meta = {
             "method": "search",
             "problem": dynamics.problem.name,
@@ -90,4 +95,4 @@ class Objective:
             "num_steps": self.num_steps,
             "reward": dynamics.reward_name,
         }
-        return Schedule(levels[:, 0].cpu().numpy(), "search", meta)
+        return Schedule(levels[:, 0].cpu().numpy(), "search", meta, weights)

@@ -36,7 +36,7 @@ AVERAGE_LAST = 0.2
 # A checkpoint is written whenever this part of the budget has been spent, and after every run.
 SAVE_EVERY = 0.02
 
-# Part of the budget that is spent, numbers to log, and the best actions [K] so far.
+# Part of the budget that is spent, numbers to log, and the best actions [K, A] so far.
 Callback = Callable[[float, dict[str, float], np.ndarray], None]
 
 
@@ -80,7 +80,7 @@ class Candidate:
     """What a run has found.
 
     Attributes:
-        actions: ``[K - 1]``, the average over the last part of the run.
+        actions: ``[n]``, the average over the last part of the run.
         strategy: as it is at the end.
         returns: mean over that part.
         sampler: knows what each initial noise costs, if noises have returns of their own.
@@ -94,7 +94,10 @@ class Candidate:
 
 @dataclass
 class SearchResult:
-    """The best actions ``[K]`` (the last is 0), their schedule, what they cost, and what each update logged."""
+    """The best actions ``[K, A]``, their schedule, what they cost, and what each update logged.
+
+    Actions are 0 where they make no difference.
+    """
 
     actions: np.ndarray
     schedule: Schedule
@@ -105,7 +108,7 @@ class SearchResult:
 
 
 class ScheduleSearch:
-    """A search for K actions, run once by ``run``.
+    """A search for the actions of an episode, run once by ``run``.
 
     Args:
         objective: evaluates.
@@ -131,21 +134,26 @@ class ScheduleSearch:
     ) -> None:
         self.objective, self.options, self.seed = objective, options or Options(), seed
         self.record, self.callback = record or Record(), callback
+        # Of each control, the steps that read it.
+        self.steps = tuple(int(n) for n in objective.used_actions.sum(0))
+        self.num_actions = sum(self.steps)
         self.rollouts = budget // (self.options.rows * objective.num_steps)
         if self.rollouts < 1:
             raise ValueError(
                 f"budget = {budget} is less than one rollout, {self.options.rows * objective.num_steps}"
             )
-        self.rows, self.saved, self.best = 0, 0.0, np.zeros(objective.num_steps - 1)
+        self.rows, self.saved, self.best = 0, 0.0, np.zeros(self.num_actions)
         self.log: list[dict[str, float]] = []
 
     def run(self) -> SearchResult:
         """Search."""
-        own, n, rollouts = self.options, self.objective.num_steps - 1, self.rollouts
+        own, n, rollouts = self.options, self.num_actions, self.rollouts
         if n == 0:  # a single step has nothing to choose
             return self._result(np.zeros(0))
         if rollouts < ENOUGH_ROLLOUTS * UPDATES:
-            strategy = PGPE(np.zeros(n), own.population, own.learning_rate, own.std_start, STD_END)
+            strategy = PGPE(
+                np.zeros(n), self.steps, own.population, own.learning_rate, own.std_start, STD_END
+            )
             batches = (1.0, max(rollouts / UPDATES, 1.0))
             only = self._run(self._rng(0, 0), strategy, self._sampler(), rollouts, batches, shown=True)
             return self._result(only.actions)
@@ -157,9 +165,9 @@ class ScheduleSearch:
         for i in range(num_starts):
             rng, begin = self._rng(0, i), np.zeros(n)
             if i > 0:
-                begin = np.clip(smooth_noise(n, own.std_start, rng), -1.0, 1.0)
+                begin = np.clip(smooth_noise(self.steps, own.std_start, rng), -1.0, 1.0)
             widths = max(own.std_start / 2, STD_CMA), STD_CMA
-            strategy = PGPE(begin, own.population, own.learning_rate, *widths)
+            strategy = PGPE(begin, self.steps, own.population, own.learning_rate, *widths)
             length = SHARES[0] / num_starts * rollouts - self._comparison
             found = self._run(rng, strategy, self._sampler(), length, start_batches, shown=i == 0)
             starts = self._compared([*starts, self._re_evaluated(found)])
@@ -248,7 +256,7 @@ class ScheduleSearch:
 
         def evaluate() -> tuple[np.ndarray, int]:
             before = self.objective.evaluations
-            returns = summary(self.objective(actions, noises))
+            returns = summary(self.objective(self._whole(actions), noises))
             return returns, self.objective.evaluations - before
 
         self.rows += len(actions) * len(noises)
@@ -279,7 +287,7 @@ class ScheduleSearch:
         """
         updates = float(UPDATES)
         if self.objective.paired:
-            updates *= max((self.objective.num_steps - 1) / FEW_ACTIONS, 1.0) ** 2
+            updates *= max(self.num_actions / FEW_ACTIONS, 1.0) ** 2
         most = min(max(self.rollouts / updates, 1.0), MOST_ROLLOUTS)
         few = max(most / 8, 1.0)
         if not self.objective.paired:  # noises drawn alike tell less
@@ -305,8 +313,11 @@ class ScheduleSearch:
         return np.random.default_rng((self.seed, rung, index))
 
     def _whole(self, actions: np.ndarray) -> np.ndarray:
-        """``[K]``: the last step takes what is left, whatever its action."""
-        return np.append(actions, 0.0)
+        """``[..., n]`` to ``[..., K, A]``: the entries that make no difference are 0."""
+        used = self.objective.used_actions
+        whole = np.zeros((*actions.shape[:-1], *used.shape[::-1]))
+        whole[..., used.T] = actions  # one control after the other
+        return np.moveaxis(whole, -1, -2)
 
     def _report(self, scores: np.ndarray, width: float, held: int) -> None:
         numbers = {

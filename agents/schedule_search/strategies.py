@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 from scipy.fft import dct
+from scipy.linalg import block_diag
 
 
 class Strategy(Protocol):
@@ -39,21 +41,28 @@ def ranks(returns: np.ndarray) -> np.ndarray:
     return (place / max(len(returns) - 1, 1) - 0.5) * math.sqrt(12.0)
 
 
-def smooth_basis(n: int) -> np.ndarray:
-    """``[n, n]``, orthonormal rows from smooth to rough over the steps: the discrete cosine transform."""
-    basis: np.ndarray = dct(np.eye(n), norm="ortho", axis=0)
-    return basis
+# The n actions are those of the first control, then those of the second, and so on: steps says how many each has.
 
 
-def spectrum(n: int, colour: float) -> np.ndarray:
-    """``[n]`` widths of the rows of ``smooth_basis``, power ``1 / mode^colour`` and root mean square 1."""
-    widths = np.arange(1, n + 1) ** (-colour / 2)
-    return np.asarray(widths * math.sqrt(n) / np.linalg.norm(widths))
+def smooth_basis(steps: Sequence[int]) -> np.ndarray:
+    """``[n, n]``, orthonormal rows: each control's discrete cosine transform, from smooth to rough over steps."""
+    blocks = [dct(np.eye(n), norm="ortho", axis=0) for n in steps if n > 0]
+    return np.asarray(block_diag(*blocks))
 
 
-def smooth_noise(n: int, std: float, rng: np.random.Generator) -> np.ndarray:
+def spectrum(steps: Sequence[int], colour: float) -> np.ndarray:
+    """``[n]`` widths of the rows of ``smooth_basis``: power ``1 / mode^colour``, each control's mean square 1."""
+
+    def one(n: int) -> np.ndarray:
+        widths = np.arange(1, n + 1) ** (-colour / 2)
+        return np.asarray(widths * math.sqrt(n) / np.linalg.norm(widths))
+
+    return np.concatenate([one(n) for n in steps if n > 0])
+
+
+def smooth_noise(steps: Sequence[int], std: float, rng: np.random.Generator) -> np.ndarray:
     """``[n]`` offsets of root mean square ``std`` that are smooth over the steps."""
-    return np.asarray(std * (rng.standard_normal(n) * spectrum(n, 1.0)) @ smooth_basis(n))
+    return np.asarray(std * (rng.standard_normal(sum(steps)) * spectrum(steps, 1.0)) @ smooth_basis(steps))
 
 
 class PGPE:
@@ -64,6 +73,7 @@ class PGPE:
 
     Args:
         mean: ``[n]`` actions to start from.
+        steps: how many of them each control has.
         population: candidates an update.
         learning_rate: of Adam, in units of the action; falls to 0.
         std_start, std_end: width of the exploration; falls geometrically.
@@ -73,6 +83,7 @@ class PGPE:
     def __init__(
         self,
         mean: np.ndarray,
+        steps: Sequence[int],
         population: int,
         learning_rate: float,
         std_start: float,
@@ -87,16 +98,16 @@ class PGPE:
             std_end,
             betas,
         )
-        self.basis, self.scale = smooth_basis(n), np.ones(n)
+        self.steps, self.basis, self.scale = steps, smooth_basis(steps), np.ones(n)
         self.first, self.second, self.updates = np.zeros(n), np.zeros(n), 0
         self.z = np.zeros((population, n))
 
     def ask(self, rng: np.random.Generator, done: float) -> np.ndarray:
         """See ``Strategy``."""
-        n, half = len(self.mean), self.population - self.population // 2
+        half = self.population - self.population // 2
         self.width = self.std_start * (self.std_end / self.std_start) ** done
-        self.scale = spectrum(n, 1.0 - done)
-        z = rng.standard_normal((half, n))
+        self.scale = spectrum(self.steps, 1.0 - done)
+        z = rng.standard_normal((half, len(self.mean)))
         self.z = np.concatenate([z, -z])[: self.population]
         return np.clip(self.mean + self.width * (self.z * self.scale) @ self.basis, -1.0, 1.0)
 

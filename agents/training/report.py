@@ -25,6 +25,9 @@ def report(result: Result) -> str:
         f"{result.denoiser_evals:,} denoiser evaluations"
     )
     lines.append("sigmas: " + " ".join(f"{s:.5g}" for s in result.schedule.sigmas))
+    if result.schedule.weights is not None:
+        steps = (" ".join(f"{w:.3g}" for w in row) for row in result.schedule.weights[1:])
+        lines.append("weights of the steps after the first: " + " | ".join(steps))
     return "\n".join(lines)
 
 

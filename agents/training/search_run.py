@@ -18,7 +18,6 @@ from agents.training.settings import SearchSettings
 from art_env import __version__
 from art_env.envs.config import EnvConfig
 from art_env.envs.dynamics import Dynamics
-from art_env.schedules.schedule import Schedule
 
 # Lines of the log and, among them, schedules measured on held-out noises, which takes longer.
 LINES, SCHEDULES = 100, 20
@@ -87,4 +86,6 @@ def run_search(
         found = search.run()
     logger.close()
     meta = {**found.schedule.meta, "seed": settings.seed, "version": __version__}
-    return dataclasses.replace(found, schedule=Schedule(found.schedule.sigmas, settings.algorithm, meta))
+    return dataclasses.replace(
+        found, schedule=dataclasses.replace(found.schedule, name=settings.algorithm, meta=meta)
+    )

@@ -20,6 +20,9 @@ from art_env._util.names import unknown_name
 from art_env.envs.config import EnvConfig
 from art_env.problems.problem import Problem
 
+# Rows of a training with features, unless the problem's own are fewer.
+ROWS_WITH_FEATURES = 256
+
 
 @dataclass(frozen=True)
 class Settings(ModelOptions):
@@ -36,7 +39,8 @@ class Settings(ModelOptions):
     positive: ClassVar[tuple[str, ...]] = ()
 
     solver: str = "heun"
-    """euler, heun, rk4, dpmpp_2m or ipndm; stochastic: euler_maruyama or edm_churn."""
+    """euler, heun, rk4, dpmpp_2m or ipndm; learned_2m, learned_3m or learned_4m, whose slope has 1, 2 or 3 weights
+    that the agent sets too; stochastic: euler_maruyama or edm_churn."""
     num_steps: tuple[int, ...] = (5,)
     """Solver steps K; several are trained one after the other."""
     reward: str = "global"
@@ -61,8 +65,8 @@ class Settings(ModelOptions):
     """Env steps; by default 300 episodes of every row (on images 1,200, 100 with --model; on the mixtures 1,000, and
     beyond K = 10 100 K; of a stochastic solver on images 300, on the analytic problems 75), for every algorithm."""
     num_envs: int | None = None
-    """Rows that step together; by default 256 (64 on images and with --model, 1024 on the mixtures; of a stochastic
-    solver 4096, 1024 on images, 256 with --model)."""
+    """Rows that step together; by default 256 (64 on images and with --model, 1024 on the mixtures unless ART-RL has
+    features; of a stochastic solver 4096, 1024 on images, 256 with --model)."""
     seed: int = 0
     """Seed of the agent, the exploration and the initial noises."""
     eval_seeds: tuple[int, ...] = (0,)
@@ -97,7 +101,7 @@ class Settings(ModelOptions):
                 raise ValueError(f"{name} = {count} must be at least 1")
         for name in self.positive:
             value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
+            if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} = {value} must be a positive number")
         if self.seed < 0:
             raise ValueError(f"seed = {self.seed} must not be negative")
@@ -164,7 +168,7 @@ class Settings(ModelOptions):
         """
         K = self.num_steps[0]
         default_rows, episodes = problem.effort.training(in_groups, K)
-        rows = self.num_envs or default_rows
+        rows = self.num_envs or self.default_rows(default_rows, in_groups)
         # As many env steps whatever the number of rows.
         total = self.total_timesteps or self.default_timesteps(episodes * default_rows)
         if total < rows * K:
@@ -172,11 +176,20 @@ class Settings(ModelOptions):
                 f"total_timesteps = {total} is less than one episode of every row, {rows * K}; use more, or fewer "
                 "--num-envs"
             )
-        if rows % self.noise_groups:
+        if rows % self.groups:
             raise ValueError(
-                f"noise_groups = {self.noise_groups} must divide num_envs = {rows}; use another number of either"
+                f"noise_groups = {self.groups} must divide num_envs = {rows}; use another number of either"
             )
         return rows, total
+
+    @property
+    def groups(self) -> int:
+        """Groups of rows that meet the same initial noises."""
+        return self.noise_groups
+
+    def default_rows(self, rows: int, in_groups: bool) -> int:
+        """Rows that step together, where the problem suggests ``rows``."""
+        return rows
 
     def default_timesteps(self, episodes: int) -> int:
         """Env steps of so many episodes."""
@@ -217,14 +230,14 @@ class ArtSettings(Settings):
     counts: ClassVar[tuple[str, ...]] = (*Settings.counts, "noise_groups")
     positive: ClassVar[tuple[str, ...]] = ("learning_rate", "std_start", "std_end")
 
-    learning_rate: float = 0.05
-    """Step of the actor, in units of the action; falls to 0."""
+    learning_rate: float | None = None
+    """Step of the actor's table, in units of the action; falls to 0. By default 0.05, with init = search 0.005."""
     gae_lambda: float = 1.0
     """Trace of the TD errors (1: the whole return)."""
-    noise_groups: int = 16  # type: ignore[misc]
-    """Groups of rows that share exploration and meet the same initial noises."""
-    std_start: float = 0.18
-    """Width of the exploration at the start, in units of the action."""
+    noise_groups: int | None = None  # type: ignore[misc,assignment]
+    """Groups of rows that meet the same initial noises; by default 16, with features 4 (stochastic solver: 16)."""
+    std_start: float | None = None
+    """Width of the exploration at the start, in units of the action; by default 0.18, with init = search 0.03."""
     std_end: float = 0.012
     """Width of the exploration at the end."""
     init: str = "base"
@@ -238,18 +251,30 @@ class ArtSettings(Settings):
             raise ValueError(f"gae_lambda = {self.gae_lambda} must lie between 0 and 1")
         if self.init not in ("base", "search") and not self.init.endswith(".json"):
             raise ValueError(unknown_name("init", self.init, ["base", "search"]) + ", or a schedule.json")
-        if self.init == "search" and (self.noise_groups < 2 or self.reward == "euler"):
-            raise ValueError("init = 'search' needs noise_groups of at least 2, and reward global or local")
+        if self.init == "search" and self.reward == "euler":
+            raise ValueError("init = 'search' needs reward global or local")
+
+    @property
+    def groups(self) -> int:
+        """See ``Settings``. A network needs many initial noises more than it needs many trials of each."""
+        few = self.features and not self.env_config().rule.stochastic
+        return self.noise_groups or (4 if few else 16)
+
+    def default_rows(self, rows: int, in_groups: bool) -> int:
+        """A network needs many small updates (see ``ARTRL``); but groups that stand for a distribution stay large."""
+        return rows if in_groups or not self.features else min(rows, ROWS_WITH_FEATURES)
 
     def make_model(self, env: VecEnv, total_timesteps: int) -> BaseAlgorithm:
         """See ``Settings``."""
+        # A search has come so far that wide exploration would only lose what it found.
+        learning_rate, std_start = (0.005, 0.03) if self.init == "search" else (0.05, 0.18)
         return ARTRL(
             "ARTPolicy",
             env,
-            learning_rate=self.learning_rate,
+            learning_rate=self.learning_rate or learning_rate,
             gae_lambda=self.gae_lambda,
-            noise_groups=self.noise_groups,
-            std_start=self.std_start,
+            noise_groups=self.groups,
+            std_start=self.std_start or std_start,
             std_end=self.std_end,
             # A table that is known to be good is not left for others.
             starts=4 if self.init == "base" else 1,

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ class Training:
         vector = ARTVectorEnv(
             self.num_envs,
             self.config,
-            noise_groups=settings.noise_groups,
+            noise_groups=settings.groups,
             autoreset_mode=AutoresetMode.SAME_STEP,
         )
         # ART-RL logs its returns itself, without a loop over the rows.
@@ -119,8 +119,9 @@ class Training:
         """
         model, found = self.settings.make_model(env, self.total_timesteps), None
         if self.init == "search":
-            groups = self.settings.noise_groups
-            options = Options(groups, self.num_envs // groups)
+            # A search needs larger rollouts than a policy with features.
+            rows = self.num_envs * (4 if self.settings.features else 1)
+            options = Options(noises=max(rows // Options.population, 1))
             found = make_search(self.config, self.init_timesteps, options, self.settings.seed, record).run()
         if isinstance(model, ARTRL) and self.init != "base":
             if found is None:
@@ -135,7 +136,7 @@ class Training:
         settings = self.settings
         found = distill(model, self.dynamics, name=settings.algorithm)
         meta = {**found.meta, "seed": settings.seed, "version": __version__}
-        return Schedule(found.sigmas, settings.algorithm, meta)
+        return replace(found, name=settings.algorithm, meta=meta)
 
     @property
     def acts_on_samples(self) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from art_env.diffusion.denoiser import Denoiser, append_dims
-from art_env.diffusion.solvers import to_d
+from art_env.diffusion.steps import to_d
 
 # A trajectory with more evaluations than this has a tolerance that rounding does not let it reach.
 MAX_EVALUATIONS = 10_000

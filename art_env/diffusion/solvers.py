@@ -1,17 +1,9 @@
-"""Samplers of the probability-flow ODE ``dx/dsigma = (x - D(x; sigma)) / sigma``, and of its stochastic relatives.
-
-A solver step is a pure function with the same leading arguments,
-``step(denoiser, x, sigma, sigma_next, carry) -> x, carry``; the noise of a stochastic step comes in through
-``state``. No network is ever asked about the final noise level: the last step of a multistage or stochastic solver is
-an Euler step, and a multistep solver only looks back.
-"""
+"""Solvers by name, and the one integration loop, ``sample``."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,217 +12,18 @@ from torch import Tensor
 from art_env._util.names import look_up
 from art_env.diffusion.denoiser import CheckedDenoiser, Denoiser, append_dims
 from art_env.diffusion.noise import StepNoise
-
-
-class SolverState(NamedTuple):
-    """The state that one step hands to the next.
-
-    Attributes:
-        d: the slope where the step makes its first evaluation, ``[B, *shape]``, if somebody has made it already: at
-            the current ``(x, sigma)``, or where ``Solver.add_churn`` moves it.
-        past: what a multistep solver keeps of its earlier steps, the latest first: pairs of ``[B, *shape]`` and
-            the noise level (scalar or ``[B]``; 0 where there was no such step).
-        noise: standard normal numbers for this step of a stochastic solver, ``[B, *shape]``; 0 in channels that are
-            a condition.
-        num_steps: K of the whole run, which ``edm_churn`` spreads its noise over.
-        sigma_max: highest noise level that the denoiser may be asked about.
-    """
-
-    d: Tensor | None = None
-    past: tuple[tuple[Tensor, Tensor], ...] = ()
-    noise: Tensor | None = None
-    num_steps: int | None = None
-    sigma_max: Tensor | float = math.inf
-
-
-NO_STATE = SolverState()
-Step = Callable[[Denoiser, Tensor, Tensor, Tensor, SolverState], tuple[Tensor, SolverState]]
-
-
-def to_d(denoiser: Denoiser, x: Tensor, sigma: Tensor) -> Tensor:
-    """Slope of the ODE, ``dx/dsigma``; ``x: [B, *shape]``, ``sigma``: scalar or ``[B]``, above 0."""
-    return (x - denoiser(x, sigma)) / append_dims(sigma, x)
-
-
-def euler_step(
-    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, state: SolverState = NO_STATE
-) -> tuple[Tensor, SolverState]:
-    """One Euler step (order 1, one evaluation)."""
-    d = to_d(denoiser, x, sigma) if state.d is None else state.d
-    return x + append_dims(sigma_next - sigma, x) * d, NO_STATE
-
-
-def heun_step(
-    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, state: SolverState = NO_STATE
-) -> tuple[Tensor, SolverState]:
-    """One step of Heun's rule (order 2, two evaluations), the sampler of Karras et al. 2022, algorithm 1."""
-    h = append_dims(sigma_next - sigma, x)
-    d = to_d(denoiser, x, sigma) if state.d is None else state.d
-    d_next = to_d(denoiser, x + h * d, sigma_next)
-    return x + h * (d + d_next) / 2, NO_STATE
-
-
-def rk4_step(
-    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, state: SolverState = NO_STATE
-) -> tuple[Tensor, SolverState]:
-    """One step of the classical Runge-Kutta rule (order 4, four evaluations)."""
-    h = append_dims(sigma_next - sigma, x)
-    mid = (sigma + sigma_next) / 2
-    k1 = to_d(denoiser, x, sigma) if state.d is None else state.d
-    k2 = to_d(denoiser, x + h / 2 * k1, mid)
-    k3 = to_d(denoiser, x + h / 2 * k2, mid)
-    k4 = to_d(denoiser, x + h * k3, sigma_next)
-    return x + h * (k1 + 2 * k2 + 2 * k3 + k4) / 6, NO_STATE
-
-
-def dpmpp_2m_step(
-    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, state: SolverState = NO_STATE
-) -> tuple[Tensor, SolverState]:
-    """One step of DPM-Solver++(2M) (order 2, one evaluation), Lu et al. 2022, algorithm 2.
-
-    Exact in log sigma for a denoised sample that is extrapolated linearly from the last two. The first step and
-    a step to 0 are Euler steps.
-    """
-    d = to_d(denoiser, x, sigma) if state.d is None else state.d
-    denoised, slope = x - append_dims(sigma, x) * d, d
-    if state.past:
-        before, sigma_before = state.past[0]
-        known = (sigma_before > sigma) & (sigma_next > 0)
-        # Values that keep the unused branch, and its gradient, finite.
-        now = torch.where(known, sigma, torch.ones_like(sigma))
-        h_last = torch.log(torch.where(known, sigma_before, 2 * now) / now)
-        h = torch.log(now / torch.where(known, sigma_next, now))
-        slope = d - append_dims(h / (2 * h_last * now), x) * (denoised - before)
-    return x + append_dims(sigma_next - sigma, x) * slope, SolverState(past=((denoised, sigma),))
-
-
-# Adams-Bashforth weights of the slopes, the latest first; a row for each number of earlier slopes.
-ADAMS_BASHFORTH = torch.tensor(
-    [
-        [1.0, 0.0, 0.0, 0.0],
-        [3 / 2, -1 / 2, 0.0, 0.0],
-        [23 / 12, -16 / 12, 5 / 12, 0.0],
-        [55 / 24, -59 / 24, 37 / 24, -9 / 24],
-    ],
-    dtype=torch.float64,
+from art_env.diffusion.steps import (
+    NO_STATE,
+    LearnedMultistep,
+    SolverState,
+    Step,
+    dpmpp_2m_step,
+    euler_step,
+    heun_step,
+    ipndm_step,
+    rk4_step,
 )
-
-
-def ipndm_step(
-    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, state: SolverState = NO_STATE
-) -> tuple[Tensor, SolverState]:
-    """One step of iPNDM (one evaluation), Zhang and Chen 2022, appendix, as GITS uses it.
-
-    Adams-Bashforth with the weights of even steps, of order 1, 2, 3 in the first steps and 4 after them. Even
-    weights on an uneven grid, and the Euler step that it starts with, make the whole of order 2.
-    """
-    d = to_d(denoiser, x, sigma) if state.d is None else state.d
-    slopes = [d, *(slope for slope, _ in state.past)]
-    count = torch.zeros_like(sigma, dtype=torch.int64)
-    for _, level in state.past:
-        count = count + (level > 0)
-    weights = ADAMS_BASHFORTH.to(x)[count]  # [4] or [B, 4]
-    mean = torch.zeros_like(x)
-    for j, slope in enumerate(slopes):
-        mean = mean + append_dims(weights[..., j], x) * slope
-    return x + append_dims(sigma_next - sigma, x) * mean, SolverState(past=((d, sigma), *state.past)[:3])
-
-
-def _noise_of(state: SolverState, name: str) -> Tensor:
-    if state.noise is None:
-        raise ValueError(
-            f"state.noise = None: a step of {name!r} needs standard normal noise of the shape of x in its SolverState"
-        )
-    return state.noise
-
-
-def euler_maruyama_step(
-    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, state: SolverState = NO_STATE
-) -> tuple[Tensor, SolverState]:
-    """One Euler-Maruyama step of the reverse SDE ``dx = 2 (x - D) / sigma dsigma + sqrt(2 sigma) dw`` (weak order 1).
-
-    In the time ``sigma^2``, in which the noise is a plain Brownian motion (the reverse-diffusion predictor of
-    Song et al. 2021, appendix E): ``x' = D + (sigma'/sigma)^2 (x - D) + sqrt(sigma^2 - sigma'^2) z``. In the time
-    sigma a step to less than half of sigma would throw x beyond D.
-
-    Raises:
-        ValueError: there is no noise in ``state``.
-    """
-    noise = _noise_of(state, "euler_maruyama")
-    d = to_d(denoiser, x, sigma) if state.d is None else state.d
-    # A raw clock may stand still or run backwards, also from 0: then it follows the ODE.
-    down = sigma_next < sigma
-    spent = torch.where(down, sigma**2 - sigma_next**2, torch.ones_like(sigma))
-    drift = torch.where(down, spent / torch.where(down, sigma, torch.ones_like(sigma)), sigma - sigma_next)
-    spread = torch.where(down, spent.sqrt(), torch.zeros_like(sigma))
-    return x - append_dims(drift, x) * d + append_dims(spread, x) * noise, NO_STATE
-
-
-@dataclass(frozen=True)
-class Churn:
-    """The stochastic sampler of Karras et al. 2022, algorithm 2: noise is added before each step of Heun's rule.
-
-    A step from sigma in ``[S_tmin, S_tmax]`` begins at ``sigma (1 + gamma)`` with
-    ``gamma = min(S_churn / K, sqrt(2) - 1)``, but never above the highest noise level of the denoiser. The defaults
-    are those published for ImageNet-64.
-
-    Attributes:
-        S_churn: noise of the whole run; 0: Heun's rule.
-        S_tmin, S_tmax: noise levels between which it is added.
-        S_noise: standard deviation of the noise, slightly above 1 against the loss of detail.
-
-    Raises:
-        ValueError: a negative or non-finite value (``S_tmax`` may be infinite), or ``S_tmin > S_tmax``.
-    """
-
-    S_churn: float = 40.0
-    S_tmin: float = 0.05
-    S_tmax: float = 50.0
-    S_noise: float = 1.003
-
-    def __post_init__(self) -> None:
-        for name in ("S_churn", "S_tmin", "S_noise"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} = {getattr(self, name)} must be finite and at least 0")
-        if not self.S_tmin <= self.S_tmax:
-            raise ValueError(f"S_tmax = {self.S_tmax} must be at least S_tmin = {self.S_tmin}")
-
-    def add_churn(self, x: Tensor, sigma: Tensor, state: SolverState) -> tuple[Tensor, Tensor]:
-        """``(x, sigma)`` after the noise was added: where the step makes its first evaluation.
-
-        Raises:
-            ValueError: there is no noise or no ``num_steps`` in ``state``.
-        """
-        if self.S_churn == 0:
-            return x, sigma
-        noise = _noise_of(state, "edm_churn")
-        if state.num_steps is None:
-            raise ValueError(
-                "state.num_steps = None: a step of 'edm_churn' needs K of the whole run in its SolverState"
-            )
-        gamma = min(self.S_churn / state.num_steps, math.sqrt(2.0) - 1.0)
-        ceiling = torch.maximum(sigma, torch.as_tensor(state.sigma_max).to(sigma))
-        raised = torch.minimum(sigma * (1.0 + gamma), ceiling)
-        inside = (sigma >= self.S_tmin) & (sigma <= self.S_tmax) & (raised > sigma)
-        raised = torch.where(inside, raised, sigma)
-        # 1 where nothing is added, so that the gradient of the root stays finite.
-        added = torch.where(inside, raised**2 - sigma**2, torch.ones_like(sigma)).sqrt()
-        added = torch.where(inside, added, torch.zeros_like(sigma))
-        return x + append_dims(self.S_noise * added, x) * noise, raised
-
-    def step(
-        self, denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, state: SolverState = NO_STATE
-    ) -> tuple[Tensor, SolverState]:
-        """Noise, then one step of Heun's rule (two evaluations); ``state.d`` is the slope after the noise."""
-        x, sigma = self.add_churn(x, sigma, state)
-        return heun_step(denoiser, x, sigma, sigma_next, state)
-
-    def last_step(
-        self, denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, state: SolverState = NO_STATE
-    ) -> tuple[Tensor, SolverState]:
-        """Noise, then one Euler step (one evaluation)."""
-        x, sigma = self.add_churn(x, sigma, state)
-        return euler_step(denoiser, x, sigma, sigma_next, state)
+from art_env.diffusion.stochastic import Churn, euler_maruyama_step
 
 
 def _keep_denoised(x: Tensor, sigma: Tensor, d: Tensor) -> Tensor:
@@ -254,6 +47,7 @@ class Solver:
         remember: ``(x, sigma, d) -> [B, *shape]``, what is kept of a step in ``SolverState.past``.
         stochastic: each step needs ``SolverState.noise``; samples follow the data's distribution, not a trajectory.
         churn: the settings of ``edm_churn``.
+        learned: the rule whose weights come in with each step.
     """
 
     name: str
@@ -264,6 +58,16 @@ class Solver:
     remember: Callable[[Tensor, Tensor, Tensor], Tensor] = _keep_slope
     stochastic: bool = False
     churn: Churn | None = None
+    learned: LearnedMultistep | None = None
+
+    @property
+    def num_weights(self) -> int:
+        """Weights that each step takes beside its noise levels; 0 unless the solver is a learned one."""
+        return 0 if self.learned is None else self.learned.num_weights
+
+    def used_weights(self, num_steps: int) -> np.ndarray:
+        """``[K, m]`` bool: which weights a run uses; those of steps that were not made are left out."""
+        return np.arange(num_steps)[:, None] > np.arange(self.num_weights)
 
     @property
     def ends_with_euler(self) -> bool:
@@ -297,12 +101,21 @@ def edm_churn(
     return Solver("edm_churn", churn.step, 2, 2, stochastic=True, churn=churn)
 
 
+def _learned(num_weights: int) -> Solver:
+    rule = LearnedMultistep(num_weights)
+    name = f"learned_{num_weights + 1}m"
+    return Solver(name, rule.step, 2, 1, memory=num_weights, learned=rule)
+
+
 SOLVERS = {
     "euler": Solver("euler", euler_step, 1, 1),
     "heun": Solver("heun", heun_step, 2, 2),
     "rk4": Solver("rk4", rk4_step, 4, 4),
     "dpmpp_2m": Solver("dpmpp_2m", dpmpp_2m_step, 2, 1, memory=1, remember=_keep_denoised),
     "ipndm": Solver("ipndm", ipndm_step, 2, 1, memory=3),
+    "learned_2m": _learned(1),
+    "learned_3m": _learned(2),
+    "learned_4m": _learned(3),
     "euler_maruyama": Solver("euler_maruyama", euler_maruyama_step, 1, 1, stochastic=True),
     "edm_churn": edm_churn(),
 }
@@ -333,6 +146,24 @@ def require_deterministic(solver: str | Solver, what: str) -> Solver:
     return rule
 
 
+def check_weights(weights: Tensor | np.ndarray, solver: Solver, num_steps: int) -> Tensor:
+    """Weights ``[K, m]`` or ``[K, B, m]`` as a tensor.
+
+    Raises:
+        ValueError: the solver takes none, or they have another shape.
+    """
+    found = weights if isinstance(weights, Tensor) else torch.as_tensor(np.array(weights, dtype=np.float64))
+    if not solver.num_weights:
+        known = ", ".join(name for name, other in SOLVERS.items() if other.num_weights)
+        raise ValueError(f"solver = {solver.name!r} takes no weights; use one of {known}, or weights=None")
+    if found.ndim not in (2, 3) or (found.shape[0], found.shape[-1]) != (num_steps, solver.num_weights):
+        raise ValueError(
+            f"weights have shape {tuple(found.shape)}; solver {solver.name!r} takes {solver.num_weights} for each of "
+            f"{num_steps} steps: {(num_steps, solver.num_weights)}"
+        )
+    return found
+
+
 def sample(
     denoiser: Denoiser,
     x: Tensor,
@@ -343,6 +174,7 @@ def sample(
     seed: int | None = None,
     noise: Tensor | None = None,
     slope: Callable[[Tensor, Tensor], Tensor] | None = None,
+    weights: Tensor | np.ndarray | None = None,
 ) -> Tensor:
     """Walk a batch of initial noises down a list of noise levels.
 
@@ -356,12 +188,14 @@ def sample(
         seed: of a stochastic solver's noise; row i meets the same noise in batches of any size.
         noise: ``[K, B, *shape]``, that noise itself.
         slope: ``(x, sigma) -> dx/dsigma``, makes the first evaluation of each step in place of ``to_d``.
+        weights: ``[K, m]``, or ``[K, B, m]``, of a learned solver's steps; None: its default ones. May require grad.
 
     Returns:
         ``[B, *shape]``, the samples.
 
     Raises:
-        ValueError: a stochastic solver without seed and noise, or noise of another shape.
+        ValueError: a stochastic solver without seed and noise, noise of another shape, or weights that the solver
+            does not take.
     """
     rule = get_solver(solver)
     if not isinstance(sigmas, Tensor):
@@ -377,6 +211,7 @@ def sample(
         raise ValueError(
             f"noise has shape {tuple(noise.shape)}; expected {(K, *x.shape)}, a row for each step"
         )
+    per_step = None if weights is None else check_weights(weights, rule, K).to(x)
     state = NO_STATE
     for k in range(K):
         if isinstance(denoiser, CheckedDenoiser):
@@ -387,6 +222,8 @@ def sample(
             state = state._replace(noise=drawn.to(x), num_steps=K, sigma_max=levels[0].detach())
         if slope is not None:
             state = state._replace(d=slope(x, levels[k]))
+        if per_step is not None:
+            state = state._replace(weights=per_step[k])
         step = rule.last_step if k == K - 1 else rule.step
         x, state = step(denoiser, x, levels[k], levels[k + 1], state)
         if callback is not None:

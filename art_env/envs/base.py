@@ -38,7 +38,7 @@ class BaseEnv:
         observer, bound = self.dynamics.observer, self.dynamics.control_rule.bound
         return (
             gym.spaces.Box(observer.low, observer.high, dtype=np.float32),
-            gym.spaces.Box(-bound, bound, (1,), np.float32),
+            gym.spaces.Box(-bound, bound, (self.dynamics.num_actions,), np.float32),
         )
 
     @property
@@ -76,16 +76,17 @@ class BaseEnv:
             array = np.asarray(action, dtype=np.float64)
         except (TypeError, ValueError) as error:
             raise ValueError(f"action = {action!r} is not an array of numbers") from error
-        want = (1,) if num_rows == 0 else (num_rows, 1)
+        A = self.dynamics.num_actions
+        want = (A,) if num_rows == 0 else (num_rows, A)
         if array.shape != want:
             raise ValueError(f"action has shape {array.shape}; expected {want}")
         if not np.isfinite(array).all():
-            row = int(np.flatnonzero(~np.isfinite(array))[0])
+            place = int(np.flatnonzero(~np.isfinite(array))[0])
             raise ValueError(
-                f"action[{row}] = {array.flat[row]} is not finite; "
+                f"action[{place // (A if num_rows else 1)}] = {array.flat[place]} is not finite; "
                 "the policy has diverged, or its input was NaN"
             )
-        return torch.from_numpy(array.reshape(-1)).to(self.dynamics.device)
+        return torch.from_numpy(array.reshape(-1, A)).to(self.dynamics.device)
 
     def _starts(
         self, generators: Sequence[np.random.Generator], options: dict[str, Any] | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ MIN_SHARE = 1e-9
 MAX_SPEED = 1e4
 # Trajectories that the closed form reads, and the steps of the schedule that is made of it.
 CLOSED_FORM_NOISES, CLOSED_FORM_STEPS = 256, 256
+# Of t, for the slope of a clock.
+DIFFERENCE = 1e-6
 
 Clock = Callable[[np.ndarray], np.ndarray]
 
@@ -52,8 +54,30 @@ class BaseSchedule:
             self.sigma = _ramp(base, problem, num_steps)
 
     def level(self, t: Tensor) -> Tensor:
-        """Noise levels ``[B]`` at ``t: [B]``, the spent part of the budget."""
-        return torch.from_numpy(self.sigma(t.cpu().numpy())).to(t)
+        """Noise levels ``[B]`` at ``t: [B]``, the spent part of the budget; differentiable in it."""
+        level: Tensor = _Level.apply(t, self.sigma)
+        return level
+
+
+class _Level(torch.autograd.Function):
+    """A clock that knows no tensors, with its slope by differences."""
+
+    @staticmethod
+    def forward(ctx: Any, t: Tensor, clock: Clock) -> Tensor:
+        """``clock(t)``."""
+        level = torch.from_numpy(clock(t.detach().cpu().numpy())).to(t)
+        ctx.save_for_backward(t)
+        ctx.clock = clock
+        return level
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        """Central differences."""
+        (t,) = ctx.saved_tensors
+        places = t.detach().cpu().numpy()
+        before, after = np.maximum(places - DIFFERENCE, 0.0), np.minimum(places + DIFFERENCE, 1.0)
+        slope = (ctx.clock(after) - ctx.clock(before)) / (after - before)
+        return grad * torch.from_numpy(slope).to(grad), None
 
 
 def _ramp(rho: float, problem: Problem, num_steps: int) -> Clock:
@@ -133,15 +157,18 @@ class LogSpeed:
         """See ``Control``."""
         return (state.sigma - after.sigma) / self._dt
 
-    def levels(self, actions: Tensor) -> Tensor:
-        """Noise levels ``[K + 1, B]`` of whole episodes, for ``actions: [B, K]``."""
-        B, K = actions.shape
-        t = torch.zeros_like(actions[:, 0])
-        levels = torch.full((K + 1, B), self.problem.sigma_max, dtype=t.dtype, device=t.device)
+    def times(self, actions: Tensor) -> Tensor:
+        """The spent part of the budget ``[K + 1, B]``, from 0 to 1, of whole episodes with ``actions: [B, K]``."""
+        K = actions.shape[1]
+        times = [torch.zeros_like(actions[:, 0])]
         for k in range(K - 1):
-            t = self._spend(t, torch.full_like(t, K - k), actions[:, k])
-            levels[k + 1] = self.base.level(t)
-        levels[K] = self.problem.sigma_end
+            times.append(self._spend(times[-1], torch.full_like(times[-1], K - k), actions[:, k]))
+        return torch.stack([*times, torch.ones_like(times[0])])
+
+    def levels(self, times: Tensor) -> Tensor:
+        """Noise levels ``[K + 1, B]`` of whole episodes, for ``times: [K + 1, B]``."""
+        levels = self.base.level(times.flatten()).reshape(times.shape)
+        levels[0], levels[-1] = self.problem.sigma_max, self.problem.sigma_end
         return levels
 
     def _spend(self, t: Tensor, left: Tensor, action: Tensor) -> Tensor:

@@ -37,8 +37,9 @@ class EnvConfig:
         final_sigmas_type: ``"zero"`` or ``"sigma_min"``; None: the problem's own.
         sigma_min, sigma_max: another noise range.
         device: where the denoiser runs.
-        solver: ``"euler"``, ``"heun"``, ``"rk4"``, ``"dpmpp_2m"``, ``"ipndm"``, ``"euler_maruyama"``,
-            ``"edm_churn"``, or a ``Solver``, such as ``edm_churn(S_churn=10)``.
+        solver: ``"euler"``, ``"heun"``, ``"rk4"``, ``"dpmpp_2m"``, ``"ipndm"``, ``"learned_2m"``, ``"learned_3m"``,
+            ``"learned_4m"``, ``"euler_maruyama"``, ``"edm_churn"``, or a ``Solver``, such as
+            ``edm_churn(S_churn=10)``.
         num_steps: K, the length of every episode.
         reward: ``"euler"``, ``"local"`` or ``"global"``.
         control: ``"log_speed"`` or ``"speed"``.
@@ -80,6 +81,14 @@ class EnvConfig:
         object.__setattr__(self, "num_steps", check_num_steps(self.num_steps))
         check_reward(self.reward, rule)
         check_name("control", self.control, CONTROLS)
+        if rule.num_weights and (self.control != "log_speed" or self.reward == "euler"):
+            name, value, fix = "reward", self.reward, "global' or 'local"
+            if self.control != "log_speed":
+                name, value, fix = "control", self.control, "log_speed"
+            raise ValueError(
+                f"{name} = {value!r} knows nothing of the weights of solver = {rule.name!r}; use '{fix}', or a "
+                "solver without weights"
+            )
         if not (math.isfinite(self.action_range) and self.action_range > 0):
             raise ValueError(f"action_range = {self.action_range} must be a positive number of octaves")
         object.__setattr__(self, "action_range", float(self.action_range))

@@ -9,6 +9,7 @@ import copy
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from art_env.envs.observation import Observer
 from art_env.envs.rewards import EulerReward, GlobalReward, LocalReward, Reward, WassersteinReward
 from art_env.envs.state import State
 from art_env.envs.stepping import Stepper
+from art_env.envs.weights import SlopeWeights
 
 
 class Dynamics:
@@ -44,6 +46,7 @@ class Dynamics:
         reference: exact trajectories of the pool of initial noises; None with ``reward="euler"``.
         pool_size: how many initial noises there are.
         horizon: the paper's T, ``sigma_max`` minus the last noise level.
+        with_gradients: whether states remember how they came about (see ``differentiable``).
 
     Raises:
         ValueError, TypeError: a setting that is not understood; names it, its value and the fix.
@@ -56,6 +59,7 @@ class Dynamics:
         self.problem = problem = self.config.make_problem()
         self.solver, self.num_steps = self.config.rule, self.config.num_steps
         self.reward_name = self.config.reward
+        self.with_gradients = False
         self.horizon = problem.sigma_max - problem.sigma_end
         self.sigma_data = float(problem.denoiser.sigma_data)
         self.device = torch.device(problem.device)
@@ -66,6 +70,7 @@ class Dynamics:
             self.control_rule = LogSpeed(self.base, self.config.action_range)
         else:
             self.control_rule = Speed(problem, self.num_steps)
+        self.weight_rule = SlopeWeights(self.solver) if self.solver.num_weights else None
         self.reference = self.config.make_reference(problem)
         self.pool_size = self.config.num_noises or problem.num_noises
         if self.reference is not None:
@@ -90,7 +95,7 @@ class Dynamics:
             return EulerReward(self.control_rule, self.horizon / self.num_steps)
         assert self.reference is not None
         if self.reward_name == "local":
-            return LocalReward(self.reference, self.stepper)
+            return LocalReward(self.reference, self.stepper, self.weight_rule)
         if self.solver.stochastic:
             return WassersteinReward(self.problem, self.solver, self.reference, self.num_steps, group_size)
         return GlobalReward()
@@ -99,6 +104,19 @@ class Dynamics:
     def control(self) -> str:
         """``log_speed`` or ``speed``."""
         return self.config.control
+
+    @property
+    def num_actions(self) -> int:
+        """Entries of an action: the clock speed, and the weights of a learned solver."""
+        return 1 + self.solver.num_weights
+
+    @property
+    def used_actions(self) -> np.ndarray:
+        """``[K, A]`` bool: the entries that an episode reads; the last speed and weights without a past are not."""
+        used = np.ones((self.num_steps, 1), dtype=np.bool_)
+        if isinstance(self.control_rule, LogSpeed):
+            used[-1] = False
+        return np.concatenate([used, self.solver.used_weights(self.num_steps)], 1)
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -120,6 +138,15 @@ class Dynamics:
         bare = copy.copy(self)
         bare.reference, bare.reward_rule = None, None
         return bare
+
+    def differentiable(self) -> Dynamics:
+        """The same with gradients of states and observations with respect to actions.
+
+        The denoiser must be differentiable. Episodes are those of the original.
+        """
+        other = copy.copy(self)
+        other.with_gradients = True
+        return other
 
     # The functions of Gymnasium's FuncEnv
 
@@ -159,30 +186,44 @@ class Dynamics:
             k=long,
             d=d,
             q=torch.full_like(zeros, float("nan")) if q is None else q,
+            change=torch.zeros_like(x),
             turn=zeros,
             error=zeros,
             nfe=long,
             index=rows,
             past=x.new_zeros(x.shape[0], self.solver.memory, *x.shape[1:]),
             past_sigma=x.new_zeros(x.shape[0], self.solver.memory),
+            dt=zeros,
         )
 
-    @torch.no_grad()
     def transition(self, state: State, action: Tensor) -> State:
-        """One solver step; ``action: [B]`` (see ``LogSpeed`` and ``Speed``).
+        """One solver step.
+
+        Args:
+            state: before it.
+            action: ``[B, A]``, or ``[B]`` if A is 1: the clock speed (see ``LogSpeed`` and ``Speed``), then the
+                weights of a learned solver (see ``SlopeWeights``).
 
         Raises:
             ValueError: the sample overflows.
             DenoiserError: the model returned something that is not finite.
         """
+        with torch.set_grad_enabled(self.with_gradients):
+            return self._transition(state, action.reshape(len(action), -1))
+
+    def _transition(self, state: State, action: Tensor) -> State:
         last = state.k >= self.num_steps - 1
-        t_next, sigma_next = self.control_rule.next(state, action)
+        t_next, sigma_next = self.control_rule.next(state, action[:, 0])
         self.denoiser.step = int(state.k.max())
-        x, past, past_sigma = self.stepper.advance(state, sigma_next, last)
+        weights = None
+        if self.weight_rule is not None:
+            weights = self.weight_rule.weights(action[:, 1:], t_next - state.t, state.dt)
+        x, past, past_sigma = self.stepper.advance(state, sigma_next, last, weights)
         self.stepper.check_finite(x, sigma_next)
         d, exact = self._next_slope(state, x, sigma_next, last)
         step = (sigma_next - state.sigma).abs().clamp_min(1e-12)
-        q = norm(d - state.d) / step
+        change = d - state.d
+        q = norm(change) / step
         if exact is not None:
             q = torch.where(last, q, exact)
         lengths = (norm(d) * norm(state.d)).clamp_min(1e-30)
@@ -198,17 +239,20 @@ class Dynamics:
             k=state.k + 1,
             d=d,
             q=q,
+            change=change,
             turn=(d * state.d).flatten(1).sum(1) / lengths,
             error=error,
             nfe=state.nfe + self.stepper.evaluations(sigma_next, last),
             index=state.index,
             past=past,
             past_sigma=past_sigma,
+            dt=t_next - state.t,
         )
 
     def observation(self, state: State) -> Tensor:
         """``[B, n]`` float32: time k/K, remaining budget, then the features (see ``Observer``)."""
-        return self.observer(state)
+        with torch.set_grad_enabled(self.with_gradients):
+            return self.observer(state)
 
     @torch.no_grad()
     def reward(self, state: State, action: Tensor, after: State) -> Tensor:
@@ -222,7 +266,7 @@ class Dynamics:
             raise ValueError(
                 f"reward = {self.reward_name!r} needs exact trajectories; these are without rewards"
             )
-        return self.reward_rule(state, action, after)
+        return self.reward_rule(state, action.reshape(len(action), -1), after)
 
     def terminal(self, state: State) -> Tensor:
         """``[B]`` bool: all K steps are done."""
@@ -258,20 +302,23 @@ class Dynamics:
 
         Args:
             index: ``[B]``, rows of the pool.
-            actions: ``[B, K]``.
+            actions: ``[B, K, A]``, or ``[B, K]`` if A is 1.
 
         Raises:
             ValueError: as ``transition`` and ``reward``.
         """
+        actions = actions.reshape(*actions.shape[:2], -1)
         if not (isinstance(self.reward_rule, GlobalReward) and isinstance(self.control_rule, LogSpeed)):
-            state, total = self.initial(index=index), torch.zeros_like(actions[:, 0])
+            state, total = self.initial(index=index), torch.zeros_like(actions[:, 0, 0])
             for action in actions.unbind(1):
                 after = self.transition(state, action)
                 total = total + self.reward(state, action, after)
                 state = after
             return total
         assert self.reference is not None
-        levels = self.control_rule.levels(actions)
+        times = self.control_rule.times(actions[..., 0])
+        levels = self.control_rule.levels(times)
+        weights = None if self.weight_rule is None else self.weight_rule.table(actions[..., 1:], times)
         x = sample(
             self.denoiser,
             self.reference.start[index],
@@ -279,6 +326,7 @@ class Dynamics:
             self.solver,
             callback=lambda k, x: self.stepper.check_finite(x, levels[k + 1]),
             slope=lambda x, sigma: self.stepper.slope(x, sigma)[0],
+            weights=weights,
         )
         off = norm(x - self.reference.x_end[index]) ** 2 / math.prod(self.problem.shape)
         return -off / (self.problem.sigma_end**2 + self.sigma_data**2)

@@ -29,6 +29,10 @@ class ARTEnv(BaseEnv, gym.Env):
     mean speed of the steps after it. Budget is measured along the base schedule, which ``action = 0`` everywhere
     reproduces: with ``base_schedule=7`` it is EDM's. The last step spends what is left, so the final noise level
     is exact whatever the agent does.
+    With the solvers ``learned_2m``, ``learned_3m`` and ``learned_4m`` (``log_speed`` only) the box has 1, 2 or 3
+    entries more, the weights of the step: its slope is ``d + sum_j w_j (d - d_j)``, ``d_j`` the slope of j steps
+    before, at no more evaluations. Action 0 is ``w_1 = 1/2`` and 0 for the others, the second-order rule of even
+    steps (see ``SlopeWeights``); the first step reads none of them, the second one the first only.
     ``Box(-1e4, 1e4, (1,), float32)`` with ``control="speed"``: the paper's raw theta (the bound is there
     because SB3 wants a finite one, far beyond what its policy draws); sigma falls by
     ``theta T / K``, is held within the range, and may miss the end (``info["final_sigma_mismatch"]``).
@@ -44,7 +48,11 @@ class ARTEnv(BaseEnv, gym.Env):
     | log_curvature | log10 of the norm of Q = d2x/dsigma2, over 6 (0 before it is known) | -1 | 1 |
     | rms | log2 of the RMS of x over sqrt(sigma^2 + sigma_data^2), over 4 | -1 | 1 |
     | turn | cosine between the last two slopes (0 before there are two) | -1 | 1 |
+    | log_change | log10 of the RMS of the change of slope, over 6 (0 before there are two) | -1 | 1 |
     | x | each coordinate over 4 sqrt(sigma^2 + sigma_data^2); at most 8 coordinates | -1 | 1 |
+    | denoised | each coordinate of the denoised sample over 4 sigma_data; at most 8 coordinates | -1 | 1 |
+    | change | each coordinate of the change of slope; at most 8 coordinates | -1 | 1 |
+    | class | 1 for the class of the condition, 0 for the others | 0 | 1 |
 
     ``features`` picks the rows after the first two; all come from evaluations that the solver makes anyway.
 
@@ -113,7 +121,7 @@ class ARTEnv(BaseEnv, gym.Env):
         return self._get_obs(), self._row(self.dynamics.state_info(self._state))
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Take one solver step; ``action: [1]``.
+        """Take one solver step; ``action: [A]``.
 
         Raises:
             ValueError: an action of the wrong shape, or not finite.

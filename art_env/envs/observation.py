@@ -8,15 +8,17 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from art_env._util.names import check_name
 from art_env.diffusion.ode import norm
 from art_env.envs.state import State
 from art_env.problems.problem import Problem
 
-FEATURES = ("log_velocity", "log_curvature", "rms", "turn", "x")
+FEATURES = ("log_velocity", "log_curvature", "rms", "turn", "log_change", "x", "denoised", "change", "class")
 DEFAULT_FEATURES = ("log_velocity", "log_curvature", "rms", "turn")
-MAX_X_FEATURES = 8
+# Features with an entry for each coordinate, and of how many coordinates.
+WHOLE, MAX_COORDINATES = ("x", "denoised", "change"), 8
 
 # Features hold log10 of a norm between 1e-6 and 1e6, divided by 6.
 LOG_SPAN = 6.0
@@ -35,26 +37,31 @@ class Observer:
         low, high: ``[n]`` float32, bounds of each entry.
 
     Raises:
-        ValueError: an unknown feature, or ``x`` of more than 8 coordinates.
+        ValueError: an unknown feature, a whole sample of more than 8 coordinates, or ``class`` where there is none.
     """
 
     def __init__(self, problem: Problem, features: Sequence[str], num_steps: int) -> None:
         self.features = tuple(check_name("feature", f, FEATURES) for f in features)
         self.num_steps = num_steps
         size = math.prod(problem.shape)
-        if "x" in self.features and size > MAX_X_FEATURES:
-            raise ValueError(
-                f"feature 'x' needs at most {MAX_X_FEATURES} coordinates; {problem.name!r} has {size}"
-            )
+        for name in self.features:
+            if name in WHOLE and size > MAX_COORDINATES:
+                raise ValueError(
+                    f"feature {name!r} needs at most {MAX_COORDINATES} coordinates; {problem.name!r} has {size}"
+                )
+            if name == "class" and not problem.num_classes:
+                raise ValueError(f"feature 'class': problem {problem.name!r} has no classes; leave it out")
+        self._num_classes = problem.num_classes
         self._root_n = math.sqrt(size)
         self._sigma_data = float(problem.denoiser.sigma_data)
         first = ["time", "remaining"]
-        rest = [[f"x{i}" for i in range(size)] if f == "x" else [f] for f in self.features]
+        entries = dict.fromkeys(WHOLE, size) | {"class": self._num_classes}
+        rest = [[f"{f}{i}" for i in range(entries[f])] if f in entries else [f] for f in self.features]
         self.names = (*first, *(name for part in rest for name in part))
         self.high = np.ones(len(self.names), dtype=np.float32)
-        self.low = np.where(np.arange(len(self.names)) < len(first), 0.0, -1.0).astype(np.float32)
+        positive = [name in first or name.startswith("class") for name in self.names]
+        self.low = np.where(positive, 0.0, -1.0).astype(np.float32)
 
-    @torch.no_grad()
     def __call__(self, state: State) -> Tensor:
         """``[B, n]`` float32, each entry within its bounds."""
         spread = torch.sqrt(state.sigma**2 + self._sigma_data**2)
@@ -69,10 +76,24 @@ class Observer:
                 columns.append((torch.log2(size.clamp_min(1e-9)) / 4).clamp(-1, 1))
             elif name == "turn":
                 columns.append(state.turn.clamp(-1, 1))
+            elif name == "log_change":
+                size = torch.where(state.k > 0, norm(state.change) / self._root_n, torch.ones_like(state.q))
+                columns.append(_log_feature(size))
+            elif name == "class":
+                label = state.x[:, -1].flatten(1)[:, 0].round().long()
+                columns.extend(one_hot(label, self._num_classes).to(state.x).unbind(1))
             else:
-                scaled = state.x.flatten(1) / spread[:, None] / 4
-                columns.extend(scaled.clamp(-1, 1).unbind(1))
+                columns.extend(self._whole(name, state, spread).clamp(-1, 1).unbind(1))
         return torch.stack(columns, dim=1).to(torch.float32)
+
+    def _whole(self, name: str, state: State, spread: Tensor) -> Tensor:
+        """Every coordinate of a sample, ``[B, d]``."""
+        if name == "x":
+            return state.x.flatten(1) / spread[:, None] / 4
+        if name == "change":
+            return state.change.flatten(1)
+        denoised = state.x.flatten(1) - state.sigma[:, None] * state.d.flatten(1)
+        return denoised / self._sigma_data / 4
 
 
 def _log_feature(value: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from art_env.envs.clock import Control
 from art_env.envs.state import State
 from art_env.envs.stepping import Stepper
 from art_env.envs.wasserstein import MIN_GROUP, GroupDistance
+from art_env.envs.weights import SlopeWeights
 from art_env.evaluation.features import Features
 from art_env.problems.problem import Problem
 
@@ -24,7 +25,7 @@ class Reward(Protocol):
     """A reward of one step."""
 
     def __call__(self, state: State, action: Tensor, after: State) -> Tensor:
-        """``[B]``, for the step from ``state`` to ``after`` with ``action: [B]``."""
+        """``[B]``, for the step from ``state`` to ``after`` with ``action: [B, A]``."""
 
     def local_error(self, state: State, reward: Tensor) -> Tensor | None:
         """``[B]``, the step's own error as ``info`` shows it, if the reward is made of it."""
@@ -43,7 +44,7 @@ class EulerReward:
 
     def __call__(self, state: State, action: Tensor, after: State) -> Tensor:
         """See ``Reward``."""
-        return -state.q * self.control.speed(state, action, after) ** 2 * self.dt
+        return -state.q * self.control.speed(state, action[:, 0], after) ** 2 * self.dt
 
     def local_error(self, state: State, reward: Tensor) -> Tensor:
         """``|Q| h^2 / 2`` for a step of length ``h = theta dt``."""
@@ -56,10 +57,13 @@ class LocalReward:
     Args:
         reference: exact trajectories.
         stepper: takes the step.
+        weight_rule: of a learned solver.
     """
 
-    def __init__(self, reference: ReferenceFlow, stepper: Stepper) -> None:
-        self.reference, self.stepper = reference, stepper
+    def __init__(
+        self, reference: ReferenceFlow, stepper: Stepper, weight_rule: SlopeWeights | None = None
+    ) -> None:
+        self.reference, self.stepper, self.weight_rule = reference, stepper, weight_rule
 
     def __call__(self, state: State, action: Tensor, after: State) -> Tensor:
         """See ``Reward``; costs the evaluations of one more step."""
@@ -67,7 +71,11 @@ class LocalReward:
         self.stepper.denoiser.step = int(state.k.max())
         d, _ = self.stepper.slope(exact, state.sigma)
         on_path = state._replace(x=exact, d=d, past=self.stepper.exact_past(self.reference, state))
-        end, _, _ = self.stepper.advance(on_path, after.sigma, state.k >= self.stepper.num_steps - 1)
+        weights = None
+        if self.weight_rule is not None:
+            weights = self.weight_rule.weights(action[:, 1:], after.dt, state.dt)
+        last = state.k >= self.stepper.num_steps - 1
+        end, _, _ = self.stepper.advance(on_path, after.sigma, last, weights)
         return -norm(end - self.reference.at(after.sigma, state.index))
 
     def local_error(self, state: State, reward: Tensor) -> Tensor:

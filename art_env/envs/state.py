@@ -19,6 +19,7 @@ class State(NamedTuple):
             after churn if the solver adds it.
         q: ``[B]``, ``|Q|`` where ``d`` is: exact with ``reward="euler"``, else the secant of the last two
             slopes; NaN before there are two.
+        change: ``[B, *shape]``, the last slope minus the one before, 0 before there are two.
         turn: ``[B]``, cosine between the last two slopes, 0 before there are two.
         error: ``[B]``, squared distance to the exact trajectory, per coordinate, over
             ``sigma^2 + sigma_data^2``; 0 with a stochastic solver, which does not follow it.
@@ -26,6 +27,7 @@ class State(NamedTuple):
         index: ``[B]``, row of the pools of initial noises and of step noise; -1 if there is neither.
         past: ``[B, m, *shape]``, what a multistep solver keeps of its last m steps, the latest first.
         past_sigma: ``[B, m]``, their noise levels; 0 where there was no such step.
+        dt: ``[B]``, the part of the budget that the last step took; 0 before the first.
     """
 
     x: Tensor
@@ -34,9 +36,11 @@ class State(NamedTuple):
     k: Tensor
     d: Tensor
     q: Tensor
+    change: Tensor
     turn: Tensor
     error: Tensor
     nfe: Tensor
     index: Tensor  # type: ignore[assignment]
     past: Tensor
     past_sigma: Tensor
+    dt: Tensor

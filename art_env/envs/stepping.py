@@ -10,7 +10,8 @@ from torch import Tensor
 from art_env.diffusion.denoiser import CheckedDenoiser
 from art_env.diffusion.noise import StepNoise
 from art_env.diffusion.ode import ReferenceFlow, curvature, norm
-from art_env.diffusion.solvers import Solver, SolverState, to_d
+from art_env.diffusion.solvers import Solver
+from art_env.diffusion.steps import SolverState, to_d
 from art_env.envs.state import State
 from art_env.problems.problem import Problem
 
@@ -68,8 +69,10 @@ class Stepper:
         calls = torch.where(self._is_euler(sigma_next, last), 1, self.solver.evals_per_step)
         return calls * self.denoiser.nfe_per_call
 
-    def advance(self, state: State, sigma_next: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The next ``x``, ``past`` and ``past_sigma``."""
+    def advance(
+        self, state: State, sigma_next: Tensor, last: Tensor, weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The next ``x``, ``past`` and ``past_sigma``; ``weights: [B, m]`` of a learned solver's step."""
 
         def take(
             rows: Tensor | None, step: Callable[..., tuple[Tensor, SolverState]]
@@ -77,6 +80,8 @@ class Stepper:
             pick = (lambda v: v) if rows is None else (lambda v: v[rows])
             kept = (state.d, state.past, state.past_sigma, state.k, state.index)
             solver_state = self._solver_state(*(pick(v) for v in kept))
+            if weights is not None:
+                solver_state = solver_state._replace(weights=pick(weights))
             return step(self.denoiser, pick(state.x), pick(state.sigma), pick(sigma_next), solver_state)
 
         euler = self._is_euler(sigma_next, last)

@@ -104,7 +104,7 @@ class ARTVectorEnv(BaseEnv, VectorEnv):
         return self._get_obs(), self._masked(self._arrays(self.dynamics.state_info(self._state)), mask)
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Take one solver step in every row; ``actions: [num_envs, 1]``.
+        """Take one solver step in every row; ``actions: [num_envs, A]``.
 
         Raises:
             ValueError: actions of the wrong shape, or not finite.

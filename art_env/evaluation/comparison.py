@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from art_env._util.files import atomic_path
@@ -93,6 +93,7 @@ def compare(
     names: Sequence[str],
     given: Sequence[Schedule] = (),
     progress: Callable[[str], None] = lambda text: None,
+    more: Callable[[Schedule], list[Score]] | None = None,
 ) -> Comparison:
     """Score schedules by name and given ones at every number of steps.
 
@@ -102,6 +103,7 @@ def compare(
         names: texts that ``art_env.schedules.registry`` knows; with ``oracle`` among them there are ratios.
         given: further schedules, resampled to each K.
         progress: called with what has just been finished, ``len(num_steps) (len(names) + len(given)) + 1`` times.
+        more: called with each oracle, for further rows at its number of steps.
 
     Raises:
         ValueError, FileNotFoundError, ImportError: as ``make_schedule``.
@@ -130,6 +132,8 @@ def compare(
         for schedule in grids:
             found.rows += evaluator.rows(schedule, oracle)
             progress(f"{schedule.name} K={K}")
+        if more is not None and oracle is not None:
+            found.rows += more(oracle)
         found.grids[K] = grids
     return found
 
@@ -142,5 +146,5 @@ def with_own_names(schedules: Sequence[Schedule], taken: Sequence[str]) -> list[
         while name in used:
             name, i = f"{schedule.name} ({i})", i + 1
         used.add(name)
-        out.append(Schedule(schedule.sigmas, name, schedule.meta))
+        out.append(replace(schedule, name=name))
     return out

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from art_env._util.names import check_name
 from art_env.diffusion.noise import StepNoise
 from art_env.diffusion.ode import ReferenceFlow
-from art_env.diffusion.solvers import Solver, get_solver, require_deterministic, sample
+from art_env.diffusion.solvers import Solver, check_weights, get_solver, require_deterministic, sample
 from art_env.evaluation.feature_statistics import FeatureStatistics
 from art_env.evaluation.features import Features
 from art_env.evaluation.fid import InceptionFID
@@ -116,14 +117,16 @@ class Evaluator:
     # Scores
 
     def check(self, schedule: Schedule) -> None:
-        """Refuse a schedule made for another noise range.
+        """Refuse a schedule made for another noise range or solver.
 
         Log-SNR may end at 1e-4 on a problem that runs to 0 by itself.
 
         Raises:
-            ValueError: its first or last noise level is not the problem's.
+            ValueError: its first or last noise level is not the problem's, or its weights are not for this solver.
         """
         check_fit(schedule, self.problem)
+        if schedule.weights is not None:
+            check_weights(schedule.weights, self.solver, schedule.num_steps)
 
     def rows(self, schedule: Schedule, oracle: Schedule | None = None) -> list[Score]:
         """Every metric of the problem for one schedule, ``rmse`` first (unless the solver is stochastic).
@@ -233,7 +236,7 @@ class Evaluator:
         began = time.perf_counter()
         found = make_schedule("oracle", self.problem, num_steps, self.solver, self.reference(), starts)
         seconds = round(time.perf_counter() - began, 2)
-        found = Schedule(found.sigmas, found.name, {**found.meta, "seconds": seconds})
+        found = replace(found, meta={**found.meta, "seconds": seconds})
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         found.save(path)
         return found
@@ -372,7 +375,10 @@ class Evaluator:
         denoiser, K = self.problem.denoiser, schedule.num_steps
         if not self.solver.stochastic:
             return torch.cat(
-                [sample(denoiser, part, schedule.sigmas, self.solver) for part in x.split(BATCH)]
+                [
+                    sample(denoiser, part, schedule.sigmas, self.solver, weights=schedule.weights)
+                    for part in x.split(BATCH)
+                ]
             )
         if i not in self._noises:
             given = self.problem.given_channels

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from torch import Tensor
 
 from art_env.evaluation.results import Score
@@ -24,9 +26,16 @@ LABELS = {
 
 
 def schedule_figure(schedules: Sequence[Schedule], title: str = "", highlight: str | None = None) -> Figure:
-    """Noise level at each step, one line a schedule; ``highlight``: the name of the thick one."""
-    figure = Figure(figsize=(7, 4.5), dpi=110, layout="constrained")
-    axes = figure.subplots()
+    """Noise level at each step, one line a schedule; ``highlight``: the name of the thick one.
+
+    Below, if some schedules have them, the weights of the steps.
+    """
+    weighted = [s for s in schedules if s.weights is not None]
+    figure = Figure(figsize=(7, 6.5 if weighted else 4.5), dpi=110, layout="constrained")
+    panels = figure.subplots(
+        2 if weighted else 1, 1, height_ratios=[2, 1] if weighted else None, squeeze=False
+    )
+    axes = panels[0, 0]
     lowest = min(float(s.sigmas[s.sigmas > 0].min()) for s in schedules)
     for i, schedule in enumerate(schedules):
         strong = schedule.name == highlight
@@ -44,7 +53,31 @@ def schedule_figure(schedules: Sequence[Schedule], title: str = "", highlight: s
     axes.set(xlabel="step / number of steps", ylabel="sigma", title=title)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
+    if weighted:
+        _draw_weights(panels[1, 0], schedules, highlight)
     return figure
+
+
+def _draw_weights(axes: Axes, schedules: Sequence[Schedule], highlight: str | None) -> None:
+    """The weights of each step after the first, in the colours of ``schedule_figure``."""
+    for i, schedule in enumerate(schedules):
+        if schedule.weights is None:
+            continue
+        strong = schedule.name == highlight
+        for j, column in enumerate(schedule.weights.T):
+            steps = np.arange(j + 1, schedule.num_steps)
+            label = f"{schedule.name}, w{j + 1}"
+            style: dict[str, Any] = {
+                "color": f"C{i % 10}",
+                "linewidth": 2.5 if strong else 1.2,
+                "label": label,
+            }
+            axes.plot(steps, column[steps], marker="os^"[j], linestyle=("-", "--", ":")[j], **style)
+    axes.axhline(0.0, color="0.6", linewidth=0.8)
+    axes.set(xlabel="step", ylabel="weights of the slope")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, ncols=2, fontsize=8)
 
 
 def samples_figure(sets: Mapping[str, Tensor], title: str = "") -> Figure:

@@ -21,7 +21,15 @@ from art_env._util.cli import run_command
 from art_env._util.files import write_text
 from art_env._util.names import look_up
 from art_env.export.diffusers import _ramp, diffusers_kwargs
-from art_env.export.formats import _levels, _numbers, to_comfyui, to_diff_sampler, to_edm, to_flow
+from art_env.export.formats import (
+    _levels,
+    _numbers,
+    check_plain,
+    to_comfyui,
+    to_diff_sampler,
+    to_edm,
+    to_flow,
+)
 from art_env.schedules.schedule import Schedule
 
 
@@ -44,6 +52,7 @@ class Args:
 
 def _diffusers(args: Args, schedule: Schedule, name: str) -> dict[str, Any] | None:
     """The arguments for the scheduler of the config file; None without such a file."""
+    check_plain(schedule, name)
     if args.scheduler_config is None:
         return None
     try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from art_env.export.formats import _levels, to_flow
+from art_env.export.formats import _levels, check_plain, to_flow
 from art_env.schedules.schedule import Array, Schedule
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def diffusers_kwargs(
             f"{', '.join(n for n in GRIDS if n != QUANTIZED)}, and {QUANTIZED} with quantize=True. "
             "Put one in with Scheduler.from_config(pipe.scheduler.config)"
         )
+    check_plain(schedule, name)
     kwargs, expected, rtol = GRIDS[name](schedule, scheduler, quantize=quantize, mu=mu)
     trial = copy.deepcopy(scheduler)
     trial.set_timesteps(**kwargs, **_mu(mu))

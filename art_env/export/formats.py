@@ -27,6 +27,7 @@ def to_k_diffusion(
     """
     import torch
 
+    check_plain(schedule, "k-diffusion")
     sigmas = torch.tensor(schedule.sigmas, dtype=dtype or torch.float32, device=device)
     same = (sigmas[1:] >= sigmas[:-1]).nonzero()
     if len(same):
@@ -51,6 +52,7 @@ def to_edm(schedule: Schedule) -> list[float]:
 
 def to_comfyui(schedule: Schedule) -> str:
     """Text for ComfyUI's node ManualSigmas: all noise levels, in full precision."""
+    check_plain(schedule, "ComfyUI")
     # ManualSigmas looks for digits and dots: it would read 1e-05 as two numbers.
     return ", ".join(np.format_float_positional(s, trim="0") for s in schedule.sigmas)
 
@@ -63,6 +65,7 @@ def to_diff_sampler(schedule: Schedule) -> str:
     Raises:
         ValueError: the schedule ends at 0, which diff-sampler never reaches.
     """
+    check_plain(schedule, "diff-sampler")
     if schedule.final_sigmas_type == "zero":
         raise ValueError(
             f"schedule {schedule.name!r} ends at 0, where diff-sampler's solvers divide by the noise level; "
@@ -93,8 +96,22 @@ def to_flow(schedule: Schedule, shift: float = 1.0) -> Array:
     return levels / (levels + shift)
 
 
+def check_plain(schedule: Schedule, where: str) -> None:
+    """Refuse a schedule whose weights would be lost.
+
+    Raises:
+        ValueError: it has weights.
+    """
+    if schedule.weights is not None:
+        raise ValueError(
+            f"schedule {schedule.name!r} has weights for {schedule.solver}, and {where} has no place for them; learn "
+            "one with a solver of that program, such as solver='dpmpp_2m'"
+        )
+
+
 def _levels(schedule: Schedule, where: str) -> Array:
     """The levels above 0, ``[K]``, for a target that appends the 0 itself."""
+    check_plain(schedule, where)
     if schedule.final_sigmas_type != "zero":
         raise ValueError(
             f"schedule {schedule.name!r} ends at sigma={schedule.sigma_end:g}, but {where} goes on to 0 and would "

@@ -107,6 +107,7 @@ def _digits_class(final_sigmas_type: str) -> Problem:
         denoiser=LabelledDenoiser(model),
         given=lambda n, seed: _labels(n, seed)[:, None, None, None].expand(n, 1, *model.shape[1:]),
         given_channels=1,
+        num_classes=10,
     )
 
 

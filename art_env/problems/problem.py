@@ -117,6 +117,7 @@ class Problem:
         given: ``(n, seed) -> [n, channels, ...]``, the conditions of the initial noises: the last channels of a
             sample, which the flow leaves alone.
         given_channels: how many channels they are.
+        num_classes: the condition is one of so many classes, its number in the last channel; 0: it is not a class.
         decode: from the space of the flow (without conditions) to images.
         linear: the denoiser is linear and the data N(0, sigma_data^2): errors are exact, without sampling.
         num_knots: of reference trajectories.
@@ -139,6 +140,7 @@ class Problem:
     num_data: int | None = None
     given: Callable[[int, int], Tensor] | None = field(default=None, repr=False)
     given_channels: int = 0
+    num_classes: int = 0
     decode: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
     linear: bool = False
     num_knots: int = 257

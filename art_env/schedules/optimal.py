@@ -11,7 +11,8 @@ from torch import Tensor
 
 from art_env.diffusion.denoiser import Denoiser
 from art_env.diffusion.ode import ReferenceFlow, norm
-from art_env.diffusion.solvers import Solver, SolverState, euler_step, require_deterministic, sample
+from art_env.diffusion.solvers import Solver, require_deterministic, sample
+from art_env.diffusion.steps import SolverState, euler_step
 from art_env.schedules.schedule import Array, Schedule, check_num_steps, from_sigmas
 
 
@@ -22,6 +23,23 @@ def closed_form(reference: ReferenceFlow, num_steps: int) -> Schedule:
     """
     density = reference.curvature_norms().mean(1).sqrt().cpu().numpy()
     return equal_density(reference, density, num_steps, "closed_form")
+
+
+def gain_of_seeing(reference: ReferenceFlow) -> float:
+    """What a clock that sees the sample can win of the paper's objective, as a part of the best fixed clock's cost.
+
+    The best fixed clock costs ``(integral sqrt(E|Q|))^2``, the best clock of each trajectory ``E (integral
+    sqrt(|Q|))^2``: their ratio, at most 1, costs no evaluation. It is about Euler's steps, and hindsight, which no
+    policy has.
+    """
+    norms = reference.curvature_norms()
+    widths = -reference.sigmas.diff()
+
+    def integral(density: Tensor) -> Tensor:
+        return (0.5 * (density[1:] + density[:-1]) * widths.reshape(-1, *[1] * (density.ndim - 1))).sum(0)
+
+    alone = integral(norms.sqrt()).square().mean()
+    return float(alone / integral(norms.mean(1).sqrt()).square())
 
 
 def equal_density(reference: ReferenceFlow, density: Array, num_steps: int, name: str) -> Schedule:
@@ -129,18 +147,22 @@ def dynamic_programming(
 def final_rmse(
     denoiser: Denoiser,
     reference: ReferenceFlow,
-    sigmas: Tensor | Array,
+    schedule: Schedule | Tensor | Array,
     solver: str | Solver,
     batch_size: int = 4096,
 ) -> float:
     """Paired RMSE over all coordinates between the sampler's end and the exact end, from the same noises.
 
     Raises:
-        ValueError: a stochastic solver.
+        ValueError: a stochastic solver, or a schedule with weights for another one.
     """
     solver = require_deterministic(solver, "the final RMSE")
+    sigmas, weights = (
+        (schedule.sigmas, schedule.weights) if isinstance(schedule, Schedule) else (schedule, None)
+    )
     total = 0.0
     with torch.no_grad():
         for x, end in zip(reference.start.split(batch_size), reference.x_end.split(batch_size), strict=True):
-            total += float((sample(denoiser, x, sigmas, solver) - end).square().sum())
+            ends = sample(denoiser, x, sigmas, solver, weights=weights)
+            total += float((ends - end).square().sum())
     return float(np.sqrt(total / reference.x_end.numel()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from scipy.optimize import minimize
@@ -35,7 +36,7 @@ def gits(
     """
     path = dynamic_programming(denoiser, reference, num_steps, "euler", num_candidates, coefficient)
     name = "gits" if coefficient == 1 else f"gits:coefficient={coefficient:g}"
-    return Schedule(path.sigmas, name, path.meta)
+    return replace(path, name=name)
 
 
 def sdm(reference: ReferenceFlow, num_steps: int, q: float = 0.25) -> Schedule:

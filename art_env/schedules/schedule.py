@@ -1,4 +1,4 @@
-"""Schedule: the list of noise levels that a sampler walks down."""
+"""Schedule: the list of noise levels that a sampler walks down, perhaps with weights for each step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from scipy.interpolate import PchipInterpolator
 from art_env._util.files import write_text
 
 FORMAT = "art-schedule"
-VERSION = 1
+# Version 2 has weights; a schedule without them is written as version 1, which older releases read.
+VERSION, VERSION_WITH_WEIGHTS = 1, 2
+# Of a step: learned_4m has three.
+MAX_WEIGHTS = 3
 Array = NDArray[np.float64]
 
 
@@ -28,14 +31,17 @@ class Schedule:
         sigmas: ``[num_steps + 1]``, strictly descending, finite, the first > 0, the last >= 0.
         name: what tables call it.
         meta: where it comes from (problem, solver, objective, seed, versions); must be JSON.
+        weights: ``[num_steps, m]``, for the solver ``learned_{m+1}m``; None: the list serves any solver.
 
     Raises:
-        ValueError: the list is not a schedule; names the index and the value.
+        ValueError: the list is not a schedule, or weights of another shape or not finite; names the index and the
+            value.
     """
 
     sigmas: Array
     name: str = "schedule"
     meta: Mapping[str, Any] = field(default_factory=dict)
+    weights: Array | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -60,20 +66,31 @@ class Schedule:
         sigmas.setflags(write=False)
         object.__setattr__(self, "sigmas", sigmas)
         object.__setattr__(self, "meta", dict(self.meta))
+        if self.weights is not None:
+            object.__setattr__(self, "weights", _checked_weights(self.weights, len(sigmas) - 1))
 
     def __len__(self) -> int:
         return len(self.sigmas)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Schedule) and np.array_equal(self.sigmas, other.sigmas)
+        if not isinstance(other, Schedule) or not np.array_equal(self.sigmas, other.sigmas):
+            return False
+        if self.weights is None or other.weights is None:
+            return self.weights is other.weights
+        return np.array_equal(self.weights, other.weights)
 
     def __hash__(self) -> int:
-        return hash(self.sigmas.tobytes())
+        return hash((self.sigmas.tobytes(), None if self.weights is None else self.weights.tobytes()))
 
     @property
     def num_steps(self) -> int:
         """Solver steps: one fewer than noise levels."""
         return len(self.sigmas) - 1
+
+    @property
+    def solver(self) -> str | None:
+        """The solver that the weights are for; None without weights."""
+        return None if self.weights is None else f"learned_{self.weights.shape[1] + 1}m"
 
     @property
     def sigma_max(self) -> float:
@@ -140,6 +157,11 @@ class Schedule:
             )
         if num_steps == self.num_steps:
             return self
+        if self.weights is not None:
+            raise ValueError(
+                f"schedule {self.name!r} has weights, which belong to its {self.num_steps} steps; learn another for "
+                f"num_steps = {num_steps}, or resample its plain list: Schedule(schedule.sigmas)"
+            )
         if keep_zero:
             K = self.num_steps
             old = np.linspace(0.0, 1.0, K) if K > 1 else np.zeros(1)
@@ -176,11 +198,12 @@ class Schedule:
         """A JSON text that ``from_json`` reads back exactly."""
         body = {
             "format": FORMAT,
-            "version": VERSION,
+            "version": VERSION if self.weights is None else VERSION_WITH_WEIGHTS,
             "name": self.name,
             "num_steps": self.num_steps,
             "final_sigmas_type": self.final_sigmas_type,
             "sigmas": [float(s) for s in self.sigmas],
+            **({} if self.weights is None else {"solver": self.solver, "weights": self.weights.tolist()}),
             "meta": self.meta,
         }
         return json.dumps(body, indent=2) + "\n"
@@ -200,9 +223,16 @@ class Schedule:
             ) from error
         if not isinstance(body, dict) or body.get("format") != FORMAT:
             raise ValueError(f'not a schedule: expected an object with "format": "{FORMAT}"')
-        if body.get("version") != VERSION:
+        version, weights = body.get("version"), body.get("weights")
+        if version not in (VERSION, VERSION_WITH_WEIGHTS):
             raise ValueError(
-                f"schedule version {body.get('version')!r} is not {VERSION}; write it again with this release"
+                f"schedule version {version!r} is not {VERSION} or {VERSION_WITH_WEIGHTS}; write it again with this "
+                "release"
+            )
+        if (version == VERSION_WITH_WEIGHTS) != (weights is not None):
+            raise ValueError(
+                f'schedule version {version} with "weights" = {weights!r}: version {VERSION_WITH_WEIGHTS} has them, '
+                f"version {VERSION} does not"
             )
         sigmas = body.get("sigmas")
         if not isinstance(sigmas, list):
@@ -210,11 +240,17 @@ class Schedule:
         meta = body.get("meta", {})
         if not isinstance(meta, dict):
             raise ValueError(f'schedule "meta" is {type(meta).__name__}, not an object')
-        schedule = cls(cast("Array", sigmas), str(body.get("name", "schedule")), meta)
+        schedule = cls(
+            cast("Array", sigmas), str(body.get("name", "schedule")), meta, cast("Array | None", weights)
+        )
         if body.get("num_steps", schedule.num_steps) != schedule.num_steps:
             raise ValueError(
                 f"num_steps = {body['num_steps']!r} but sigmas has {schedule.num_steps + 1} entries "
                 "(num_steps + 1 expected)"
+            )
+        if body.get("solver", schedule.solver) != schedule.solver:
+            raise ValueError(
+                f"solver = {body['solver']!r}, but weights of this shape are those of {schedule.solver!r}"
             )
         return schedule
 
@@ -239,6 +275,22 @@ class Schedule:
             raise ValueError(f"{path}: {error}") from error
 
 
+def _checked_weights(given: object, num_steps: int) -> Array:
+    try:
+        weights = np.array(given, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"weights is not a table of numbers: {error}") from error
+    if weights.ndim != 2 or len(weights) != num_steps or not 1 <= weights.shape[1] <= MAX_WEIGHTS:
+        raise ValueError(
+            f"weights has shape {weights.shape}; give 1 to {MAX_WEIGHTS} weights for each of {num_steps} steps"
+        )
+    if not np.isfinite(weights).all():
+        k, j = (int(i) for i in np.argwhere(~np.isfinite(weights))[0])
+        raise ValueError(f"weights[{k}][{j}] = {weights[k, j]} is not finite")
+    weights.setflags(write=False)
+    return weights
+
+
 def check_num_steps(num_steps: object) -> int:
     """Return ``num_steps`` if it is a whole number of at least 1.
 
@@ -250,6 +302,8 @@ def check_num_steps(num_steps: object) -> int:
     return int(num_steps)
 
 
-def from_sigmas(sigmas: Sequence[float] | Array, name: str, **meta: Any) -> Schedule:
+def from_sigmas(
+    sigmas: Sequence[float] | Array, name: str, *, weights: Array | None = None, **meta: Any
+) -> Schedule:
     """``Schedule`` with its meta as keywords."""
-    return Schedule(np.asarray(sigmas, dtype=np.float64), name, meta)
+    return Schedule(np.asarray(sigmas, dtype=np.float64), name, meta, weights)

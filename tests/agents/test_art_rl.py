@@ -306,18 +306,30 @@ def test_a_total_that_is_no_multiple_of_the_rollout_never_climbs() -> None:
 # The update
 
 
-def test_groups_share_noises_and_exploration_in_opposite_pairs() -> None:
-    env = _env(12, 4, features=("rms", "log_velocity"))
+@pytest.mark.parametrize("features", [(), ("rms", "log_velocity")])
+def test_groups_share_noises_and_explore_in_opposite_pairs(features) -> None:
+    env = _env(12, 4, features=features)
     model = ARTRL("ARTPolicy", env, seed=0)
     _collect(model)
     buffer = model.rollout_buffer
     first = buffer.observations[0].reshape(4, 3, -1)
     assert (first == first[:1]).all()
-    assert len(np.unique(first[0, :, 3])) == 3
     actions = buffer.actions[0, :, 0].reshape(4, 3)
-    assert (actions == actions[:, :1]).all()
     assert (actions[:2] == -actions[2:]).all()
-    assert len(np.unique(actions)) == 4
+    if features:  # a policy that tells rows apart lets each explore by itself
+        assert len(np.unique(first[0, :, 3])) == 3
+        assert len(np.unique(actions)) == 12
+    else:
+        assert (actions == actions[:, :1]).all()
+        assert len(np.unique(actions)) == 4
+
+
+def test_exploration_of_several_controls_is_opposite_too() -> None:
+    space = gym.spaces.Box(-1, 1, (2,))
+    policy = ARTPolicy(gym.spaces.Box(-1, 1, (3,)), space, lambda _: 0.1, num_steps=3, noise_groups=3)
+    offsets = policy(torch.zeros(12, 3))[0].detach().reshape(3, 4, 2)
+    assert torch.equal(offsets[0], -offsets[2])
+    assert len(torch.unique(offsets.abs())) == 16
 
 
 def test_without_groups_every_row_explores_by_itself() -> None:
@@ -360,6 +372,20 @@ def test_actor_gradient_by_hand() -> None:
     assert model.policy.table.values[:, 0].detach().numpy() == pytest.approx(step, rel=1e-3)
 
 
+def test_rows_that_explore_by_themselves_are_a_sample_each() -> None:
+    """The scale of the advantages with features: their spread over rows, not over means of groups."""
+    model = ARTRL("ARTPolicy", _env(4, 2, num_steps=2, features=("rms",)), seed=0, std_start=0.5, std_end=0.5)
+    _collect(model)
+    buffer = model.rollout_buffer
+    model.initial_noises.weights = np.ones(2)
+    buffer.rewards[:], buffer.returns[:] = 0.0, 1.0
+    buffer.advantages[:] = [[1.0, -3.0, -1.0, 3.0], [2.0, 5.0, -2.0, -5.0]]
+    weights = buffer.advantages / buffer.advantages.std(ddof=1)
+    score = (weights * buffer.actions[..., 0] / 0.5**2).sum(1) / 8
+    model.train()
+    assert model.policy.table.values.grad[:, 0].numpy() == pytest.approx(-score, rel=1e-4)
+
+
 def test_the_reward_before_an_action_is_no_part_of_its_advantage() -> None:
     """Large rewards of the first step, of which the second has no part: they cancel."""
     grads = []
@@ -397,7 +423,7 @@ def test_begins_with_a_schedule() -> None:
     actions = SchedulePolicy(schedule, _dynamics(env)).actions
     model.policy.set_table(actions)
     assert distill(model, _dynamics(env), 4).sigmas == pytest.approx(schedule.sigmas, rel=1e-4)
-    model.policy.set_table(actions[:, None])
+    model.policy.set_table(actions[:, 0])
     for bad in (actions[:3], actions + np.nan, actions + 2.0):
         with pytest.raises(ValueError, match="actions"):
             model.policy.set_table(bad)

@@ -120,4 +120,4 @@ def test_reads_only_time() -> None:
     )
     obs = torch.rand(K, 5).numpy()
     obs[:, 0] = np.arange(K, dtype=np.float32) / K
-    assert (policy.predict(obs)[0][:, 0] == policy.actions).all()
+    assert (policy.predict(obs)[0] == policy.actions).all()

@@ -39,6 +39,7 @@ class Landscape:
 
     def __init__(self, num_steps: int = 3, pool: int = 512, kill_after: int | None = None) -> None:
         self.num_steps, self.pool_size, self.kill_after = num_steps, pool, kill_after
+        self.used_actions = np.arange(num_steps)[:, None] < num_steps - 1
         self.weights = np.exp(np.random.default_rng(0).standard_normal(pool))
         self.rows = self.evaluations = self.calls = 0
         self.surveys: list[np.ndarray] = []
@@ -56,7 +57,7 @@ class Landscape:
         self.evaluations += 2 * len(actions) * len(noises)
         if len(actions) == 1:
             self.surveys.append(noises)
-        return -self.error(actions[:, : self.num_steps - 1])[:, None] * self.weights[noises]
+        return -self.error(actions[:, : self.num_steps - 1, 0])[:, None] * self.weights[noises]
 
     def schedule(self, actions: np.ndarray) -> Schedule:
         return Schedule(np.linspace(80.0, 0.002, self.num_steps + 1))
@@ -73,6 +74,7 @@ def _run(landscape: Landscape, rollouts: int = 1130, options: Options = OPTIONS,
     "settings",
     [
         {"solver": "heun"},
+        {"solver": "learned_3m"},
         {"solver": "ipndm"},
         {"solver": "dpmpp_2m", "reward": "local"},
         {"solver": "euler_maruyama"},
@@ -83,16 +85,14 @@ def test_the_objective_is_what_the_environment_pays(settings: dict) -> None:
     dynamics = Dynamics(problem="mixture-1d", num_noises=32, num_steps=K, group_size=M, **settings)
     objective = Objective(dynamics, batch=M)
     rng = np.random.default_rng(0)
-    actions, noises = rng.uniform(-0.5, 0.5, (G, K - 1)), rng.integers(32, size=2 * M)
+    actions, noises = rng.uniform(-0.5, 0.5, (G, K, dynamics.num_actions)), rng.integers(32, size=2 * M)
     returns = objective(actions, noises)
     assert returns.shape == (G, 2 * M)
     assert objective.rows == 2 * G * M
     assert objective.evaluations == dynamics.denoiser.evals > 0
-    whole = np.pad(actions, ((0, 0), (0, 1)))
-    np.testing.assert_array_equal(objective(whole, noises), returns)
     state = dynamics.initial(index=torch.from_numpy(np.tile(noises, G)))
     total = torch.zeros(2 * G * M, dtype=torch.float64)
-    for column in torch.from_numpy(whole).repeat_interleave(2 * M, 0).unbind(1):
+    for column in torch.from_numpy(actions).repeat_interleave(2 * M, 0).unbind(1):
         after = dynamics.transition(state, column)
         total += dynamics.reward(state, column, after)
         state = after
@@ -138,11 +138,11 @@ def _climb(strategy: Strategy, scales: np.ndarray, best: np.ndarray, updates: in
 
 def test_pgpe_climbs() -> None:
     best = np.array([0.3, 0.1, -0.2, 0.4])
-    assert _climb(PGPE(np.zeros(4), 16, 0.03, 0.18, 0.012), np.ones(4), best, 200) < 0.02
+    assert _climb(PGPE(np.zeros(4), (4,), 16, 0.03, 0.18, 0.012), np.ones(4), best, 200) < 0.02
 
 
 def test_pgpe_explores_in_antithetic_pairs_smooth_at_first() -> None:
-    strategy = PGPE(np.zeros(20), 1000, 0.03, 0.1, 0.01)
+    strategy = PGPE(np.zeros(20), (20,), 1000, 0.03, 0.1, 0.01)
     for done, std in ((0.0, 0.1), (1.0, 0.01)):
         offsets = strategy.ask(np.random.default_rng(0), done)
         np.testing.assert_allclose(offsets[:500], -offsets[500:])
@@ -288,7 +288,7 @@ def test_finds_the_valley_that_one_start_misses() -> None:
         for seed in range(6):
             landscape = Landscape()
             actions = _run(landscape, options=options, seed=seed).actions
-            errors.append(float(landscape.error(actions[None, :-1])[0]))
+            errors.append(float(landscape.error(actions[None, :-1, 0])[0]))
         found.append(sum(e < 0.01 for e in errors))
     assert found[0] <= 1
     assert found[1] >= 5
@@ -296,7 +296,7 @@ def test_finds_the_valley_that_one_start_misses() -> None:
 
 def test_a_single_step_has_nothing_to_choose(tmp_path: Path) -> None:
     found = _run(Landscape(1), record=Record(tmp_path / "search.npz"))
-    assert found.actions.tolist() == [0.0]
+    assert found.actions.tolist() == [[0.0]]
     assert found.env_steps == 0
 
 
@@ -389,7 +389,7 @@ def test_a_search_of_a_stochastic_solver() -> None:
     objective = Objective(dynamics, batch=512)
     found = ScheduleSearch(objective, 150 * 512 * 4, Options(population=8, noises=64)).run()
     noises = np.arange(1024)
-    assert objective(found.actions[None], noises).mean() > objective(np.zeros((1, 4)), noises).mean()
+    assert objective(found.actions[None], noises).mean() > objective(np.zeros((1, 4, 1)), noises).mean()
 
 
 TINY = {

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from agents.training import Training, report
 from art_env.problems import problem as problems
 from art_env.problems.library import make_problem
 from art_env.schedules import Schedule
+from benchmarks.running import make_settings
 
 ROOT = Path(__file__).parents[2]
 # 10 updates of 32 rows of 4 steps: seconds.
@@ -642,6 +644,25 @@ def test_a_policy_begins_where_a_search_ended(features, run, tmp_path) -> None:
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["env_steps"] == 40 * 64 * 3  # half of them are the search's
     assert (tmp_path / "run" / "checkpoints" / "search.npz").is_file()
+
+
+def test_a_policy_that_begins_where_a_search_ended_explores_narrowly() -> None:
+    for init, expected in (("base", (0.05, 0.18)), ("search", (0.005, 0.03))):
+        settings = make_settings("art", problem="mixture-1d", num_envs=64, num_noises=64, init=init)
+        model = settings.make_model(Training(settings).make_env(0), 1000)
+        assert (model.learning_rate, model.std_start) == expected
+    assert replace(settings, std_start=0.1).make_model(model.env, 1000).std_start == 0.1
+
+
+def test_rows_by_default() -> None:
+    """Fewer with features, but not where groups of samples are compared."""
+    problem, features = make_problem("mixture-1d"), ("rms",)
+    plain, seeing = (make_settings("art", problem="mixture-1d", features=f) for f in ((), features))
+    rows, total = plain.size(problem, False)
+    assert seeing.size(problem, False) == (256, total)
+    assert rows > 256
+    assert seeing.size(problem, True)[0] == plain.size(problem, True)[0]
+    assert replace(seeing, num_envs=512).size(problem, False) == (512, total)
 
 
 def test_a_policy_begins_with_a_schedule(run, tmp_path) -> None:

@@ -237,3 +237,30 @@ def test_giant_step_pays_until_its_cost_exceeds_the_optimum(mixture):
         worse, better = (final_rmse(problem.denoiser, reference, g.sigmas, "euler") for g in (giant, fair))
         assert worse > 3 * better
     assert pays == {5: True, 400: False}
+
+
+# 7. One weight a step
+
+
+@pytest.mark.parametrize("r", [1 / 8, 1 / 2, 1.0, 2.0, 8.0])
+def test_one_weight_mends_two_steps(gaussian, r):
+    """``(r + 1/r) / 2`` removes the second-order error of both steps, ``r / 2`` that of its own."""
+    denoiser = gaussian[0].denoiser
+    x = torch.ones(1, 1, dtype=torch.float64)
+
+    def error(H: float, weight: float) -> float:
+        sigmas = np.array([2.0, 2.0 - H / (1 + r), 2.0 - H])
+        exact = np.sqrt((1 + sigmas[-1] ** 2) / (1 + sigmas[0] ** 2))
+        return float(sample(denoiser, x, sigmas, "learned_2m", weights=np.array([[0.0], [weight]]))) - exact
+
+    def best(H: float) -> float:
+        """The error is linear in the weight."""
+        return -error(H, 0.0) / (error(H, 1.0) - error(H, 0.0))
+
+    mending, adams_bashforth = (r + 1 / r) / 2, r / 2
+    distances = [abs(best(H) / mending - 1) for H in (0.2, 0.1, 0.05)]
+    assert distances[2] < distances[1] < distances[0]
+    assert distances[2] < 0.025
+    orders = [np.log2(error(0.1, w) / error(0.05, w)) for w in (mending, adams_bashforth)]
+    assert orders[0] > 2.95
+    assert orders[1] < orders[0] - 0.3

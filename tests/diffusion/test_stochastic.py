@@ -17,7 +17,7 @@ from agents.art_rl import ARTRL
 from agents.distill import distill
 from art_env.diffusion import SOLVERS, CheckedDenoiser, Churn, GaussianDenoiser, edm_churn, sample
 from art_env.diffusion.noise import BLOCK, StepNoise
-from art_env.diffusion.solvers import SolverState, heun_step, to_d
+from art_env.diffusion.steps import SolverState, heun_step, to_d
 from art_env.envs.dynamics import Dynamics
 from art_env.envs.env import ARTEnv
 from art_env.envs.sb3 import to_sb3

@@ -49,7 +49,9 @@ def _run(env, actions, **reset):
     done = False
     for action in actions:
         assert not done
-        obs, reward, done, truncated, info = env.step(np.array([action], np.float32))
+        # The weights of a learned solver stay its default.
+        entries = np.append(action, np.zeros(env.action_space.shape[0] - 1))
+        obs, reward, done, truncated, info = env.step(entries.astype(np.float32))
         assert truncated is False
         observations.append(obs)
         rewards.append(reward)
@@ -207,7 +209,7 @@ def test_speed_may_miss_the_end_and_is_held_in_the_range():
     assert infos[-1]["final_sigma_mismatch"] == 0.0
 
 
-@pytest.mark.parametrize("solver", ODE)
+@pytest.mark.parametrize("solver", [name for name in ODE if not SOLVERS[name].num_weights])
 @pytest.mark.parametrize("reward", ["euler", "local", "global"])
 @pytest.mark.parametrize("final_sigmas_type", ["zero", "sigma_min"])
 def test_speed_survives_arriving_early(solver, reward, final_sigmas_type):

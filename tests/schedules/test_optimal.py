@@ -10,7 +10,7 @@ import torch
 from scipy.integrate import quad
 
 from art_env.diffusion import get_solver, sample
-from art_env.diffusion.solvers import SolverState, euler_step
+from art_env.diffusion.steps import SolverState, euler_step
 from art_env.problems.library import make_problem
 from art_env.schedules import (
     Schedule,

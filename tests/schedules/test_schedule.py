@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +111,7 @@ def _edited(**changes):
         ("[3, 1, 0]", '"format": "art-schedule"'),
         (_edited(format="other"), '"format": "art-schedule"'),
         (_edited(format=...), '"format": "art-schedule"'),
-        (_edited(version=2), "version 2 is not 1"),
+        (_edited(version=3), "version 3 is not 1"),
         (_edited(version=...), "version None is not 1"),
         (_edited(sigmas=...), 'no list "sigmas"'),
         (_edited(sigmas="3 1 0"), 'no list "sigmas"'),
@@ -266,3 +267,58 @@ def test_a_file_of_an_older_release_loads():
     """Its key for the end had another name; the list of noise levels says it all."""
     text = edm(3, 0.002, 80.0).to_json().replace("final_sigmas_type", "terminal")
     assert Schedule.from_json(text) == edm(3, 0.002, 80.0)
+
+
+def test_a_schedule_with_weights_is_kept_exactly(tmp_path):
+    weights = [[0.0, 0.0], [1 / 3, 0.0], [2.5, -1.25]]
+    schedule = Schedule([80.0, 3.0, 0.5, 0.0], "mine", {"seed": 1}, weights)
+    assert schedule.solver == "learned_3m"
+    assert json.loads(schedule.to_json())["version"] == 2
+    schedule.save(tmp_path / "s.json")
+    again = Schedule.load(tmp_path / "s.json")
+    assert again == schedule
+    assert hash(again) == hash(schedule)
+    assert again.weights.tolist() == weights
+    plain = Schedule(schedule.sigmas)
+    assert plain != schedule
+    assert plain.solver is None
+    assert json.loads(plain.to_json())["version"] == 1
+    with pytest.raises(ValueError, match="read-only"):
+        again.weights[0] = 1.0
+    with pytest.raises(ValueError, match="has weights, which belong to its 3 steps"):
+        schedule.resample(5)
+    assert schedule.resample(3) is schedule
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([[0.0], [0.5]], r"weights has shape \(2, 1\); give 1 to 3 weights for each of 3 steps"),
+        ([0.0, 0.5, 0.5], r"weights has shape \(3,\)"),
+        ([[0.0] * 4] * 3, r"weights has shape \(3, 4\)"),
+        ([[0.0], [math.nan], [0.5]], r"weights\[1\]\[0\] = nan is not finite"),
+        ([["a"], [0.5], [0.5]], "weights is not a table of numbers"),
+    ],
+)
+def test_bad_weights(weights, message):
+    with pytest.raises(ValueError, match=message):
+        Schedule([80.0, 3.0, 0.5, 0.0], weights=weights)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 1}, "version 1 with"),
+        ({"weights": None}, "version 2 with"),
+        (
+            {"solver": "learned_2m"},
+            "solver = 'learned_2m', but weights of this shape are those of 'learned_3m'",
+        ),
+        ({"version": 3}, "version 3 is not 1 or 2"),
+    ],
+)
+def test_a_file_whose_weights_do_not_fit(change, message):
+    schedule = Schedule([80.0, 3.0, 0.0], "mine", {}, [[0.0, 0.0], [0.5, 0.0]])
+    body = json.loads(schedule.to_json()) | change
+    with pytest.raises(ValueError, match=message):
+        Schedule.from_json(json.dumps(body))

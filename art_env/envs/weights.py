@@ -1,0 +1,66 @@
+"""From an action to the weights of a learned solver's step: the second control."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from art_env.diffusion.solvers import Solver
+
+# A weight is its default plus two times the action near 0, and grows exponentially to 6.7 at action 1.
+SLOPE, CURVE = 2.0, 3.0
+# The largest ratio between two steps that widens the reach.
+MOST_UNLIKE = 32.0
+
+
+class SlopeWeights:
+    """The actions after the first one set the weights of the step, one each (see ``LearnedMultistep``).
+
+    ``w = w_0 + (SLOPE / CURVE) sinh(CURVE a) sqrt(max(dt / dt', dt' / dt))``. ``w_0`` is the rule's default (1/2 for
+    the last change of slope, 0 for the others), ``dt`` and ``dt'`` are the parts of the budget that this step and
+    the one before it take. In steps of like length the weights of the best samplers are between -5 and 3. Beside a
+    much shorter or longer step they are up to 20: a long step after a short one must extrapolate far, and in a short
+    step after a long one the change of slope tells what the long one did wrong.
+
+    Args:
+        solver: a learned one.
+    """
+
+    def __init__(self, solver: Solver) -> None:
+        assert solver.learned is not None
+        self.num_weights = solver.num_weights
+        self.default = torch.tensor(solver.learned.default, dtype=torch.float64)
+
+    def weights(self, actions: Tensor, dt: Tensor, dt_before: Tensor) -> Tensor:
+        """Weights ``[B, m]``.
+
+        Args:
+            actions: ``[B, m]``; beyond [-1, 1] they count as 1.
+            dt, dt_before: ``[B]``, parts of the budget of this step and the one before (0: there is none).
+        """
+        scale = (SLOPE / CURVE) * self._reach(dt, dt_before)[:, None]
+        return self.default.to(actions) + scale * torch.sinh(CURVE * actions.clamp(-1, 1))
+
+    def actions(self, weights: Tensor, dt: Tensor, dt_before: Tensor) -> Tensor:
+        """The actions that give these weights, ``[B, m]``; beyond [-1, 1] where none does."""
+        scale = (SLOPE / CURVE) * self._reach(dt, dt_before)[:, None]
+        return torch.asinh((weights - self.default.to(weights)) / scale) / CURVE
+
+    def table(self, actions: Tensor, times: Tensor) -> Tensor:
+        """Weights ``[K, B, m]`` of whole episodes.
+
+        Args:
+            actions: ``[B, K, m]``.
+            times: ``[K + 1, B]``, the spent part of the budget before each step and at the end.
+        """
+        steps = times.diff(dim=0)
+        before = torch.cat([torch.zeros_like(steps[:1]), steps[:-1]])
+        return torch.stack(
+            [self.weights(actions[:, k], steps[k], before[k]) for k in range(actions.shape[1])]
+        )
+
+    def _reach(self, dt: Tensor, dt_before: Tensor) -> Tensor:
+        """``[B]``, at least 1."""
+        known = dt_before > 0
+        ratio = torch.where(known, dt / dt_before.clamp_min(1e-300), torch.ones_like(dt))
+        return torch.maximum(ratio, 1 / ratio.clamp_min(1e-300)).clamp_max(MOST_UNLIKE).sqrt()

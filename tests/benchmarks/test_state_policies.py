@@ -1,0 +1,41 @@
+"""The tables of policies that see the sample."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from art_env.evaluation.results import write_csv
+from benchmarks import state_policies
+from benchmarks.state_policies import BEGIN, BEST, END, FEATURES, Line, spread, write_tables
+
+
+def test_spread() -> None:
+    assert spread([]) == ""
+    assert spread([math.nan]) == ""
+    assert spread([0.5]) == "0.500"
+    assert spread([0.3, 0.1, 0.2]) == "0.200 (0.100 to 0.300)"
+
+
+def test_tables_go_between_the_marks(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(state_policies, "ROOT", tmp_path)
+    (tmp_path / "docs").mkdir()
+    pages = [tmp_path / "README.md", tmp_path / "docs" / "results.md"]
+    for page in pages:
+        page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    cell, label = ("mixture-1d", "heun", 5), f"policy, {' '.join(FEATURES)}"
+    lines = [Line(*cell, BEST, 0, 9.0, 0.15, 1.0, 0.0)]
+    lines += [Line(*cell, label, seed, 9.0, 0.1, 0.5 + seed / 10, 60.0, 2.0) for seed in range(3)]
+    write_csv(lines, tmp_path / "state.csv", Line)
+    write_tables(tmp_path / "state.csv")
+    for page in pages:
+        text = page.read_text()
+        assert text.startswith("before\n")
+        assert text.endswith("\nafter\n")
+        assert "old" not in text
+        assert "mixture-1d, Heun, K = 5" in text
+        assert "0.600 (0.500 to 0.700)" in text
+    pages[0].write_text("no marks")
+    with pytest.raises(ValueError, match="must have the marks"):
+        write_tables(tmp_path / "state.csv")
