@@ -88,4 +88,5 @@ _register("Gaussian1D", problem="gaussian-1d", solver="euler", num_steps=20, rew
 _register("Mixture1D", problem="mixture-1d")
 _register("Mixture2D", problem="mixture-2d")
 _register("Digits", problem="digits")
+_register("Mnist", problem="mnist")
 _register("Diffusion", problem="custom")

@@ -4,10 +4,15 @@ Score models are trained with the loss weighting of Karras et al. (2022), ``lamb
 noise levels whose logarithm is normal, wide enough to cover sigma = 80. A run is deterministic for a seed and a
 number of threads. Train ``*-features`` before the score models of the same data, and ``photos-autoencoder`` before
 ``photos-latent``.
+
+The images of MNIST do not ship with this project: ``python -m benchmarks.model_card mnist --data PATH`` reads them
+from a folder with MNIST's own files, or from an npz archive. ``mnist-features`` also writes the statistics of the
+features of these images.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import platform
@@ -27,12 +32,14 @@ from tqdm import tqdm
 from art_env._util.files import write_text
 from art_env._util.names import check_name
 from art_env.diffusion.solvers import sample
+from art_env.evaluation.feature_statistics import FeatureStatistics
 from art_env.evaluation.features import Features
 from art_env.evaluation.metrics import frechet_distance
 from art_env.networks.autoencoder import Autoencoder
-from art_env.networks.bundled import AUTOENCODER, MODELS, load_autoencoder, weights_path
-from art_env.networks.classifier import Classifier
+from art_env.networks.bundled import AUTOENCODER, MODELS, fix_weights, load_autoencoder, weights_path
+from art_env.networks.classifier import MNIST_STATISTICS, Classifier
 from art_env.networks.data import PATCH, digit_images, photo_patches
+from art_env.networks.mnist import HOW, PADDING, SIDE, read_mnist
 from art_env.networks.training import (
     GRID_CELLS,
     LABEL_DROP,
@@ -51,6 +58,8 @@ from art_env.schedules.handcrafted import edm
 TRAIN_PATCHES = 50_000
 REAL_PATCHES = 10_000
 LEVELS = (3, 5, 10, 18)
+# One set alone is off by a quarter.
+FLOOR_SETS = 50
 
 
 @dataclass(frozen=True)
@@ -58,8 +67,11 @@ class Config:
     """Train one bundled model and write it, its measured quality and the model card."""
 
     name: tyro.conf.Positional[str]
-    """digits-small, digits-base, digits-large, digits-cond, photos-base, photos-latent, photos-autoencoder,
-    digits-features or photos-features."""
+    """digits-small, digits-base, digits-large, digits-cond, photos-base, photos-latent, photos-autoencoder, mnist,
+    digits-features, photos-features or mnist-features."""
+    data: Path | None = None
+    """Images of mnist and mnist-features: a folder with train-images-idx3-ubyte and train-labels-idx1-ubyte (with .gz
+    or without), or an .npz with the arrays images and labels."""
     seed: int = 0
     """Seed of the initial weights, the batches and the noise."""
     out: Path = field(default_factory=lambda: MODELS_DIR)
@@ -86,9 +98,20 @@ class Config:
             value = getattr(self, key)
             if value is not None and value < low:
                 raise ValueError(f"{key} = {value} is too small; give at least {low}")
+        if self.needs_data and self.data is None:
+            raise ValueError(f"data = None: the images of {self.name} do not ship with this project; {HOW}")
+        if not self.needs_data and self.data is not None:
+            raise ValueError(
+                f"data = {str(self.data)!r}: {self.name} is trained on images of scikit-learn; leave --data out"
+            )
         if self.lr is not None and not 0 < self.lr < math.inf:
             default = RECIPES[self.name].lr
             raise ValueError(f"lr = {self.lr} must be positive and finite; the default is {default:g}")
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether the images come from the user."""
+        return self.name.startswith("mnist")
 
     @property
     def recipe(self) -> Recipe:
@@ -104,10 +127,14 @@ class Config:
     @property
     def command(self) -> str:
         """The command that trains this model again."""
-        text = f"python -m benchmarks.model_card {self.name} --seed {self.seed}"
+        data = " --data PATH" if self.needs_data else ""
+        text = f"python -m benchmarks.model_card {self.name}{data} --seed {self.seed}"
         for f in fields(self):
             value = getattr(self, f.name)
-            if f.name not in ("name", "seed", "out", "log_dir", "sample_every") and value != f.default:
+            if (
+                f.name not in ("name", "data", "seed", "out", "log_dir", "sample_every")
+                and value != f.default
+            ):
                 text += f" --{f.name.replace('_', '-')} {value}"
         return text
 
@@ -145,15 +172,40 @@ def _need(name: str, cfg: Config) -> Path:
     return own if own.is_file() else weights_path(name)
 
 
+def _real_digits(cfg: Config, features: Features) -> FeatureStatistics | None:
+    """What samples of digits are compared with; None for photographs."""
+    if cfg.name.startswith("digits"):
+        return FeatureStatistics.with_floors(features(digit_images()[0]), cfg.eval_images, cfg.seed)
+    if cfg.name == "mnist":
+        # Beside the features that it was made with.
+        path = _need("mnist-features", cfg).with_name(MNIST_STATISTICS.name)
+        return FeatureStatistics.load(path, fix_weights("mnist-features"))
+    return None
+
+
+def _mnist(cfg: Config) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Images, labels, and notes by which one can tell whether two trainings saw the same images."""
+    assert cfg.data is not None
+    images, labels = read_mnist(cfg.data)
+    inside = slice(PADDING, PADDING + SIDE)
+    pixels = ((images[:, 0, inside, inside] + 1) * 127.5).round().byte().numpy()
+    notes = {"data_images": len(images), "data_sha256": hashlib.sha256(pixels.tobytes()).hexdigest()}
+    return images, labels, notes
+
+
 def train_features(cfg: Config) -> dict[str, Any]:
     """Train and save a classifier; returns its notes."""
     gen = torch.Generator().manual_seed(cfg.seed + 1)
     torch.manual_seed(cfg.seed + 1)
-    if cfg.name == "digits-features":
-        images, labels = digit_images()
+    about: dict[str, Any] = {}
+    if cfg.name in ("digits-features", "mnist-features"):
+        if cfg.needs_data:
+            images, labels, about = _mnist(cfg)
+        else:
+            images, labels = digit_images()
         order = torch.randperm(len(images), generator=gen)
         held, train = order[: len(order) // 5], order[len(order) // 5 :]
-        model = Classifier()
+        model = Classifier(resolution=images.shape[-1])
         job = classifier_job(model, images[train], labels[train], gen, cfg.recipe, shift=True)
         test, answers, said = images[held], labels[held], "the other fifth of the digits"
     else:
@@ -165,11 +217,17 @@ def train_features(cfg: Config) -> dict[str, Any]:
         said = "other patches of the same area (which overlap)"
     loss, seconds = fit(job, cfg.recipe, cfg.folder, cfg.sample_every)
     model.eval().requires_grad_(False)
-    accuracy = float((model(test).argmax(1) == answers).double().mean())
+    right = torch.cat([model(x).argmax(1) for x in test.split(5000)]) == answers
+    accuracy = float(right.double().mean())
     real = torch.cat([model.features(x) for x in images.split(5000)])
     model.scale.copy_(real.double().var(0).mean().rsqrt())
     notes = _notes(cfg, model, loss, seconds) | {"accuracy": accuracy, "accuracy_on": said, "seed": cfg.seed}
-    model.save(weights_path(cfg.name, cfg.out), notes)
+    notes |= about
+    path = weights_path(cfg.name, cfg.out)
+    model.save(path, notes)
+    if cfg.name == "mnist-features":
+        found = FeatureStatistics.with_floors(Features(path)(images), cfg.eval_images, cfg.seed, FLOOR_SETS)
+        found.save(cfg.out / MNIST_STATISTICS.name, {"command": cfg.command, **about})
     return notes
 
 
@@ -196,6 +254,7 @@ def train_autoencoder(cfg: Config) -> dict[str, Any]:
 def train_score(cfg: Config) -> dict[str, Any]:
     """Train, measure and save a score model; returns its notes."""
     labels = None
+    about: dict[str, Any] = {}
 
     def decode(z: Tensor) -> Tensor:
         return z
@@ -204,6 +263,9 @@ def train_score(cfg: Config) -> dict[str, Any]:
         features = Features(_need("digits-features", cfg))
         images, targets = digit_images()
         labels = targets if cfg.name == "digits-cond" else None
+    elif cfg.name == "mnist":
+        features = Features(_need("mnist-features", cfg))
+        images, _, about = _mnist(cfg)
     else:
         features = Features(_need("photos-features", cfg))
         images = photo_patches(TRAIN_PATCHES, cfg.seed)
@@ -211,6 +273,7 @@ def train_score(cfg: Config) -> dict[str, Any]:
             autoencoder = load_autoencoder(_need(AUTOENCODER, cfg).parent)
             images = torch.cat([autoencoder.encode(x) for x in images.split(5000)])
             decode = autoencoder.decode
+    digits = _real_digits(cfg, features)
     job = score_job(
         images, labels, cfg.recipe, cfg.seed, lambda d, noise: grid(decode(heun_edm(d, noise, 10)))
     )
@@ -221,32 +284,35 @@ def train_score(cfg: Config) -> dict[str, Any]:
     model.to(dtype).float()  # measured as it will be read
     notes = _notes(cfg, model, loss, seconds)
     notes |= {"sigma_data": model.sigma_data, "p_mean": cfg.recipe.p_mean, "p_std": cfg.recipe.p_std}
-    notes |= measure(model, features, cfg, decode)
+    notes |= about | measure(model, features, cfg, decode, digits)
     model.save(weights_path(cfg.name, cfg.out), notes, dtype)
     return notes
 
 
 def measure(
-    model: UNetDenoiser, features: Features, cfg: Config, decode: Callable[[Tensor], Tensor]
+    model: UNetDenoiser,
+    features: Features,
+    cfg: Config,
+    decode: Callable[[Tensor], Tensor],
+    digits: FeatureStatistics | None,
 ) -> dict[str, Any]:
     """Frechet distances of samples by K to each set of real images, and of real images to them (floors)."""
     n = cfg.eval_images
     given: Tensor | None = None
-    if cfg.name.startswith("digits"):
-        real = {"real digits": features(digit_images()[0])}
-        rng = np.random.default_rng(cfg.seed)
-        every = real["real digits"]
-        draws = [every[rng.integers(0, len(every), n)] for _ in range(10)]
-        floors = {"real digits": float(np.mean([frechet_distance(d, every) for d in draws]))}
+    if digits is not None:
+        real = {"real digits": digits}
+        floors = {"real digits": float(np.mean(digits.floors_of(n)))}
         floor_of = f"{n} draws with replacement from the real digits"
     else:
         # Fresh seeds: none of these sets is the training set, though patches of one area overlap.
         real = {
-            "held-out patches": features(photo_patches(REAL_PATCHES, cfg.seed + 2, "held_out")),
-            "training area": features(photo_patches(REAL_PATCHES, cfg.seed + 2)),
+            "held-out patches": FeatureStatistics.of(
+                features(photo_patches(REAL_PATCHES, cfg.seed + 2, "held_out"))
+            ),
+            "training area": FeatureStatistics.of(features(photo_patches(REAL_PATCHES, cfg.seed + 2))),
         }
         fresh = features(photo_patches(n, cfg.seed + 3))
-        floors = {k: frechet_distance(fresh, v) for k, v in real.items()}
+        floors = {k: v.distance(fresh) for k, v in real.items()}
         floor_of = f"{n} fresh patches of the training area"
     if model.config.classes:
         given = torch.arange(n) % model.config.classes
@@ -263,7 +329,7 @@ def measure(
             )
         samples = torch.cat(parts)
         for name, known in real.items():
-            frechet[name][str(k)] = frechet_distance(features(samples), known)
+            frechet[name][str(k)] = known.distance(features(samples))
     if given is not None:
         agree = features.probabilities(samples).argmax(1) == given.numpy()
         notes["label_agreement"] = float(agree.mean())
@@ -276,6 +342,7 @@ _DATA = {
     "digits": "the 1797 grey 8x8 images of `sklearn.datasets.load_digits`, scaled to [-1, 1]; all of them",
     "photos": "16x16 colour patches of the left four fifths of the two photographs of "
     "`sklearn.datasets.load_sample_images`, halved in size, scaled to [-1, 1], half of them mirrored",
+    "mnist": "grey 28x28 images of MNIST in a border of two pixels of background, scaled to [-1, 1]",
 }
 _TITLES = {
     "digits-small": "score model of digits, small",
@@ -287,6 +354,8 @@ _TITLES = {
     "photos-autoencoder": "autoencoder of photo patches",
     "digits-features": "feature extractor of digits",
     "photos-features": "feature extractor of photo patches",
+    "mnist": "score model of MNIST",
+    "mnist-features": "feature extractor of MNIST",
 }
 _ABOUT = {
     "digits-cond": f"Ten classes and a null class: labels are dropped with probability {LABEL_DROP} in training. "
@@ -296,6 +365,8 @@ _ABOUT = {
     "photos-autoencoder": "Images [3, 16, 16] to latents [8, 4, 4] of mean 0 and deviation 1 and back. Trained on "
     "the squared error, with noise of deviation 0.05 on the latents.",
     "digits-features": "A CNN classifier, trained on four fifths of the digits.",
+    "mnist-features": "A CNN classifier, trained on four fifths of the images. `mnist_statistics.safetensors` has "
+    "mean and covariance of the features of all of them, and floors, so that distances need no image.",
     "photos-features": f"A CNN that tells from which of {GRID_CELLS} cells (2 photographs, 4 columns, 3 rows) a "
     "patch comes.",
 }
@@ -317,7 +388,10 @@ def _section(name: str, path: Path) -> str:
     lines = [f"## `{path.name}`: {_TITLES[name]}", ""]
     if name in _ABOUT:
         lines += [_ABOUT[name], ""]
-    lines.append(f"- Data: {_DATA[name.split('-')[0]]}.")
+    data = _DATA[name.split("-")[0]]
+    if "data_images" in notes:
+        data += f"; {notes['data_images']:,} of them (SHA-256 of their bytes: `{notes['data_sha256']}`)"
+    lines.append(f"- Data: {data}.")
     if "command" in notes:
         # A file may have been made when the program had another name.
         options = notes["command"].split(" ", 3)[3]
@@ -372,18 +446,21 @@ def _section(name: str, path: Path) -> str:
 
 _CARD_HEAD = """# Models
 
-Trained on images that ship with scikit-learn, by `python -m benchmarks.model_card NAME`; this page is
-written from the headers of the weight files.
+Trained by `python -m benchmarks.model_card NAME`; this page is written from the headers of the weight files. The
+images of digits and photographs ship with scikit-learn; those of MNIST are read from files that you give
+(`--data PATH`).
 
 - Digits: Optical Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak, UCI Machine Learning Repository,
   CC BY 4.0.
 - Photographs: `china.jpg` and `flower.jpg`; the licences are in scikit-learn's `sklearn/datasets/images/README.txt`.
   The right-hand fifth of each is in no training patch.
+- MNIST: Yann LeCun and Corinna Cortes, "The MNIST database of handwritten digits", CC BY-SA 3.0. None of its
+  images is part of this package.
 
 Score models are U-Nets with EDM preconditioning. Frechet distances are between features of the CNNs below (their
 last layer but one, 32 values, scaled to mean variance 1 on real images) and do not compare with Inception-based
-FID. Digits are compared with the images the models were trained on: a distance near the floor says nothing about
-new digits. The held-out part of the photographs shows other things than the rest, hence its high floor.
+FID. Digits and MNIST are compared with the images the models were trained on: a distance near the floor says
+nothing about new digits. The held-out part of the photographs shows other things than the rest, hence its high floor.
 """
 
 

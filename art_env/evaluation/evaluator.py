@@ -17,9 +17,10 @@ from art_env._util.names import check_name
 from art_env.diffusion.noise import StepNoise
 from art_env.diffusion.ode import ReferenceFlow
 from art_env.diffusion.solvers import Solver, check_weights, get_solver, require_deterministic, sample
+from art_env.evaluation.feature_statistics import FeatureStatistics
 from art_env.evaluation.features import Features
 from art_env.evaluation.fid import InceptionFID
-from art_env.evaluation.metrics import frechet_distance, rmse, sliced_w2, wasserstein_1d
+from art_env.evaluation.metrics import rmse, sliced_w2, wasserstein_1d
 from art_env.evaluation.results import Score
 from art_env.problems.problem import Problem
 from art_env.schedules.registry import check_fit, make_schedule
@@ -83,12 +84,12 @@ class Evaluator:
             self.num_noises = min(self.num_noises, LINEAR_NOISES)
         self.num_images = int(num_images)
         self.metrics = problem.metrics if metrics is None else tuple(metrics)
-        images = problem.features is not None
+        images = problem.features is not None and problem.data is not None
         for metric in self.metrics:
             check_name(
                 f"metric of {problem.name!r}", metric, (*problem.metrics, *(("fid",) if images else ()))
             )
-        if self.solver.stochastic and problem.data is None:
+        if self.solver.stochastic and problem.data is None and problem.statistics is None:
             self.metrics = ("sliced_w2",)
         elif self.solver.stochastic and not self.metrics:
             raise ValueError(
@@ -104,7 +105,10 @@ class Evaluator:
                     f"num_images = {num_images} must exceed the {self._features.dim} features of the Frechet "
                     "distance; 2000 is a good number"
                 )
-        self._real: tuple[Tensor, np.ndarray] | None = None
+        self._real: Tensor | None = None
+        self._statistics: FeatureStatistics | None = None
+        if problem.statistics is not None:
+            self._statistics = FeatureStatistics.load(problem.statistics)
         self._data: dict[int, Tensor] = {}
         self._references: dict[int, ReferenceFlow] = {}
         self._rmse: dict[Schedule, list[float]] = {}
@@ -260,10 +264,15 @@ class Evaluator:
         """Rows of exact samples: the score of real data against real data, for every metric that has one.
 
         Two independent sets. Where the data is a finite set, ``num_images`` draws with replacement from all of
-        it: what a sampler that repeats the data would score. Empty on a linear problem, where scores are exact.
+        it: what a sampler that repeats the data would score. Where only statistics of the data are here, the draws
+        are those that were scored when the statistics were made. Empty on a linear problem, where scores are exact.
         """
-        if self.problem.linear or self.problem.data is None:
+        if self.problem.linear or (self.problem.data is None and self._statistics is None):
             return []
+        names = (self.problem.name, "none", self.problem.final_sigmas_type, "floor", 0, 0)
+        if self.problem.data is None:
+            kept = self._real_statistics().floors_of(self.num_images)
+            return [Score(*names, m, *_mean_sd(kept), len(kept)) for m in self.metrics if kept]
         values: dict[str, list[float]] = {m: [] for m in self.metrics}
         for i, seed in enumerate(self.seeds):
             if self._features is None:
@@ -279,7 +288,6 @@ class Evaluator:
                 other = everything[torch.from_numpy(drawn)]
             for metric, value in self._distances(other, i).items():
                 values[metric].append(value)
-        names = (self.problem.name, "none", self.problem.final_sigmas_type, "floor", 0, 0)
         return [Score(*names, metric, *_mean_sd(v), len(v)) for metric, v in values.items()]
 
     def samples(self, schedule: Schedule, n: int = 8) -> Tensor:
@@ -394,27 +402,32 @@ class Evaluator:
                 self._data[i] = self.problem.sample_data(self.num_noises, NOISE_SEED + self.seeds[i])
             return {m: _point_metric(m, x, self._data[i]) for m in self.metrics}
         x = x[: self.num_images]
-        real, real_features = self._real_images(x)
         scores: dict[str, float] = {}
         for metric in self.metrics:
             if metric == "frechet":
-                scores[metric] = frechet_distance(self._features(x), real_features)
+                scores[metric] = self._real_statistics().distance(self._features(x))
             elif metric == "fid":
                 assert self._fid is not None
-                scores[metric] = self._fid(x, real)
+                scores[metric] = self._fid(x, self._real_images().to(x))
             else:
                 check_name("metric", metric, ("frechet", "fid", "sliced_w2"))
+                real = self._real_images().to(x)
                 n = min(len(x), len(real))
                 scores[metric] = sliced_w2(x[:n].flatten(1), real[:n].flatten(1), num_projections=128)
         return scores
 
-    def _real_images(self, like: Tensor) -> tuple[Tensor, np.ndarray]:
-        """All real images there are, or as many as are scored, and their features."""
+    def _real_images(self) -> Tensor:
+        """All real images there are, or as many as are scored."""
         if self._real is None:
-            assert self._features is not None
-            images = self.problem.sample_data(self.problem.num_data or self.num_images, NOISE_SEED)
-            self._real = images.to(like), self._features(images)
+            self._real = self.problem.sample_data(self.problem.num_data or self.num_images, NOISE_SEED)
         return self._real
+
+    def _real_statistics(self) -> FeatureStatistics:
+        """Those of the features of real images, from the problem's file or from the images."""
+        if self._statistics is None:
+            assert self._features is not None
+            self._statistics = FeatureStatistics.of(self._features(self._real_images()))
+        return self._statistics
 
 
 def _point_metric(metric: str, x: Tensor, data: Tensor) -> float:

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from art_env.evaluation.metrics import finite_array
+from art_env.networks.bundled import FEATURE_MODELS, fix_weights, weights_path
 from art_env.networks.classifier import Classifier
 from art_env.networks.weights import restore
 
@@ -23,7 +24,7 @@ class Features:
     """Maps images to the features and the class probabilities of a trained ``Classifier``.
 
     Args:
-        path: its weights, such as ``DIGIT_FEATURES`` or ``PHOTO_FEATURES``.
+        path: its weights, such as ``DIGIT_FEATURES``, ``PHOTO_FEATURES`` or ``MNIST_FEATURES``.
         batch_size: images per forward pass.
 
     Attributes:
@@ -39,11 +40,8 @@ class Features:
     def __init__(self, path: str | Path, batch_size: int = 1024) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-        name = "photos" if "photos" in Path(path).stem else "digits"
-        fix = (
-            "restore it from the repository or train it: "
-            f"python -m benchmarks.model_card {name}-features --seed 0"
-        )
+        own = [name for name in FEATURE_MODELS if weights_path(name).name == Path(path).name]
+        fix = fix_weights(own[0] if own else FEATURE_MODELS[0])
 
         def build(head: dict[str, Any]) -> Classifier:
             self.meta = dict(head.get("meta", {}))

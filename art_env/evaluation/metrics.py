@@ -39,7 +39,12 @@ def rmse(x: ArrayLike | Tensor, y: ArrayLike | Tensor) -> float:
     return float(np.sqrt(np.mean((a - b) ** 2)))
 
 
-def _moments(feat: Array, name: str) -> tuple[Array, Array]:
+def moments(feat: Array, name: str) -> tuple[Array, Array]:
+    """Mean ``[d]`` and covariance ``[d, d]`` of features ``[N, d]``, with N above d.
+
+    Raises:
+        ValueError: wrong dimensions or too few rows; ``name`` is what the message calls them.
+    """
     if feat.ndim != 2:
         raise ValueError(f"{name} has shape {feat.shape}; give one row of features per sample, [N, d]")
     n, d = feat.shape
@@ -51,10 +56,7 @@ def _moments(feat: Array, name: str) -> tuple[Array, Array]:
 
 
 def frechet_distance(feat_a: ArrayLike | Tensor, feat_b: ArrayLike | Tensor) -> float:
-    """Squared Wasserstein-2 distance between Gaussians fitted to two sets of features (the F of "FID").
-
-    ``|m_a - m_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2)``, with symmetric roots, so no complex values and no
-    ``scipy.linalg.sqrtm`` (Dowson and Landau, 1982; Heusel et al., 2017).
+    """``frechet_between`` Gaussians fitted to two sets of features (the F of "FID"; Heusel et al., 2017).
 
     Args:
         feat_a, feat_b: ``[N, d]`` and ``[M, d]``, with N and M above d.
@@ -63,11 +65,21 @@ def frechet_distance(feat_a: ArrayLike | Tensor, feat_b: ArrayLike | Tensor) -> 
         ValueError: wrong dimensions, too few rows, or a value that is not finite.
     """
     a, b = finite_array(feat_a, "feat_a"), finite_array(feat_b, "feat_b")
-    mean_a, cov_a = _moments(a, "feat_a")
-    mean_b, cov_b = _moments(b, "feat_b")
-    if a.shape[1] != b.shape[1]:
+    return frechet_between(*moments(a, "feat_a"), *moments(b, "feat_b"))
+
+
+def frechet_between(mean_a: Array, cov_a: Array, mean_b: Array, cov_b: Array) -> float:
+    """Squared Wasserstein-2 distance between two Gaussians of means ``[d]`` and covariances ``[d, d]``.
+
+    ``|m_a - m_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2)``, with symmetric roots, so no complex values and no
+    ``scipy.linalg.sqrtm`` (Dowson and Landau, 1982).
+
+    Raises:
+        ValueError: they differ in d.
+    """
+    if len(mean_a) != len(mean_b):
         raise ValueError(
-            f"feat_a has {a.shape[1]} features and feat_b {b.shape[1]}; use one extractor for both"
+            f"one set has {len(mean_a)} features and the other {len(mean_b)}; use one extractor for both"
         )
     values, vectors = np.linalg.eigh(cov_a)
     # Rounding makes zero eigenvalues slightly negative.

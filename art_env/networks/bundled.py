@@ -8,9 +8,17 @@ from art_env._util.names import check_name
 from art_env.networks.autoencoder import Autoencoder
 from art_env.networks.unet import MODELS_DIR, UNetDenoiser
 
-SCORE_MODELS = ("digits-small", "digits-base", "digits-large", "digits-cond", "photos-base", "photos-latent")
+SCORE_MODELS = (
+    "digits-small",
+    "digits-base",
+    "digits-large",
+    "digits-cond",
+    "photos-base",
+    "photos-latent",
+    "mnist",
+)
 AUTOENCODER = "photos-autoencoder"
-FEATURE_MODELS = ("digits-features", "photos-features")
+FEATURE_MODELS = ("digits-features", "photos-features", "mnist-features")
 MODELS = (*SCORE_MODELS, AUTOENCODER, *FEATURE_MODELS)
 
 
@@ -26,8 +34,12 @@ def weights_path(name: str, folder: str | Path = MODELS_DIR) -> Path:
     return Path(folder) / f"{stem}.safetensors"
 
 
-def _fix(name: str) -> str:
-    return f"restore it from the repository or train it: python -m benchmarks.model_card {name} --seed 0"
+def fix_weights(name: str) -> str:
+    """What to do if the weight file of a model is missing or broken, for error messages."""
+    data = " --data PATH" if name.startswith("mnist") else ""
+    return (
+        f"restore it from the repository or train it: python -m benchmarks.model_card {name}{data} --seed 0"
+    )
 
 
 def load_bundled(name: str, folder: str | Path = MODELS_DIR) -> UNetDenoiser:
@@ -43,7 +55,7 @@ def load_bundled(name: str, folder: str | Path = MODELS_DIR) -> UNetDenoiser:
             the message has the command that trains the model.
     """
     check_name("model", name, SCORE_MODELS)
-    return UNetDenoiser.load(weights_path(name, folder), fix=_fix(name))
+    return UNetDenoiser.load(weights_path(name, folder), fix=fix_weights(name))
 
 
 def load_autoencoder(folder: str | Path = MODELS_DIR) -> Autoencoder:
@@ -52,4 +64,4 @@ def load_autoencoder(folder: str | Path = MODELS_DIR) -> Autoencoder:
     Raises:
         FileNotFoundError, ValueError: as ``load_bundled``.
     """
-    return Autoencoder.load(weights_path(AUTOENCODER, folder), fix=_fix(AUTOENCODER))
+    return Autoencoder.load(weights_path(AUTOENCODER, folder), fix=fix_weights(AUTOENCODER))

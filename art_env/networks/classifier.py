@@ -13,6 +13,9 @@ from art_env.networks.weights import write_safetensors
 
 DIGIT_FEATURES = MODELS_DIR / "digits_features.safetensors"
 PHOTO_FEATURES = MODELS_DIR / "photos_features.safetensors"
+MNIST_FEATURES = MODELS_DIR / "mnist_features.safetensors"
+# Mean and covariance of the features of real digits, in place of the digits.
+MNIST_STATISTICS = MODELS_DIR / "mnist_statistics.safetensors"
 
 
 class Classifier(nn.Module):

@@ -66,8 +66,16 @@ RECIPES: dict[str, Recipe] = {
     "photos-latent": Recipe(
         4000, 128, 1.5e-3, UNetConfig(channels=8, resolution=4, widths=(64, 96), blocks=(1, 2)), half=True
     ),
+    "mnist": Recipe(
+        10_000,
+        64,
+        1.5e-3,
+        UNetConfig(resolution=32, widths=(16, 32, 48, 64, 64), blocks=(0, 1, 1, 1, 2)),
+        half=True,
+    ),
     "digits-features": Recipe(1500, 128, 2e-3),
     "photos-features": Recipe(1500, 128, 2e-3),
+    "mnist-features": Recipe(3000, 128, 2e-3),
 }
 
 

@@ -86,6 +86,16 @@ NETWORK = Effort(
     gradient_noises=256,
     pictures=12,
 )
+# Where a row of an evaluation takes half a millisecond or more, the oracle must not take longer than the training.
+LARGE_NETWORK = replace(
+    NETWORK,
+    score_noises=128,
+    check_noises=32,
+    oracle_searches=1,
+    oracle_screen_noises=32,
+    cma_noises=128,
+    gradient_noises=128,
+)
 # A network of unknown size gets few.
 UNKNOWN_NETWORK = replace(NETWORK, episodes=100, group_rows=256, group_episodes=100)
 
@@ -104,6 +114,9 @@ class Problem:
         data: ``(n, seed) -> [n, ...]``, clean samples in the space of ``images``.
         metrics: distances to the data beside the paired RMSE: ``w2``, ``sliced_w2``, ``frechet``.
         features: weights of the classifier behind the metrics of images.
+        statistics: mean and covariance of the features of real images (a file of
+            ``art_env.evaluation.FeatureStatistics``), for a problem whose images are not here; its one metric is
+            ``frechet``.
         num_data: how many clean samples there are; None: as many as asked for.
         given: ``(n, seed) -> [n, channels, ...]``, the conditions of the initial noises: the last channels of a
             sample, which the flow leaves alone.
@@ -127,6 +140,7 @@ class Problem:
     data: Callable[[int, int], Tensor] | None = field(default=None, repr=False)
     metrics: tuple[str, ...] = ()
     features: Path | None = None
+    statistics: Path | None = None
     num_data: int | None = None
     given: Callable[[int, int], Tensor] | None = field(default=None, repr=False)
     given_channels: int = 0
@@ -146,6 +160,17 @@ class Problem:
             raise ValueError(
                 "final_sigmas_type='sigma_min' needs sigma_min above 0; use final_sigmas_type='zero' to end at 0"
             )
+        if self.statistics is not None:
+            if self.data is not None:
+                raise ValueError(
+                    f"data and statistics = {str(self.statistics)!r} are both given; give one of them"
+                )
+            if self.features is None or self.metrics != ("frechet",):
+                raise ValueError(
+                    f"statistics = {str(self.statistics)!r} with features = {self.features} and metrics = "
+                    f"{self.metrics}: statistics serve the Frechet distance alone; give features, and "
+                    "metrics=('frechet',)"
+                )
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from art_env.evaluation import FeatureStatistics
+from art_env.evaluation.features import Features
 from art_env.networks import training
 from art_env.networks.bundled import MODELS, load_autoencoder, load_bundled, weights_path
 from art_env.networks.data import digit_images
+from art_env.networks.mnist import read_mnist
 from art_env.networks.training import RECIPES, fit, grid, score_job
 from art_env.networks.unet import MODELS_DIR, UNetDenoiser
 from benchmarks import model_card
@@ -44,6 +49,41 @@ def _same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 def test_every_model_has_a_recipe() -> None:
     assert set(RECIPES) == set(MODELS)
+
+
+@pytest.fixture
+def mnist(tmp_path: Path) -> Path:
+    """An archive in the form of MNIST's, of made-up images whose class is where they are bright."""
+    labels = np.arange(80) % 10
+    images = np.random.default_rng(0).integers(0, 60, (80, 28, 28))
+    for image, label in zip(images, labels, strict=True):
+        image[2 * label : 2 * label + 8] += 180
+    np.savez(tmp_path / "mnist.npz", images=images.astype(np.uint8), labels=labels)
+    return tmp_path / "mnist.npz"
+
+
+def test_models_of_images_that_do_not_ship(tmp_path: Path, mnist: Path) -> None:
+    log = {"log_dir": tmp_path / "log", "data": mnist, "eval_images": 70}
+    features = _config("mnist-features", tmp_path, **log)
+    notes = main(features)
+    assert notes["command"].startswith("python -m benchmarks.model_card mnist-features --data PATH --seed 0")
+    assert str(mnist) not in notes["command"]
+    pixels = np.load(mnist)["images"].tobytes()
+    assert (notes["data_images"], notes["data_sha256"]) == (80, hashlib.sha256(pixels).hexdigest())
+    path = features.out / "mnist_statistics.safetensors"
+    statistics = FeatureStatistics.load(path)
+    real = Features(weights_path("mnist-features", features.out))(read_mnist(mnist)[0])
+    assert statistics.distance(real) == pytest.approx(0, abs=1e-9)
+    assert (statistics.count, statistics.floor_size, len(statistics.floors)) == (80, 70, 50)
+
+    notes = main(_config("mnist", tmp_path, **log, steps=2, batch=2))
+    assert notes["floors"]["real digits"] == pytest.approx(np.mean(statistics.floors))
+    text = (features.out / "README.md").read_text()
+    assert "in a border of two pixels of background, scaled to [-1, 1]; 80 of them (SHA-256" in text
+    assert str(mnist) not in text
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"no weights at .*model_card mnist-features --data PATH"):
+        main(_config("mnist", tmp_path, **log))
 
 
 @pytest.mark.parametrize(
@@ -152,6 +192,11 @@ def test_picture_grid() -> None:
     ("changes", "message"),
     [
         ({"name": "digit-base"}, r"unknown model 'digit-base'.*Did you mean 'digits-base'"),
+        (
+            {"name": "mnist"},
+            r"data = None: the images of mnist do not ship.*--data a folder with train-images",
+        ),
+        ({"data": Path("x.npz")}, "data = 'x.npz': digits-base is trained on images of scikit-learn; leave"),
         ({"steps": 0}, "steps = 0 is too small; give at least 1"),
         ({"batch": -1}, "batch = -1"),
         ({"seed": -1}, "seed = -1"),

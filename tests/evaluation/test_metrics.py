@@ -64,7 +64,7 @@ def test_frechet_errors() -> None:
         frechet_distance(good[:4], good)
     with pytest.raises(ValueError, match=r"feat_b has shape \(20,\)"):
         frechet_distance(good, good[:, 0])
-    with pytest.raises(ValueError, match="4 features and feat_b 3"):
+    with pytest.raises(ValueError, match="4 features and the other 3"):
         frechet_distance(good, good[:, :3])
     bad = good.copy()
     bad[3, 1] = np.inf

@@ -7,9 +7,14 @@ import pytest
 import torch
 
 from art_env.diffusion import GaussianDenoiser, ReferenceFlow
+from art_env.diffusion.solvers import sample
+from art_env.evaluation.evaluator import Evaluator
+from art_env.evaluation.features import Features
+from art_env.evaluation.metrics import rmse
 from art_env.problems.custom import custom_problem
 from art_env.problems.library import PROBLEMS, make_problem
 from art_env.problems.problem import check_device
+from art_env.schedules.registry import make_schedule
 
 torch.set_num_threads(1)
 
@@ -27,6 +32,7 @@ torch.set_num_threads(1)
         ("digits-inpaint", "zero", 80.0, 0.002, (2, 8, 8)),
         ("photos", "zero", 80.0, 0.002, (3, 16, 16)),
         ("photos-latent", "zero", 80.0, 0.002, (8, 4, 4)),
+        ("mnist", "zero", 80.0, 0.002, (1, 32, 32)),
     ],
 )
 def test_the_named_problems(name, final_sigmas_type, sigma_max, sigma_min, shape):
@@ -41,11 +47,11 @@ def test_the_named_problems(name, final_sigmas_type, sigma_max, sigma_min, shape
     assert problem.shape == shape
     assert problem.sigma_end == (0.0 if final_sigmas_type == "zero" else sigma_min)
     assert 0 < problem.sigma_floor <= 0.002
-    assert len(PROBLEMS) == 10
+    assert len(PROBLEMS) == 11
     assert (problem.effort.pictures < 100) == (len(shape) == 3)
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("name", [name for name in PROBLEMS if make_problem(name).statistics is None])
 def test_data_noise_and_sigma_data(name):
     problem = make_problem(name)
     data = problem.sample_data(1500, 0)
@@ -78,6 +84,37 @@ def test_digits_data_is_drawn_without_replacement():
     assert len(torch.unique(images.flatten(1), dim=0)) > 1790
     assert (float(images.min()), float(images.max())) == (-1.0, 1.0)
     assert make_problem("digits").sample_data(2000, 1).shape[0] == 2000
+
+
+def test_mnist_without_its_images():
+    problem = make_problem("mnist")
+    assert float(problem.sample_noise(500, 0).std()) == pytest.approx(problem.prior_std, rel=0.01)
+    with pytest.raises(ValueError, match="problem 'mnist' has no data"):
+        problem.sample_data(5, 0)
+    (floor,) = Evaluator(problem, "heun", (0,)).floor()
+    assert 0.01 < floor.mean < 0.2
+
+
+def test_mnist_samples_are_digits_that_its_denoiser_restores():
+    problem = make_problem("mnist")
+    schedule = make_schedule("edm", problem, 10)
+    digits = sample(problem.denoiser, problem.sample_noise(48, 5), schedule.sigmas, "heun")
+    # As MNIST: black and white, mostly black, with an empty border.
+    assert float((digits.abs() > 0.8).double().mean()) > 0.85
+    assert float(digits[:, :, [0, 1, 30, 31]].mean()) < -0.99
+    assert float(digits.std()) == pytest.approx(problem.denoiser.sigma_data, rel=0.1)
+    # The classifier is sure of most of them, and all classes come up.
+    likely = Features(problem.features).probabilities(digits)
+    assert (likely.max(1) > 0.7).mean() > 0.6
+    assert len(set(likely.argmax(1))) >= 9
+    noise = torch.randn(digits.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    c = problem.denoiser.sigma_data
+    for sigma, better in ((0.1, 2.0), (0.5, 3.5), (2.0, 6.0)):
+        noisy = digits + sigma * noise
+        error = rmse(problem.denoiser(noisy, sigma), digits)
+        assert error < sigma / better
+        # The best linear denoiser of data of mean 0.
+        assert error < 0.8 * rmse(noisy * c**2 / (c**2 + sigma**2), digits)
 
 
 def test_ends_and_ranges():
