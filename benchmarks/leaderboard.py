@@ -113,12 +113,10 @@ class CellRunner:
         self.new_schedules |= method in SEARCHES
         spent = {"evaluations": schedule.meta.get("evaluations", 0), "seconds": round(seconds, 3), **more}
         spent["curve"] = tuple((n, evals, e / self.least_error) for n, evals, e in more.get("curve", ()))
-        nfe, ratio, sigmas = (
-            self.evaluator.nfe(self.K),
-            error / self.least_error,
-            tuple(schedule.sigmas.tolist()),
-        )
-        self.board.add(Record(self.cell, nfe, method, seed, error, ratio, **spent, sigmas=sigmas))
+        weights = () if schedule.weights is None else tuple(map(tuple, schedule.weights.tolist()))
+        found = {"sigmas": tuple(schedule.sigmas.tolist()), "weights": weights}
+        nfe, ratio = self.evaluator.nfe(self.K), error / self.least_error
+        self.board.add(Record(self.cell, nfe, method, seed, error, ratio, **spent, **found))
 
     def _record_oracle(self) -> None:
         self.record(self.oracle, ORACLE, 0, self.oracle.meta.get("seconds", 0.0))

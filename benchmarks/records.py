@@ -108,7 +108,8 @@ class FreshLine(CellLine):
 class Record:
     """One schedule found by one run of one method; NaN is what nobody has measured.
 
-    ``curve`` has a point ``(env steps, evaluations, ratio)`` for each schedule logged during a training.
+    ``curve`` has a point ``(env steps, evaluations, ratio)`` for each schedule logged during a training; ``weights``
+    has a row for each step, if the solver takes weights.
     """
 
     cell: Cell
@@ -122,6 +123,7 @@ class Record:
     env_steps: float = math.nan
     curve: tuple[tuple[float, ...], ...] = ()
     sigmas: tuple[float, ...] = ()
+    weights: tuple[tuple[float, ...], ...] = ()
 
     @classmethod
     def parse(cls, entry: Any) -> Record:
@@ -151,6 +153,7 @@ class Record:
             **numbers,
             curve=curve,
             sigmas=tuple(map(float, entry.get("sigmas") or ())),
+            weights=tuple(tuple(map(float, row)) for row in entry.get("weights") or ()),
         )
 
     def to_json(self) -> str:
@@ -164,7 +167,8 @@ class Record:
 
     def schedule(self) -> Schedule:
         """The schedule, under the name of its method."""
-        return Schedule(np.array(self.sigmas), self.method, {"seconds": self.seconds})
+        weights = np.array(self.weights) if self.weights else None
+        return Schedule(np.array(self.sigmas), self.method, {"seconds": self.seconds}, weights)
 
 
 def _parse_number(value: Any) -> float:

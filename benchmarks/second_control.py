@@ -1,0 +1,178 @@
+"""What is a second control worth? Learned solvers against the best grid of every classical one.
+
+python -m benchmarks.second_control
+
+Runs the oracle, the search, ART-RL and CMA-ES on grid and weights together (``benchmarks.leaderboard``, from whose
+records the oracles of the classical solvers come), scores images of digits by their Frechet distance, and writes the
+table of docs/results.md between its marks. What is in the records already is not run again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from art_env._util.files import write_text
+from art_env.evaluation.evaluator import Evaluator
+from art_env.evaluation.results import read_csv, write_csv
+from art_env.problems.library import make_problem
+from benchmarks import leaderboard
+from benchmarks.records import ORACLE, RECORDS, RESULTS, ROOT, Cell, CellLine, Leaderboard, title
+from benchmarks.tables import markdown, replace_tables
+
+# Solver and K: one weight a step where there are few steps, two where there are more.
+CELLS = {"learned_2m": (3, 5), "learned_3m": (7, 10)}
+# At one evaluation a step, and at two (but for the last).
+SINGLE, DOUBLE = ("euler", "dpmpp_2m", "ipndm"), "heun"
+METHODS = (ORACLE, "cma", "search", "art")
+TABLE, TABLE_FRECHET = "second-control", "second-control-frechet"
+FRECHET_SEEDS = (0, 1, 2)
+
+
+@dataclass
+class Args:
+    """Run what is missing, and write the table."""
+
+    problems: tuple[str, ...] = ("digits", "mixture-2d", "mixture-1d")
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    methods: tuple[str, ...] = METHODS
+    jobs: int = 1
+    """Trainings at once."""
+    records: Path = RESULTS / "second_control.jsonl"
+    classical: Path = RECORDS
+    """Records of the leaderboard, with the oracles of the classical solvers."""
+    frechet: Path = RESULTS / "second_control_frechet.csv"
+    runs: Path = Path("runs/second_control")
+    tables_only: bool = False
+    """Only write the table from the records."""
+
+
+@dataclass(frozen=True)
+class FrechetLine(CellLine):
+    """Frechet distance of the samples of one schedule."""
+
+    method: str
+    seed: int
+    nfe: int
+    frechet: float
+
+
+def run(args: Args) -> None:
+    """Fill the records."""
+    for solver, steps in CELLS.items():
+        leaderboard.main(
+            leaderboard.Args(
+                args.problems,
+                (solver,),
+                steps,
+                args.methods,
+                args.seeds,
+                args.seeds,
+                jobs=args.jobs,
+                records=args.records,
+                oracles=args.runs / "oracles",
+                runs=args.runs,
+            )
+        )
+
+
+def score_images(args: Args) -> None:
+    """Frechet distances on digits at 5 evaluations, and of Heun's oracle with 9."""
+    found, classical = Leaderboard.read(args.records), Leaderboard.read(args.classical)
+    schedules = [(found, Cell("digits", "learned_2m", 5), method) for method in METHODS]
+    schedules += [(classical, Cell("digits", solver, 5), ORACLE) for solver in (*SINGLE, DOUBLE)]
+    lines = []
+    for board, cell, method in schedules:
+        evaluator = Evaluator(make_problem("digits"), cell.solver, FRECHET_SEEDS, metrics=("frechet",))
+        for record in board.records(method, cell):
+            (score,) = (row for row in evaluator.rows(record.schedule()) if row.metric == "frechet")
+            lines.append(FrechetLine(*cell, method, record.seed, record.nfe, score.mean))
+    write_csv(lines, args.frechet, FrechetLine)
+
+
+def table(found: Leaderboard, classical: Leaderboard) -> str:
+    """RMSE by problem and K: of a method the median of its runs, and their range."""
+    header = (
+        "problem",
+        "K",
+        "best classical grid",
+        "Heun's, 2K - 1 evaluations",
+        "solver",
+        "its oracle",
+        "CMA-ES",
+        "search",
+        "ART-RL",
+        "search / classical",
+    )
+    return markdown(header, _rows(found, classical))
+
+
+def _rows(found: Leaderboard, classical: Leaderboard) -> Iterator[tuple[str, ...]]:
+    for cell in found.cells_of(ORACLE):
+        best, heun = best_classical(classical, cell)
+        errors = {m: [r.error for r in found.records(m, cell)] for m in METHODS}
+        yield (
+            cell.problem,
+            str(cell.num_steps),
+            digits(best),
+            digits(heun),
+            cell.solver,
+            digits(errors[ORACLE][0]),
+            *(spread(errors[m]) for m in METHODS[1:]),
+            f"{np.median(errors['search']) / best:.2f}" if errors["search"] else "-",
+        )
+
+
+def best_classical(classical: Leaderboard, cell: Cell) -> tuple[float, float]:
+    """Errors of the oracles: the least at one evaluation a step, and that of Heun's method; NaN: not there."""
+
+    def error(solver: str) -> float:
+        records = classical.records(ORACLE, cell._replace(solver=solver))
+        return records[0].error if records else math.nan
+
+    return float(np.nanmin([error(solver) for solver in SINGLE])), error(DOUBLE)
+
+
+def digits(value: float) -> str:
+    """Three digits, also of a small number; a dash for what is not known."""
+    return "-" if math.isnan(value) else f"{value:#.3g}"
+
+
+def spread(errors: Sequence[float]) -> str:
+    """Median and range."""
+    if not errors:
+        return "-"
+    low, high = min(errors), max(errors)
+    return digits(float(np.median(errors))) + (f" ({digits(low)} to {digits(high)})" if high > low else "")
+
+
+def frechet_table(lines: Sequence[FrechetLine]) -> str:
+    """Frechet distances on digits."""
+    rows = []
+    for solver, method in dict.fromkeys((line.solver, line.method) for line in lines):
+        own = [line for line in lines if (line.solver, line.method) == (solver, method)]
+        rows.append((solver, title(method), str(own[0].nfe), spread([line.frechet for line in own])))
+    return markdown(("solver", "schedule", "evaluations", "Frechet distance"), rows, left=2)
+
+
+def main(args: Args) -> None:
+    """Run what is missing, and write the tables."""
+    if not args.tables_only:
+        run(args)
+        score_images(args)
+    found, classical = Leaderboard.read(args.records), Leaderboard.read(args.classical)
+    tables = {
+        TABLE: table(found, classical),
+        TABLE_FRECHET: frechet_table(read_csv(args.frechet, FrechetLine)),
+    }
+    page = ROOT / "docs" / "results.md"
+    write_text(page, replace_tables(page.read_text(encoding="utf-8"), tables))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, prog="python -m benchmarks.second_control", description=__doc__))
