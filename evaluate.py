@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 from art_env._util.cli import ModelOptions, parse, run_command
 from art_env.diffusion.solvers import require_deterministic
-from art_env.envs.dynamics import Dynamics
 from art_env.envs.observation import Observer
 from art_env.evaluation.comparison import Comparison, compare, with_own_names
 from art_env.evaluation.evaluator import Evaluator
@@ -146,23 +145,10 @@ def evaluate(settings: Settings) -> Comparison:
 
 def bound_rows(evaluator: Evaluator, features: Sequence[str], oracle: Schedule) -> list[Score]:
     """Rows of a policy that sees these features, trained by gradients from the best fixed schedule on."""
-    from agents.gradient_policy import train_by_gradients
-    from agents.rollout import sample_with_policy
+    from agents.gradient_policy import bound_ends
 
-    K = oracle.num_steps
-    dynamics = Dynamics(
-        problem=evaluator.problem,
-        solver=evaluator.solver,
-        num_steps=K,
-        features=tuple(features),
-        base_schedule="closed_form",
-    )
-    policy = train_by_gradients(dynamics, oracle)
-
-    def ends(x: torch.Tensor) -> torch.Tensor:
-        return sample_with_policy(policy, dynamics, x).x
-
-    return evaluator.policy_rows("bound policy", K, ends, oracle)
+    ends = bound_ends(evaluator.problem, evaluator.solver, features, oracle)
+    return evaluator.policy_rows("bound policy", oracle.num_steps, ends, oracle)
 
 
 def check_out(out: Path, overwrite: bool) -> None:

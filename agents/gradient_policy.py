@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from agents.art_rl.policy import Octaves, mlp
+from agents.rollout import sample_with_policy
 from agents.schedule_policy import SchedulePolicy
+from art_env.diffusion.solvers import Solver
 from art_env.envs.dynamics import Dynamics
+from art_env.problems.problem import Problem
 from art_env.schedules.schedule import Schedule
 
 # Part of the training noises that the policy is chosen on.
@@ -115,6 +119,21 @@ def train_by_gradients(
                 best, least = copy.deepcopy(policy.state_dict()), error
     policy.load_state_dict(best)
     return policy
+
+
+def bound_ends(
+    problem: Problem, solver: Solver, features: Sequence[str], start: Schedule
+) -> Callable[[Tensor], Tensor]:
+    """Where such a policy takes initial noises ``[B, *shape]``, with the training noises that the problem has."""
+    dynamics = Dynamics(
+        problem=problem,
+        solver=solver,
+        num_steps=start.num_steps,
+        features=tuple(features),
+        base_schedule="closed_form",
+    )
+    policy = train_by_gradients(dynamics, start)
+    return lambda x: sample_with_policy(policy, dynamics, x).x
 
 
 def _squared_error(policy: GradientPolicy, dynamics: Dynamics, index: np.ndarray) -> Tensor:

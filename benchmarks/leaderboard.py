@@ -114,9 +114,9 @@ class CellRunner:
         spent = {"evaluations": schedule.meta.get("evaluations", 0), "seconds": round(seconds, 3), **more}
         spent["curve"] = tuple((n, evals, e / self.least_error) for n, evals, e in more.get("curve", ()))
         weights = () if schedule.weights is None else tuple(map(tuple, schedule.weights.tolist()))
-        found = {"sigmas": tuple(schedule.sigmas.tolist()), "weights": weights}
+        spent |= {"sigmas": tuple(schedule.sigmas.tolist()), "weights": weights}
         nfe, ratio = self.evaluator.nfe(self.K), error / self.least_error
-        self.board.add(Record(self.cell, nfe, method, seed, error, ratio, **spent, **found))
+        self.board.add(Record(self.cell, nfe, method, seed, error, ratio, **spent))
 
     def _record_oracle(self) -> None:
         self.record(self.oracle, ORACLE, 0, self.oracle.meta.get("seconds", 0.0))

@@ -4,9 +4,10 @@ python -m benchmarks.state_policies
 
 Trains ART-RL with features (a run folder each under --runs; a finished one is used again), lets every policy act on
 each held-out trajectory, and sets its error beside that of the best fixed schedule, of the schedule search's, and of
-an adaptive Heun-Euler pair whose tolerance is matched to the same mean number of evaluations. Then times what a
-policy costs. The tables of README.md and docs/results.md, between the marks ``<!-- table:policies -->`` and
-``<!-- end -->``, are written from state.csv (``--tables-only``: nothing is trained).
+an adaptive Heun-Euler pair whose tolerance is matched to the same mean number of evaluations; with two controls,
+instead of the pair, beside that of a policy trained by gradients. Then times what a policy costs. Lines of cells that
+are not asked for stay in state.csv. The tables of README.md and docs/results.md, between the marks
+``<!-- table:policies -->`` and ``<!-- end -->``, are written from state.csv (``--tables-only``: nothing is trained).
 """
 
 from __future__ import annotations
@@ -22,23 +23,29 @@ import tyro
 from tqdm import tqdm
 
 from agents.checkpoint import load_agent
+from agents.gradient_policy import bound_ends
 from art_env._util.files import write_text
 from art_env.diffusion.adaptive import match_tolerance, sample_adaptive
+from art_env.diffusion.solvers import get_solver
 from art_env.evaluation.evaluator import Evaluator
 from art_env.evaluation.metrics import rmse
 from art_env.evaluation.results import read_csv, write_csv
 from art_env.problems.library import make_problem
+from art_env.schedules.schedule import Schedule
 from benchmarks.records import RESULTS, ROOT, Cell, CellLine, number
 from benchmarks.running import kept_oracle, run_training
 from benchmarks.tables import END, POLICIES, begin, markdown, marked, median_and_range, replace_tables
 
 FEATURES = ("log_velocity", "log_curvature", "rms", "turn")
 SAMPLE = ("x",)
+# With two controls; and where there is a condition to see.
+LEARNED_FEATURES, CLASS = ("change", "denoised"), ("class",)
 # Seed of the initial noises that the tolerance is matched on.
 PILOT_SEED = 40_000
 BEGIN = begin(POLICIES)
 BEST, SEARCH, ADAPTIVE = "best fixed schedule", "schedule search", "adaptive Heun-Euler pair"
-SOLVERS = {"euler": "Euler", "heun": "Heun", "dpmpp_2m": "DPM-Solver++"}
+BOUND = "policy trained by gradients"
+SOLVERS = {"euler": "Euler", "heun": "Heun", "dpmpp_2m": "DPM-Solver++", "learned_2m": "learned_2m"}
 
 
 @dataclass
@@ -52,13 +59,21 @@ class Args:
         "mixture-1d:heun:10",
         "mixture-2d:heun:5",
         "digits:heun:5",
+        "mixture-1d:learned_2m:5",
+        "mixture-2d:learned_2m:5",
+        "digits-class:learned_2m:5",
     )
     """problem:solver:K"""
     single: tuple[str, ...] = ()
     """Cells in which each feature is tried alone too, with the first seed."""
     once: tuple[str, ...] = ("digits:heun:5",)
     """Cells of which only the first seed is run."""
-    init_search: tuple[str, ...] = ("mixture-1d:heun:10",)
+    init_search: tuple[str, ...] = (
+        "mixture-1d:heun:10",
+        "mixture-1d:learned_2m:5",
+        "mixture-2d:learned_2m:5",
+        "digits-class:learned_2m:5",
+    )
     """Cells whose policies begin with what a search finds with half of the env steps."""
     seeds: tuple[int, ...] = (0, 1, 2)
     runs: Path = Path("runs/state")
@@ -89,6 +104,13 @@ def run_folder(args: Args, cell: Cell, features: tuple[str, ...], seed: int) -> 
     return args.runs / "__".join(map(str, (*cell, "+".join(features) or "time", seed)))
 
 
+def seen(cell: Cell) -> tuple[str, ...]:
+    """The features of a cell's policies."""
+    if cell.problem == "digits-class":
+        return CLASS
+    return LEARNED_FEATURES if get_solver(cell.solver).num_weights else FEATURES
+
+
 def measure(args: Args, cell: Cell) -> list[Line]:
     """All lines of one cell."""
     problem, K = make_problem(cell.problem), cell.num_steps
@@ -97,8 +119,9 @@ def measure(args: Args, cell: Cell) -> list[Line]:
     best = evaluator.rows(oracle)[0].mean
     lines = [Line(*cell, BEST, 0, evaluator.nfe(K), best, 1.0, 0.0)]
     seeds = args.seeds[:1] if cell.option in args.once else args.seeds
-    trials: list[tuple[tuple[str, ...], int]] = [((), seeds[0]), *((FEATURES, seed) for seed in seeds)]
-    if len(problem.shape) == 1:
+    trials: list[tuple[tuple[str, ...], int]] = [((), seeds[0]), *((seen(cell), seed) for seed in seeds)]
+    learned = get_solver(cell.solver).num_weights > 0
+    if len(problem.shape) == 1 and not learned:
         trials.append((SAMPLE, seeds[0]))
     if cell.option in args.single:
         trials += [((feature,), args.seeds[0]) for feature in FEATURES]
@@ -113,7 +136,18 @@ def measure(args: Args, cell: Cell) -> list[Line]:
         label = f"policy, {' '.join(features)}" if features else SEARCH
         nfe = evaluator.nfe(K)
         lines.append(Line(*cell, label, seed, nfe, error, error / best, summary["seconds"], distilled))
-    return [*lines, adaptive(evaluator, cell, best)]
+    return [*lines, bound(evaluator, oracle, cell, best) if learned else adaptive(evaluator, cell, best)]
+
+
+def bound(evaluator: Evaluator, oracle: Schedule, cell: Cell, best: float) -> Line:
+    """A policy with the same features that is trained by gradients through the sampler."""
+    began = time.perf_counter()
+    ends = bound_ends(evaluator.problem, evaluator.solver, seen(cell), oracle)
+    seconds = time.perf_counter() - began
+    (error,) = (
+        r.mean for r in evaluator.policy_rows(BOUND, cell.num_steps, ends, oracle) if r.metric == "rmse"
+    )
+    return Line(*cell, BOUND, 0, evaluator.nfe(cell.num_steps), error, error / best, seconds)
 
 
 def adaptive(evaluator: Evaluator, cell: Cell, best: float) -> Line:
@@ -133,7 +167,7 @@ def adaptive(evaluator: Evaluator, cell: Cell, best: float) -> Line:
 
 def overhead(args: Args, cell: Cell, batch: int, rounds: int = 200) -> str:
     """Time of a decision of the policy beside that of an evaluation of the network, in one run."""
-    model, dynamics = load_agent(run_folder(args, cell, FEATURES, args.seeds[0]) / "model.zip")
+    model, dynamics = load_agent(run_folder(args, cell, seen(cell), args.seeds[0]) / "model.zip")
     bare = dynamics.without_rewards()
     state = bare.initial(dynamics.problem.sample_noise(batch, PILOT_SEED))
     spent = {"decide": 0.0, "evaluate": 0.0}
@@ -165,11 +199,6 @@ def spread(values: Sequence[float]) -> str:
 def tables(lines: Sequence[Line]) -> tuple[str, str]:
     """The short table of README.md and the whole one of docs/results.md."""
     cells = list(dict.fromkeys(line.cell for line in lines))
-    samplers = [
-        BEST,
-        SEARCH,
-        *dict.fromkeys(line.sampler for line in lines if line.sampler.startswith("policy")),
-    ]
 
     def of(cell: Cell, sampler: str, column: str = "ratio") -> str:
         return spread([getattr(x, column) for x in lines if (x.cell, x.sampler) == (cell, sampler)])
@@ -177,17 +206,16 @@ def tables(lines: Sequence[Line]) -> tuple[str, str]:
     names = [
         f"{cell.problem}, {SOLVERS.get(cell.solver, cell.solver)}, K = {cell.num_steps}" for cell in cells
     ]
-    policies = [f"policy, {' '.join(features)}" for features in (FEATURES, SAMPLE)]
-    short = []
+    short, whole = [], []
     for cell, name in zip(cells, names, strict=True):
-        best = of(cell, policies[0], "list_ratio"), of(cell, policies[0]), of(cell, policies[1])
-        short.append([name, best[0], f"**{best[1]}**", best[2]])
+        policy, sample = (f"policy, {' '.join(features)}" for features in (seen(cell), SAMPLE))
+        distilled = of(cell, policy, "list_ratio")
+        short.append([name, distilled, f"**{of(cell, policy)}**", of(cell, sample)])
+        best, *others = (of(cell, BEST, "rmse"), of(cell, SEARCH), of(cell, policy), of(cell, sample))
+        whole.append([name, best, *others, of(cell, BOUND), of(cell, ADAPTIVE)])
     header = ["", "list distilled from the policy", "**ART-RL's policy**", "**policy that sees x itself**"]
-    whole = []
-    for sampler in (*samplers, ADAPTIVE):
-        texts = [of(cell, sampler, "rmse" if sampler == BEST else "ratio") for cell in cells]
-        whole.append([sampler, *texts])
-    return markdown(header, short, left=len(header)), markdown(["", *names], whole)
+    columns = ["", f"{BEST}, RMSE", SEARCH, "policy", "policy that sees x itself", BOUND, ADAPTIVE]
+    return markdown(header, short, left=len(header)), markdown(columns, whole)
 
 
 def write_tables(source: Path) -> None:
@@ -208,10 +236,10 @@ def main(args: Args) -> None:
     cells = [Cell.parse(text) for text in args.cells]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    lines: list[Line] = []
+    lines: list[Line] = read_csv(args.out, Line) if args.out.is_file() else []
     for cell in cells:
         found = measure(args, cell)
-        lines += found
+        lines = [line for line in lines if line.cell != cell] + found
         write_csv(lines, args.out, Line)
         for line in found:
             print(
