@@ -4,7 +4,7 @@ python -m benchmarks.second_control
 
 Runs the oracle, the search, ART-RL and CMA-ES on grid and weights together (``benchmarks.leaderboard``, from whose
 records the oracles of the classical solvers come), scores images of digits by their Frechet distance, and writes the
-table of docs/results.md between its marks. What is in the records already is not run again.
+tables of README.md and docs/results.md between their marks. What is in the records already is not run again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CELLS = {"learned_2m": (3, 5), "learned_3m": (7, 10)}
 # At one evaluation a step, and at two (but for the last).
 SINGLE, DOUBLE = ("euler", "dpmpp_2m", "ipndm"), "heun"
 METHODS = (ORACLE, "cma", "search", "art")
-TABLE, TABLE_FRECHET = "second-control", "second-control-frechet"
+TABLE, TABLE_SHORT, TABLE_FRECHET = "second-control", "second-control-5", "second-control-frechet"
 FRECHET_SEEDS = (0, 1, 2)
 
 
@@ -128,6 +128,26 @@ def _rows(found: Leaderboard, classical: Leaderboard) -> Iterator[tuple[str, ...
         )
 
 
+def short_table(found: Leaderboard, classical: Leaderboard) -> str:
+    """The same at 5 evaluations."""
+    header = (
+        "5 evaluations",
+        "best classical grid",
+        "(Heun's grid, 9 evaluations)",
+        "**search**",
+        "**ART-RL**",
+        "oracle, grid and weights",
+    )
+    rows = []
+    for cell in found.cells_of(ORACLE):
+        if cell.num_steps == 5:
+            errors = {m: [r.error for r in found.records(m, cell)] for m in METHODS}
+            search, art = (f"**{spread(errors[m])}**" for m in ("search", "art"))
+            best, heun = map(digits, best_classical(classical, cell))
+            rows.append((cell.problem, best, f"({heun})", search, art, digits(errors[ORACLE][0])))
+    return markdown(header, rows)
+
+
 def best_classical(classical: Leaderboard, cell: Cell) -> tuple[float, float]:
     """Errors of the oracles: the least at one evaluation a step, and that of Heun's method; NaN: not there."""
 
@@ -135,7 +155,8 @@ def best_classical(classical: Leaderboard, cell: Cell) -> tuple[float, float]:
         records = classical.records(ORACLE, cell._replace(solver=solver))
         return records[0].error if records else math.nan
 
-    return float(np.nanmin([error(solver) for solver in SINGLE])), error(DOUBLE)
+    known = [e for e in map(error, SINGLE) if not math.isnan(e)]
+    return min(known, default=math.nan), error(DOUBLE)
 
 
 def digits(value: float) -> str:
@@ -168,10 +189,11 @@ def main(args: Args) -> None:
     found, classical = Leaderboard.read(args.records), Leaderboard.read(args.classical)
     tables = {
         TABLE: table(found, classical),
+        TABLE_SHORT: short_table(found, classical),
         TABLE_FRECHET: frechet_table(read_csv(args.frechet, FrechetLine)),
     }
-    page = ROOT / "docs" / "results.md"
-    write_text(page, replace_tables(page.read_text(encoding="utf-8"), tables))
+    for page in (ROOT / "README.md", ROOT / "docs" / "results.md"):
+        write_text(page, replace_tables(page.read_text(encoding="utf-8"), tables))
 
 
 if __name__ == "__main__":
