@@ -58,7 +58,7 @@ from benchmarks.statistics import (
     median,
     summarize,
 )
-from benchmarks.tables import POLICIES, begin, block, markdown, marked, median_and_range, replace_tables
+from benchmarks.tables import OTHERS, begin, block, markdown, marked, median_and_range, replace_tables
 
 PROGRAM = "python -m benchmarks.report"
 AGENTS = ("art", OURS)
@@ -364,7 +364,7 @@ def fill(text: str, parts: dict[str, str]) -> str:
     """
     names = marked(text)
     for name in names:
-        if name not in parts and name != POLICIES and not name.startswith("ratios:"):
+        if name not in parts and name not in OTHERS and not name.startswith("ratios:"):
             raise ValueError(f"{begin(name)}: no such table; known: {', '.join(parts)}")
     gone = {name: "No records." for name in names if name.startswith("ratios:")}
     text = replace_tables(text, {**gone, **parts})

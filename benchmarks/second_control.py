@@ -23,14 +23,13 @@ from art_env.evaluation.results import read_csv, write_csv
 from art_env.problems.library import make_problem
 from benchmarks import leaderboard
 from benchmarks.records import ORACLE, RECORDS, RESULTS, ROOT, Cell, CellLine, Leaderboard, title
-from benchmarks.tables import markdown, replace_tables
+from benchmarks.tables import SECOND, SECOND_FRECHET, SECOND_SHORT, markdown, replace_tables
 
 # Solver and K: one weight a step where there are few steps, two where there are more.
 CELLS = {"learned_2m": (3, 5), "learned_3m": (7, 10)}
 # At one evaluation a step, and at two (but for the last).
 SINGLE, DOUBLE = ("euler", "dpmpp_2m", "ipndm"), "heun"
 METHODS = (ORACLE, "cma", "search", "art")
-TABLE, TABLE_SHORT, TABLE_FRECHET = "second-control", "second-control-5", "second-control-frechet"
 FRECHET_SEEDS = (0, 1, 2)
 
 
@@ -188,9 +187,9 @@ def main(args: Args) -> None:
         score_images(args)
     found, classical = Leaderboard.read(args.records), Leaderboard.read(args.classical)
     tables = {
-        TABLE: table(found, classical),
-        TABLE_SHORT: short_table(found, classical),
-        TABLE_FRECHET: frechet_table(read_csv(args.frechet, FrechetLine)),
+        SECOND: table(found, classical),
+        SECOND_SHORT: short_table(found, classical),
+        SECOND_FRECHET: frechet_table(read_csv(args.frechet, FrechetLine)),
     }
     for page in (ROOT / "README.md", ROOT / "docs" / "results.md"):
         write_text(page, replace_tables(page.read_text(encoding="utf-8"), tables))

@@ -10,8 +10,10 @@ import numpy as np
 from benchmarks.records import number
 
 END = "<!-- end -->"
-# The table of ``benchmarks.state_policies``; the page of ``benchmarks.report`` has it too.
+# Tables that commands of their own write; the page of ``benchmarks.report`` has them too.
 POLICIES = "policies"
+SECOND, SECOND_SHORT, SECOND_FRECHET = "second-control", "second-control-5", "second-control-frechet"
+OTHERS = (POLICIES, SECOND, SECOND_SHORT, SECOND_FRECHET)
 _BEGIN = r"<!-- table:([^\s>]+) -->"
 _BLOCK = re.compile(_BEGIN + rf"\n(?:(?!<!-- table:)[\s\S])*?{END}")
 
