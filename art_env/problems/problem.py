@@ -86,7 +86,8 @@ NETWORK = Effort(
     gradient_noises=256,
     pictures=12,
 )
-# Where a row of an evaluation takes half a millisecond or more, fewer noises make the oracle no longer than a training.
+# Where a row of an evaluation takes half a millisecond or more: so few noises that the oracle takes no longer than a
+# training.
 LARGE_NETWORK = replace(
     NETWORK,
     score_noises=128,
