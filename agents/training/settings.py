@@ -235,8 +235,8 @@ class Pace(NamedTuple):
 
 
 # On top of a good list, wide exploration and large steps would only lose it. With weights the error is more
-# sensitive: mixture-2d, learned_2m, K = 5, features change and denoised: with NARROW 1.01 of the best list's error, with
-# NARROWEST 0.70.
+# sensitive: on mixture-2d (learned_2m, K = 5, features change and denoised) NARROW ended at 1.01 of the best list's
+# error, NARROWEST at 0.70.
 WIDE, NARROW = Pace(0.05, 0.006, 0.18, 0.012), Pace(0.005, 0.006, 0.03, 0.012)
 NARROWEST = Pace(0.002, 0.001, 0.02, 0.008)
 
