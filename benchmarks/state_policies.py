@@ -66,7 +66,7 @@ class Args:
     """problem:solver:K"""
     single: tuple[str, ...] = ()
     """Cells in which each feature is tried alone too, with the first seed."""
-    once: tuple[str, ...] = ("digits:heun:5", "digits-class:learned_2m:5")
+    once: tuple[str, ...] = ("digits:heun:5", "mixture-1d:learned_2m:5", "digits-class:learned_2m:5")
     """Cells of which only the first seed is run."""
     init_search: tuple[str, ...] = (
         "mixture-1d:heun:10",
