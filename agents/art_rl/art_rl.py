@@ -53,7 +53,11 @@ class ARTRL(OnPolicyAlgorithm):
       512 rows without *reward so far*: 0.49. Minibatches of large rollouts with PPO's clipped ratio: 0.66 at best.
       On top of a search the width begins at 0.03 and the table's step at 0.005; with 0.05 and 0.05 (2,048 rows):
       1.24. Those are 16 groups; with 4 of 256 rows, Heun at K = 5, 5.1 million env steps from the base schedule, it
-      is 0.25 instead of 0.32, and with the four other features 0.21 instead of 0.54.
+      is 0.25 instead of 0.32, and with the four other features 0.21 instead of 0.54. With weights the error is more
+      sensitive: ``mixture-2d``, ``learned_2m`` at K = 5, on top of the best list, 5.1 million env steps: 0.70 with a
+      width from 0.02 to 0.008 and steps of 0.002 (table) and 0.001 (network); with half that width 0.80, with half
+      the network's step 0.75. ``mixture-1d`` is an exception: there wide exploration from the base schedule ends
+      lower than any start on top of the best list.
     - *Exploration shared within a group* without features, in antithetic pairs of groups. With exploration of each
       row's own: 1.02, 1.02 and 1.09, 1.11; long, with Heun at K = 10, it ends in a local minimum: 1.40, 1.36 against
       1.02, 1.02.
