@@ -3,9 +3,9 @@
 python -m benchmarks.leaderboard --jobs 2
 
 A cell is a problem, a solver and a number of steps. CMA-ES, the search, ART-RL, PPO and SAC integrate as many
-trajectories, those of a default training; gradients take what they need. All of it takes about two hours on two
-cores. What is in the records already is not run again, so that the table can be made in parts, and one that was
-interrupted goes on.
+trajectories, those of a default training; gradients take what they need. The trainings of the records took 7.5 hours
+together, most of them beside other jobs. What is in the records already is not run again, so that the table can be
+made in parts, and one that was interrupted goes on.
 """
 
 from __future__ import annotations

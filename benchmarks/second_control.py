@@ -114,7 +114,7 @@ def table(found: Leaderboard, classical: Leaderboard) -> str:
 def _rows(found: Leaderboard, classical: Leaderboard) -> Iterator[tuple[str, ...]]:
     for cell in found.cells_of(ORACLE):
         best, heun = best_classical(classical, cell)
-        errors = {m: [r.error for r in found.records(m, cell)] for m in METHODS}
+        errors = errors_of(found, cell)
         yield (
             cell.problem,
             str(cell.num_steps),
@@ -140,11 +140,16 @@ def short_table(found: Leaderboard, classical: Leaderboard) -> str:
     rows = []
     for cell in found.cells_of(ORACLE):
         if cell.num_steps == 5:
-            errors = {m: [r.error for r in found.records(m, cell)] for m in METHODS}
+            errors = errors_of(found, cell)
             search, art = (f"**{spread(errors[m])}**" for m in ("search", "art"))
             best, heun = map(digits, best_classical(classical, cell))
             rows.append((cell.problem, best, f"({heun})", search, art, digits(errors[ORACLE][0])))
     return markdown(header, rows)
+
+
+def errors_of(found: Leaderboard, cell: Cell) -> dict[str, list[float]]:
+    """The error of every run in a cell, by method."""
+    return {method: [record.error for record in found.records(method, cell)] for method in METHODS}
 
 
 def best_classical(classical: Leaderboard, cell: Cell) -> tuple[float, float]:

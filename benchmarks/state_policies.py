@@ -210,8 +210,8 @@ def tables(lines: Sequence[Line]) -> tuple[str, str]:
         policy, sample = (f"policy, {' '.join(features)}" for features in (seen(cell), SAMPLE))
         distilled = of(cell, policy, "list_ratio")
         short.append([name, distilled, f"**{of(cell, policy)}**", of(cell, sample)])
-        best, *others = (of(cell, BEST, "rmse"), of(cell, SEARCH), of(cell, policy), of(cell, sample))
-        whole.append([name, best, *others, of(cell, BOUND), of(cell, ADAPTIVE)])
+        ratios = (of(cell, sampler) for sampler in (SEARCH, policy, sample, BOUND, ADAPTIVE))
+        whole.append([name, of(cell, BEST, "rmse"), *ratios])
     header = ["", "list distilled from the policy", "**ART-RL's policy**", "**policy that sees x itself**"]
     columns = ["", f"{BEST}, RMSE", SEARCH, "policy", "policy that sees x itself", BOUND, ADAPTIVE]
     return markdown(header, short, left=len(header)), markdown(columns, whole)

@@ -192,21 +192,16 @@ class ScheduleSearch:
 
         # Which valley is the deeper one shows late: the best of each origin goes on.
         best = list({c.origin: c for c in reversed(finalists)}.values())
-        winners: list[Candidate] = []
         length = (rollouts - self._spent) / len(best) - (self._comparison if len(best) > 1 else 0.0)
-        for i, finalist in enumerate(best):
-            winner = self._run(
-                self._rng(2, i),
-                finalist.strategy,
-                finalist.sampler,
-                length,
-                winner_batches,
-                WINNER_ESTIMATES,
-                shown=i == 0,
+        winners = [
+            self._run(
+                self._rng(2, i), c.strategy, c.sampler, length, winner_batches, WINNER_ESTIMATES, shown=i == 0
             )
-            if len(best) > 1:
-                winners = self._compared([*winners, self._re_evaluated(winner)])
-        return self._result(winners[0].actions if winners else winner.actions)
+            for i, c in enumerate(best)
+        ]
+        if len(winners) > 1:
+            winners = self._compared([self._re_evaluated(winner) for winner in winners])
+        return self._result(winners[0].actions)
 
     def _run(
         self,

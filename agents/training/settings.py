@@ -37,6 +37,7 @@ class Settings(ModelOptions):
     control: ClassVar[str] = "log_speed"
     counts: ClassVar[tuple[str, ...]] = ("threads", "num_envs", "total_timesteps", "num_images")
     positive: ClassVar[tuple[str, ...]] = ()
+
     solver: str = "heun"
     """euler, heun, rk4, dpmpp_2m or ipndm; learned_2m, learned_3m or learned_4m, whose slope has 1, 2 or 3 weights
     that the agent sets too; stochastic: euler_maruyama or edm_churn."""
@@ -62,7 +63,8 @@ class Settings(ModelOptions):
     """Initial noises that rewards are measured on; by default the problem's own number."""
     total_timesteps: int | None = None
     """Env steps; by default 300 episodes of every row (on images 1,200, 100 with --model; on the mixtures 1,000, and
-    beyond K = 10 100 K; of a stochastic solver on images 300, on the analytic problems 75), for every algorithm."""
+    beyond K = 10 100 K; of a stochastic solver on images 300, on the analytic problems 75), for every algorithm. With
+    each weight of a learned solver a search, and ART-RL with features, add as many (on the mixtures 3 times that)."""
     num_envs: int | None = None
     """Rows that step together; by default 256 (64 on images and with --model, 1024 on the mixtures unless ART-RL has
     features; of a stochastic solver 4096, 1024 on images, 256 with --model)."""

@@ -23,6 +23,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
+from art_env.export.formats import _flow_times
 from art_env.schedules.schedule import Schedule
 
 # A pipeline that was saved looks for SchedulerMixin here, to see how its scheduler is loaded.
@@ -218,7 +219,7 @@ class FlowMatchLearnedMultistepScheduler(_Multistep, FlowMatchEulerDiscreteSched
         """
         self._check_steps(num_inference_steps, timesteps)
         self._check_steps(None if sigmas is None else len(sigmas), None)
-        times = self.schedule.sigmas / (1 + self.schedule.sigmas)
+        times = _flow_times(self.schedule)
         self.num_inference_steps = self.schedule.num_steps
         self.sigmas = torch.tensor(times, dtype=torch.float32, device=device)
         self.timesteps = self.sigmas[:-1] * self.config.num_train_timesteps

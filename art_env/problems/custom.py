@@ -61,7 +61,7 @@ def custom_problem(
         prior_std=sigma_max,
         decode=getattr(denoiser, "decode", None),
         num_knots=num_knots,
-        num_noises=num_noises or (256 if images else 4096),
+        num_noises=(256 if images else 4096) if num_noises is None else num_noises,
         effort=effort or (NETWORK if images else ANALYTIC),
         device=check_device(device),
     )

@@ -12,14 +12,13 @@ from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
-import torch
 
 from art_env.diffusion.denoiser import Denoiser
 from art_env.diffusion.ode import ReferenceFlow
 from art_env.diffusion.solvers import Solver, get_solver
-from art_env.schedules.gradient import FLAT, levels_from, log_steps, search_scale, with_weights
+from art_env.schedules.gradient import FLAT, from_numbers, search_scale, to_numbers, with_weights
 from art_env.schedules.optimal import closed_form, final_rmse
-from art_env.schedules.schedule import Array, Schedule, check_num_steps, from_sigmas
+from art_env.schedules.schedule import Schedule, check_num_steps, from_sigmas
 
 # Log error of a grid that cannot be sampled.
 WORST = 1e6
@@ -84,11 +83,12 @@ def evolve(
     begun, price = time.perf_counter(), reference.num_noises * rule.nfe(K)
     scale, closed = search_scale(reference), closed_form(reference, K)
     best, least, used, evaluations = closed, np.inf, 0, 0
-    free = rule.used_weights(K)
 
-    def log_error(schedule: Schedule) -> float:
+    def log_error(schedule: Schedule | None) -> float:
         nonlocal best, least, used, evaluations
         used += 1
+        if schedule is None:  # cannot be sampled
+            return WORST
         evaluations += price
         rmse = final_rmse(denoiser, reference, schedule, rule)
         if rmse < least:
@@ -97,29 +97,11 @@ def evolve(
                 callback(evaluations, rmse)
         return math.log(max(rmse, 1e-300)) if math.isfinite(rmse) else WORST
 
-    def numbers(schedule: Schedule) -> Array:
-        weights = np.zeros(0) if schedule.weights is None else schedule.weights[free]
-        return np.concatenate([log_steps(schedule.sigmas, scale), weights])
-
-    def error_of(z: Array) -> float:
-        nonlocal used
-        levels = (
-            levels_from(torch.from_numpy(z[:K]), closed.sigma_max, closed.sigma_end, scale).numpy().copy()
-        )
-        levels[0], levels[-1] = closed.sigma_max, closed.sigma_end
-        if not (np.diff(levels) < 0).all():  # steps too small for the numbers' precision
-            used += 1
-            return WORST
-        weights = None
-        if rule.num_weights:
-            weights = np.zeros(free.shape)
-            weights[free] = z[K:]
-        return log_error(from_sigmas(levels, "cma", weights=weights))
-
     for given in with_weights(closed, rule)[: int(max_evaluations)]:
         log_error(given)
-    start = numbers(best)
-    population = 4 + int(3 * np.log(len(start)))
+    start = best
+    first = to_numbers(start, rule, scale)
+    population = 4 + int(3 * np.log(len(first)))
     while K > 1 and used < max_evaluations:
         # cma takes the seed 0 as "from the clock".
         options = {
@@ -129,10 +111,11 @@ def evolve(
             "tolfun": FLAT,
             "tolfunhist": FLAT,
         }
-        search = cma.CMAEvolutionStrategy(start, step_size, options)
+        search = cma.CMAEvolutionStrategy(first, step_size, options)
         while used < max_evaluations and not search.stop():
             asked = search.ask()
-            errors = [error_of(z) for z in asked[: int(max_evaluations) - used]]
+            tried = asked[: int(max_evaluations) - used]
+            errors = [log_error(from_numbers(z, start, rule, scale)) for z in tried]
             if len(errors) == len(asked):
                 search.tell(asked, errors)
         population *= 2

@@ -126,10 +126,7 @@ def paired(schedule: Schedule, scale: float) -> Schedule:
     """
     K = schedule.num_steps
     stretched = log_steps(schedule.sigmas, scale) + PAIR_STRETCH * (-1.0) ** np.arange(K)
-    sigmas = (
-        levels_from(torch.from_numpy(stretched), schedule.sigma_max, schedule.sigma_end, scale).numpy().copy()
-    )
-    sigmas[0], sigmas[-1] = schedule.sigma_max, schedule.sigma_end
+    sigmas = grid_from(stretched, schedule, scale)
     weights = np.where(np.arange(K) % 2 == 1, PAIR_WEIGHT, EVEN_WEIGHTS[1][0])
     weights[0] = 0.0
     return from_sigmas(sigmas, "paired", weights=weights[:, None])
@@ -185,6 +182,35 @@ def levels_from(z: Tensor, sigma_max: float, sigma_end: float, scale: float) -> 
     return scale * torch.sinh(u0 - (u0 - u1) * u)
 
 
+def grid_from(z: Array, ends: Schedule, scale: float) -> Array:
+    """Noise levels ``[K + 1]`` of log step sizes ``z: [K]``, with exactly the ends of a schedule."""
+    sigmas: Array = levels_from(torch.from_numpy(z), ends.sigma_max, ends.sigma_end, scale).numpy().copy()
+    sigmas[0], sigmas[-1] = ends.sigma_max, ends.sigma_end
+    return sigmas
+
+
+def to_numbers(schedule: Schedule, solver: Solver, scale: float) -> Array:
+    """What a search moves: the log step sizes, then the weights that a run uses."""
+    weights = (
+        np.zeros(0) if schedule.weights is None else schedule.weights[solver.used_weights(schedule.num_steps)]
+    )
+    return np.concatenate([log_steps(schedule.sigmas, scale), weights])
+
+
+def from_numbers(numbers: Array, start: Schedule, solver: Solver, scale: float) -> Schedule | None:
+    """``to_numbers`` undone, with the ends of ``start``; None: not finite, or steps too small for the precision."""
+    K = start.num_steps
+    sigmas = grid_from(numbers[:K], start, scale)
+    if not (np.isfinite(numbers).all() and (np.diff(sigmas) < 0).all()):
+        return None
+    table = None
+    if start.weights is not None:
+        used = solver.used_weights(K)
+        table = np.zeros(used.shape)
+        table[used] = numbers[K:]
+    return replace(start, sigmas=sigmas, weights=table)
+
+
 class _Search:
     """BFGS over the K step sizes, as a softmax in the coordinate ``asinh(sigma / scale)``, and the weights used."""
 
@@ -193,8 +219,7 @@ class _Search:
         self.evaluations = 0
 
     def run(self, reference: ReferenceFlow, start: Schedule, max_iterations: int) -> Schedule:
-        ends, K = (start.sigma_max, start.sigma_end), start.num_steps
-        used = self.solver.used_weights(K)
+        ends, used = (start.sigma_max, start.sigma_end), self.solver.used_weights(start.num_steps)
         values: list[float] = []
 
         def stop_when_flat(intermediate_result: OptimizeResult) -> None:
@@ -203,25 +228,17 @@ class _Search:
             if len(values) > 5 and values[-6] - values[-1] < FLAT:
                 raise StopIteration
 
-        weights = np.zeros(0) if start.weights is None else start.weights[used]
         result = minimize(
             self._objective,
-            np.concatenate([log_steps(start.sigmas, self.scale), weights]),
+            to_numbers(start, self.solver, self.scale),
             args=(reference, ends, used),
             jac=True,
             method="BFGS",
             callback=stop_when_flat,
             options={"maxiter": max_iterations, "gtol": 1e-4},
         )
-        out = levels_from(torch.from_numpy(result.x[:K]), *ends, self.scale).numpy().copy()
-        out[0], out[-1] = ends
-        if not (np.isfinite(result.x).all() and (np.diff(out) < 0).all()):
-            return start
-        table = None
-        if start.weights is not None:
-            table = np.zeros(used.shape)
-            table[used] = result.x[K:]
-        return replace(start, sigmas=out, weights=table)
+        found = from_numbers(result.x, start, self.solver, self.scale)
+        return start if found is None else found
 
     def _objective(
         self, z: Array, reference: ReferenceFlow, ends: tuple[float, float], used: np.ndarray

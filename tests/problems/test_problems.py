@@ -86,6 +86,11 @@ def test_digits_data_is_drawn_without_replacement():
     assert make_problem("digits").sample_data(2000, 1).shape[0] == 2000
 
 
+def test_no_noises_are_refused():
+    with pytest.raises(ValueError, match="num_noises = 0 must be at least 1"):
+        custom_problem(GaussianDenoiser(1.0), num_noises=0).reference()
+
+
 def test_mnist_without_its_images():
     problem = make_problem("mnist")
     assert float(problem.sample_noise(500, 0).std()) == pytest.approx(problem.prior_std, rel=0.01)
