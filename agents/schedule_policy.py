@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from art_env.envs.clock import Clock
+from art_env.envs.base_schedule import Clock
 from art_env.envs.dynamics import Dynamics
 from art_env.schedules.schedule import Schedule, pad_weights
 

@@ -89,4 +89,11 @@ _register("Mixture1D", problem="mixture-1d")
 _register("Mixture2D", problem="mixture-2d")
 _register("Digits", problem="digits")
 _register("Mnist", problem="mnist")
+_register(
+    "RandomMixture",
+    problem="random-mixtures",
+    solver="learned_2m",
+    base_schedule="universal",
+    features=("level", "log_velocity", "rms", "turn", "log_change", "denoised_rms", "denoised_change"),
+)
 _register("Diffusion", problem="custom")

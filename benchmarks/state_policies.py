@@ -26,9 +26,9 @@ from agents.checkpoint import load_agent
 from agents.gradient_policy import bound_ends
 from art_env._util.files import write_text
 from art_env.diffusion.adaptive import match_tolerance, sample_adaptive
+from art_env.diffusion.denoiser import difference
 from art_env.diffusion.solvers import get_solver
 from art_env.evaluation.evaluator import Evaluator
-from art_env.evaluation.metrics import rmse
 from art_env.evaluation.results import read_csv, write_csv
 from art_env.problems.library import make_problem
 from art_env.schedules.schedule import Schedule
@@ -160,7 +160,7 @@ def adaptive(evaluator: Evaluator, cell: Cell, best: float) -> Line:
         return Line(*cell, ADAPTIVE, 0, nfe, math.nan, math.nan, 0.0)
     reference = evaluator.reference()
     ends, used = sample_adaptive(problem.denoiser, reference.start, *levels, tolerance)
-    error = rmse(problem.visible(ends), problem.visible(reference.x_end))
+    error = float(difference(problem.denoiser, ends, reference.x_end).square().mean().sqrt())
     return Line(*cell, ADAPTIVE, 0, float(used.double().mean()), error, error / best, 0.0)
 
 

@@ -68,6 +68,11 @@ class Objective:
             )
         if not isinstance(dynamics.control_rule, LogSpeed):
             raise ValueError(f"control = {dynamics.control!r}: the search needs 'log_speed'")
+        if dynamics.base.of_rows:
+            raise ValueError(
+                f"each row of {dynamics.problem.name!r} has a base schedule of its own, and the search finds one "
+                "list; use base_schedule=7"
+            )
         self.dynamics, self.batch, self.control = dynamics, batch, dynamics.control_rule
         self.num_steps, self.pool_size = dynamics.num_steps, dynamics.reference.num_noises
         self.used_actions = dynamics.used_actions
@@ -95,7 +100,8 @@ class Objective:
         dynamics = self.dynamics
         given = torch.from_numpy(actions).reshape(1, self.num_steps, -1).to(dynamics.device)
         times = self.control.times(given[..., 0])
-        levels, weights = self.control.levels(times), None
+        assert dynamics.reference is not None
+        levels, weights = self.control.levels(times, dynamics.reference.start[:1]), None
         if dynamics.weight_rule is not None:
             weights = dynamics.weight_rule.table(given[..., 1:], times)[:, 0].cpu().numpy()
         meta = {

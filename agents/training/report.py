@@ -63,14 +63,14 @@ def draw(result: Result) -> None:
 def summary(result: Result) -> dict[str, Any]:
     """One number a metric."""
     settings, K = result.training.settings, result.schedule.num_steps
-    algorithm = settings.algorithm
+    algorithm = result.schedule.name
 
     def of(name: str) -> dict[str, float]:
         return {row.metric: row.mean for row in result.rows if row.schedule == name}
 
     scores: dict[str, float | None] = {"ratio": None, "rmse": None, **of(algorithm)}
     if result.training.acts_on_samples:
-        policy = {"ratio": None, "rmse": None, **of(f"{algorithm} policy")}
+        policy = {"ratio": None, "rmse": None, **of(f"{settings.algorithm} policy")}
         scores |= {f"policy_{metric}": value for metric, value in policy.items()}
     return {
         "problem": result.evaluator.problem.name,

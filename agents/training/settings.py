@@ -16,10 +16,14 @@ from agents.baselines import make_ppo, make_sac
 from agents.group_baseline import GroupBaseline
 from agents.schedule_search.search import Options
 from art_env._util.cli import ModelOptions
-from art_env._util.names import unknown_name
+from art_env._util.names import check_name, unknown_name
+from art_env.envs.base_schedule import BASE_SCHEDULES
 from art_env.envs.config import EnvConfig
 from art_env.problems.problem import Problem
+from art_env.schedules.registry import check_universal
 
+AUTO = "auto"
+EFFORTS = ("none", "quick", "full")
 # Rows of a training with features, unless the problem's own are fewer.
 ROWS_WITH_FEATURES = 256
 
@@ -38,11 +42,15 @@ class Settings(ModelOptions):
     counts: ClassVar[tuple[str, ...]] = ("threads", "num_envs", "total_timesteps", "num_images")
     positive: ClassVar[tuple[str, ...]] = ()
 
-    solver: str = "heun"
-    """euler, heun, rk4, dpmpp_2m or ipndm; learned_2m, learned_3m or learned_4m, whose slope has 1, 2 or 3 weights
-    that the agent sets too; stochastic: euler_maruyama or edm_churn."""
+    solver: str = AUTO
+    """By default heun; with --effort none or quick learned_2m. euler, heun, rk4, dpmpp_2m or ipndm; learned_2m,
+    learned_3m or learned_4m, whose slope has 1, 2 or 3 weights that the agent sets too; stochastic: euler_maruyama or
+    edm_churn."""
     num_steps: tuple[int, ...] = (5,)
     """Solver steps K; several are trained one after the other."""
+    effort: str = "full"
+    """full: train. none: noise levels and weights that suit many models (universal), without an evaluation of this
+    one. quick: the same on the model's own clock, which takes about a thousand evaluations."""
     reward: str = "global"
     """global: minus the final error (of a stochastic solver: minus W2^2 from a group to exact samples); local:
     minus the solver's own errors; euler: the paper's objective."""
@@ -50,7 +58,8 @@ class Settings(ModelOptions):
     """What the policy observes besides time and remaining budget: log_velocity, log_curvature, rms, turn, x. Default:
     nothing, so that the policy is a schedule. With features, the policy itself is evaluated as well."""
     base_schedule: str = "closed_form"
-    """Base schedule, which action 0 reproduces: closed_form, or EDM's with this rho (7: EDM's own)."""
+    """Base schedule, which action 0 reproduces: closed_form, universal (with its weights), or EDM's with this rho
+    (7: EDM's own)."""
     action_range: float = 5.0
     """Octaves of clock speed between action 0 and 1."""
     final_sigmas_type: str | None = None
@@ -92,6 +101,9 @@ class Settings(ModelOptions):
     def check(self) -> None:
         """See ``CheckedSettings``."""
         super().check()
+        check_name("effort", self.effort, EFFORTS)
+        if self.solver == AUTO:
+            object.__setattr__(self, "solver", "heun" if self.effort == "full" else "learned_2m")
         if not self.num_steps or len(set(self.num_steps)) < len(self.num_steps):
             raise ValueError(
                 f"num_steps = {self.num_steps}: give one number of steps, or several that differ"
@@ -107,7 +119,9 @@ class Settings(ModelOptions):
         if self.seed < 0:
             raise ValueError(f"seed = {self.seed} must not be negative")
         for one in self.one_by_one():
-            one.env_config()
+            config = one.env_config()
+            if one.effort != "full":
+                check_universal(config.rule, config.num_steps)
 
     def one_by_one(self) -> list[Settings]:
         """The same settings for each number of steps by itself, each with a run folder of its own."""
@@ -123,12 +137,13 @@ class Settings(ModelOptions):
         """The environment's settings among these, for the first number of steps."""
         model = self.model_arguments()
         base_schedule: float | str = self.base_schedule
-        if base_schedule != "closed_form":
+        if base_schedule not in BASE_SCHEDULES:
             try:
                 base_schedule = float(base_schedule)
             except ValueError:
                 raise ValueError(
-                    unknown_name("base_schedule", base_schedule, ["closed_form", "7"]) + " (a number is rho)"
+                    unknown_name("base_schedule", base_schedule, [*BASE_SCHEDULES, "7"])
+                    + " (a number is rho)"
                 ) from None
         return EnvConfig(
             problem=self.problem if model is None else "custom",
@@ -145,7 +160,8 @@ class Settings(ModelOptions):
             features=self.features,
             base_schedule=base_schedule,
             action_range=self.action_range,
-            num_noises=self.num_noises,
+            # Nothing is trained on them.
+            num_noises=self.num_noises if self.effort == "full" else 1,
         )
 
     @property

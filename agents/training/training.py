@@ -142,7 +142,8 @@ class Training:
     def acts_on_samples(self) -> bool:
         """Whether the policy is worth scoring beside its schedule: it sees the sample, at no evaluation more."""
         dynamics = self.dynamics
-        return bool(dynamics.features) and dynamics.reward_name != "euler" and not dynamics.solver.stochastic
+        trained = bool(dynamics.features) and self.settings.effort == "full"
+        return trained and dynamics.reward_name != "euler" and not dynamics.solver.stochastic
 
 
 @dataclass
@@ -212,7 +213,13 @@ def train(settings: Settings, say: Callable[[str], None] = silent) -> Result:
         training.dynamics, evaluator.reference(), oracle, [s for s in rivals if s.name == "edm"]
     )
     model: BaseAlgorithm | None = None
-    if isinstance(settings, SearchSettings):
+    if settings.effort != "full":
+        began = time.perf_counter()
+        schedule = make_schedule(
+            "universal" if settings.effort == "none" else "universal_clock", problem, K, solver
+        )
+        seconds, env_steps, evals = time.perf_counter() - began, 0, int(schedule.meta["evaluations"])
+    elif isinstance(settings, SearchSettings):
         found = run_search(
             settings, training.config, training.num_envs, training.total_timesteps, run, log, say
         )

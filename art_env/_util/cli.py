@@ -64,7 +64,7 @@ class ModelOptions(CheckedSettings):
 
     problem: str = "digits"
     """gaussian-1d, mixture-1d, mixture-2d, digits, digits-small, digits-large, digits-class, digits-inpaint,
-    photos, photos-latent or mnist."""
+    photos, photos-latent or mnist; random-mixtures: another mixture for each initial noise."""
     model: str | None = None
     """Instead of a problem, a model of your own: a folder that diffusers wrote, a hub id, an EDM pickle, or a
     .safetensors file of art_env.networks."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -31,6 +31,16 @@ class Denoiser(Protocol):
             ``[B, *shape]``, the dtype of ``x``.
         """
         ...
+
+
+def difference(denoiser: Denoiser, x: Tensor, exact: Tensor) -> Tensor:
+    """``x - exact`` without the channels of a condition, whose mean square is the squared error of a batch.
+
+    A denoiser with another data distribution for each row says in which units its rows are compared (``relative``).
+    """
+    relative = getattr(denoiser, "relative", None)
+    off = (x - exact)[:, : x.shape[1] - int(getattr(denoiser, "given_channels", 0))]
+    return off if relative is None else cast("Tensor", relative(off, exact))
 
 
 class DenoiserError(ValueError):

@@ -15,8 +15,17 @@ from art_env.envs.config import EnvConfig
 from art_env.envs.dynamics import Dynamics
 from art_env.envs.render import Frame
 from art_env.envs.state import State
+from art_env.problems.problem import Problem
 
 METADATA: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 2}
+
+
+def _draw(problem: Problem, generators: Sequence[np.random.Generator]) -> np.ndarray:
+    """An initial noise from each generator, ``[n, *shape]``."""
+    if problem.given is None:
+        return problem.prior_std * np.stack([g.standard_normal(problem.shape) for g in generators])
+    rows = [problem.sample_noise(1, int(g.integers(2**31))) for g in generators]
+    return torch.cat(rows).cpu().numpy()
 
 
 class BaseEnv:
@@ -122,7 +131,7 @@ class BaseEnv:
                     f"x has shape {x.shape}; expected {problem.shape} or {(n, *problem.shape)}, all finite"
                 )
         else:
-            x = problem.prior_std * np.stack([g.standard_normal(problem.shape) for g in generators])
+            x = _draw(problem, generators)
         rows: Tensor | None = None
         if dynamics.noise is not None:
             drawn = np.array([g.integers(dynamics.pool_size) for g in generators], dtype=np.int64)

@@ -1,110 +1,20 @@
-"""From an action to a noise level: the base schedule, and the two controls that move along it."""
+"""From an action to a noise level: the two controls that move along the base schedule."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from art_env._util.names import check_name
+from art_env.envs.base_schedule import BaseSchedule
 from art_env.envs.state import State
 from art_env.problems.problem import Problem
-from art_env.schedules.optimal import closed_form
-from art_env.schedules.schedule import Schedule
 
 # Least part of the budget that a step takes: far below any useful one, far above rounding.
 MIN_SHARE = 1e-9
 # Bound of the raw control: thirty standard deviations of the paper's widest policy, sqrt(0.1 / 1e-6).
 MAX_SPEED = 1e4
-# Trajectories that the closed form reads, and the steps of the schedule that is made of it.
-CLOSED_FORM_NOISES, CLOSED_FORM_STEPS = 256, 256
-# Of t, for the slope of a clock.
-DIFFERENCE = 1e-6
-
-Clock = Callable[[np.ndarray], np.ndarray]
-
-
-class BaseSchedule:
-    """The schedule that action 0 reproduces, as a monotone map from the spent budget to a noise level.
-
-    Args:
-        base: a number rho: even steps of ``sigma^(1/rho)`` as in ``edm(num_steps, rho=rho)`` (7: EDM's grid,
-            1: the uniform one); ``"closed_form"``: the optimum of the paper's objective; or any ``Schedule``.
-        problem: its noise range and end.
-        num_steps: K.
-
-    Raises:
-        ValueError: a name or number that is not a base schedule, or a schedule for another noise range.
-    """
-
-    def __init__(self, base: float | str | Schedule, problem: Problem, num_steps: int) -> None:
-        self.problem, self.num_steps = problem, num_steps
-        if isinstance(base, str):
-            check_name("base_schedule", base, ("closed_form",))
-            reference = problem.reference(min(problem.num_noises, CLOSED_FORM_NOISES))
-            base = closed_form(reference, CLOSED_FORM_STEPS)
-        if isinstance(base, Schedule):
-            base.check_range(problem.sigma_max, problem.sigma_end)
-            self.sigma: Clock = base.interpolator()
-        else:
-            self.sigma = _ramp(base, problem, num_steps)
-
-    def level(self, t: Tensor) -> Tensor:
-        """Noise levels ``[B]`` at ``t: [B]``, the spent part of the budget; differentiable in it."""
-        level: Tensor = _Level.apply(t, self.sigma)
-        return level
-
-
-class _Level(torch.autograd.Function):
-    """A clock that knows no tensors, with its slope by differences."""
-
-    @staticmethod
-    def forward(ctx: Any, t: Tensor, clock: Clock) -> Tensor:
-        """``clock(t)``."""
-        level = torch.from_numpy(clock(t.detach().cpu().numpy())).to(t)
-        ctx.save_for_backward(t)
-        ctx.clock = clock
-        return level
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        """Central differences."""
-        (t,) = ctx.saved_tensors
-        places = t.detach().cpu().numpy()
-        before, after = np.maximum(places - DIFFERENCE, 0.0), np.minimum(places + DIFFERENCE, 1.0)
-        slope = (ctx.clock(after) - ctx.clock(before)) / (after - before)
-        return grad * torch.from_numpy(slope).to(grad), None
-
-
-def _ramp(rho: float, problem: Problem, num_steps: int) -> Clock:
-    """Even steps of ``sigma^(1/rho)``; if the problem ends at 0, the last tick goes from ``sigma_min`` to 0."""
-    try:
-        value = float(rho)
-    except (TypeError, ValueError):
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(
-            f"base_schedule = {rho!r} must be a positive number rho, 'closed_form' or a Schedule"
-        )
-    high, low = problem.sigma_max ** (1 / value), problem.sigma_min ** (1 / value)
-    # K noise levels and then 0: the ramp takes all the ticks but the last.
-    split = (
-        (num_steps - 1) / num_steps if problem.final_sigmas_type == "zero" and problem.sigma_min > 0 else 1.0
-    )
-
-    def sigma_of(t: np.ndarray) -> np.ndarray:
-        if split == 0.0:
-            return np.asarray(problem.sigma_max * (1 - t))
-        ramp = (high + np.minimum(t / split, 1.0) * (low - high)) ** value
-        if split == 1.0:
-            return np.asarray(ramp)
-        return np.where(t > split, problem.sigma_min * (1 - t) / (1 - split), ramp)
-
-    return sigma_of
 
 
 class Control(Protocol):
@@ -150,7 +60,7 @@ class LogSpeed:
         last = state.k >= self.base.num_steps - 1
         t = self._spend(state.t, (self.base.num_steps - state.k).to(state.t), action)
         t = torch.where(last, torch.ones_like(t), t)
-        sigma = self.base.level(t)
+        sigma = self.base.level(t, state.x)
         return t, torch.where(last, torch.full_like(sigma, self.problem.sigma_end), sigma)
 
     def speed(self, state: State, action: Tensor, after: State) -> Tensor:
@@ -165,9 +75,9 @@ class LogSpeed:
             times.append(self._spend(times[-1], torch.full_like(times[-1], K - k), actions[:, k]))
         return torch.stack([*times, torch.ones_like(times[0])])
 
-    def levels(self, times: Tensor) -> Tensor:
-        """Noise levels ``[K + 1, B]`` of whole episodes, for ``times: [K + 1, B]``."""
-        levels = self.base.level(times.flatten()).reshape(times.shape)
+    def levels(self, times: Tensor, x: Tensor) -> Tensor:
+        """Noise levels ``[K + 1, B]`` of whole episodes from ``x: [B, *shape]``, for ``times: [K + 1, B]``."""
+        levels = torch.stack([self.base.level(t, x) for t in times])
         levels[0], levels[-1] = self.problem.sigma_max, self.problem.sigma_end
         return levels
 

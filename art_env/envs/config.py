@@ -46,8 +46,8 @@ class EnvConfig:
         reward: ``"euler"``, ``"local"`` or ``"global"``.
         control: ``"log_speed"`` or ``"speed"``.
         features: names from the table of ``ARTEnv``, or ``()``.
-        clock: the base schedule, which action 0 reproduces: rho of ``sigma^(1/rho)``, ``"closed_form"``, or a
-            ``Schedule``.
+        base_schedule: the one, which action 0 reproduces: rho of ``sigma^(1/rho)``, ``"closed_form"``,
+            ``"universal"`` (``Schedule.universal``, with its weights), or a ``Schedule``.
         action_range: octaves of speed between action 0 and 1.
         num_noises, noise_seed: the pool of initial noises, and of the noise of stochastic solvers.
         reference: exact trajectories to use instead of integrating them; their noises are the pool.

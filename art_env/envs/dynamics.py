@@ -6,17 +6,18 @@ Both environment classes are thin over this; a batch of B rows costs one denoise
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from art_env.diffusion.denoiser import append_dims
 from art_env.diffusion.noise import StepNoise
 from art_env.diffusion.ode import norm
 from art_env.diffusion.solvers import sample
-from art_env.envs.clock import BaseSchedule, Control, LogSpeed, Speed
+from art_env.envs.base_schedule import BaseSchedule
+from art_env.envs.clock import Control, LogSpeed, Speed
 from art_env.envs.config import EnvConfig
 from art_env.envs.observation import Observer
 from art_env.envs.rewards import EulerReward, GlobalReward, LocalReward, Reward, WassersteinReward
@@ -61,16 +62,17 @@ class Dynamics:
         self.reward_name = self.config.reward
         self.with_gradients = False
         self.horizon = problem.sigma_max - problem.sigma_end
-        self.sigma_data = float(problem.denoiser.sigma_data)
         self.device = torch.device(problem.device)
         self.observer = Observer(problem, self.config.features, self.num_steps)
-        self.base = BaseSchedule(self.config.base_schedule, problem, self.num_steps)
+        self.base = BaseSchedule(self.config.base_schedule, problem, self.num_steps, self.solver)
         self.control_rule: Control
         if self.config.control == "log_speed":
             self.control_rule = LogSpeed(self.base, self.config.action_range)
         else:
             self.control_rule = Speed(problem, self.num_steps)
-        self.weight_rule = SlopeWeights(self.solver) if self.solver.num_weights else None
+        self.weight_rule: SlopeWeights | None = None
+        if self.solver.num_weights:
+            self.weight_rule = SlopeWeights(self.solver, self.num_steps, self.base.weights)
         self.reference = self.config.make_reference(problem)
         self.pool_size = self.config.num_noises or problem.num_noises
         if self.reference is not None:
@@ -188,6 +190,7 @@ class Dynamics:
             q=torch.full_like(zeros, float("nan")) if q is None else q,
             change=torch.zeros_like(x),
             turn=zeros,
+            denoised_change=zeros,
             error=zeros,
             nfe=long,
             index=rows,
@@ -217,12 +220,13 @@ class Dynamics:
         self.denoiser.step = int(state.k.max())
         weights = None
         if self.weight_rule is not None:
-            weights = self.weight_rule.weights(action[:, 1:], t_next - state.t, state.dt)
+            weights = self.weight_rule.weights(action[:, 1:], t_next - state.t, state.dt, state.k)
         x, past, past_sigma = self.stepper.advance(state, sigma_next, last, weights)
         self.stepper.check_finite(x, sigma_next)
         d, exact = self._next_slope(state, x, sigma_next, last)
         step = (sigma_next - state.sigma).abs().clamp_min(1e-12)
         change = d - state.d
+        denoised = append_dims(sigma_next, x) * d - append_dims(state.sigma, x) * state.d
         q = norm(change) / step
         if exact is not None:
             q = torch.where(last, q, exact)
@@ -230,8 +234,8 @@ class Dynamics:
         error = state.error
         if self.paired:
             assert self.reference is not None
-            off = norm(x - self.reference.at(sigma_next, state.index)) ** 2 / math.prod(self.problem.shape)
-            error = off / (sigma_next**2 + self.sigma_data**2)
+            off = self.problem.error(x, self.reference.at(sigma_next, state.index))
+            error = off / (sigma_next**2 + self.problem.extent(x)[1] ** 2)
         return State(
             x=x,
             sigma=sigma_next,
@@ -241,6 +245,7 @@ class Dynamics:
             q=q,
             change=change,
             turn=(d * state.d).flatten(1).sum(1) / lengths,
+            denoised_change=norm(x - state.x - denoised),
             error=error,
             nfe=state.nfe + self.stepper.evaluations(sigma_next, last),
             index=state.index,
@@ -288,7 +293,8 @@ class Dynamics:
         """Entries of ``info`` at the end of an episode, ``[B]`` each."""
         info = {"final_sigma_mismatch": state.sigma - self.problem.sigma_end}
         if self.paired:
-            info["final_rmse"] = torch.sqrt(state.error * (state.sigma**2 + self.sigma_data**2))
+            spread = self.problem.extent(state.x)[1]
+            info["final_rmse"] = torch.sqrt(state.error * (state.sigma**2 + spread**2))
         return info
 
     # Whole episodes
@@ -317,19 +323,20 @@ class Dynamics:
             return total
         assert self.reference is not None
         times = self.control_rule.times(actions[..., 0])
-        levels = self.control_rule.levels(times)
+        start = self.reference.start[index]
+        levels = self.control_rule.levels(times, start)
         weights = None if self.weight_rule is None else self.weight_rule.table(actions[..., 1:], times)
         x = sample(
             self.denoiser,
-            self.reference.start[index],
+            start,
             levels,
             self.solver,
             callback=lambda k, x: self.stepper.check_finite(x, levels[k + 1]),
             slope=lambda x, sigma: self.stepper.slope(x, sigma)[0],
             weights=weights,
         )
-        off = norm(x - self.reference.x_end[index]) ** 2 / math.prod(self.problem.shape)
-        return -off / (self.problem.sigma_end**2 + self.sigma_data**2)
+        off = self.problem.error(x, self.reference.x_end[index])
+        return -off / (self.problem.sigma_end**2 + self.problem.extent(x)[1] ** 2)
 
     def _next_slope(
         self, state: State, x: Tensor, sigma_next: Tensor, last: Tensor

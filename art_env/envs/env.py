@@ -49,6 +49,9 @@ class ARTEnv(BaseEnv, gym.Env):
     | rms | log2 of the RMS of x over sqrt(sigma^2 + sigma_data^2), over 4 | -1 | 1 |
     | turn | cosine between the last two slopes (0 before there are two) | -1 | 1 |
     | log_change | log10 of the RMS of the change of slope, over 6 (0 before there are two) | -1 | 1 |
+    | level | log2 of sigma over the standard deviation of the data, over 10 | -1 | 1 |
+    | denoised_rms | log2 of the RMS of the denoised sample over the standard deviation of the data, over 4 | -1 | 1 |
+    | denoised_change | log10 of the RMS of its last change over that, over 6 (0 before there are two) | -1 | 1 |
     | x | each coordinate over 4 sqrt(sigma^2 + sigma_data^2); at most 8 coordinates | -1 | 1 |
     | denoised | each coordinate of the denoised sample over 4 sigma_data; at most 8 coordinates | -1 | 1 |
     | change | each coordinate of the change of slope; at most 8 coordinates | -1 | 1 |

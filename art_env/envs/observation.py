@@ -11,11 +11,27 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from art_env._util.names import check_name
+from art_env.diffusion.denoiser import append_dims
 from art_env.diffusion.ode import norm
 from art_env.envs.state import State
 from art_env.problems.problem import Problem
 
-FEATURES = ("log_velocity", "log_curvature", "rms", "turn", "log_change", "x", "denoised", "change", "class")
+FEATURES = (
+    "log_velocity",
+    "log_curvature",
+    "rms",
+    "turn",
+    "log_change",
+    "level",
+    "denoised_rms",
+    "denoised_change",
+    "x",
+    "denoised",
+    "change",
+    "class",
+)
+# Those that mean the same on every model: without unit, and whatever the axes of the data.
+RELATIVE_FEATURES = ("level", "log_velocity", "rms", "turn", "log_change", "denoised_rms", "denoised_change")
 DEFAULT_FEATURES = ("log_velocity", "log_curvature", "rms", "turn")
 # Features with an entry for each coordinate, and of how many coordinates.
 WHOLE, MAX_COORDINATES = ("x", "denoised", "change"), 8
@@ -43,7 +59,7 @@ class Observer:
     def __init__(self, problem: Problem, features: Sequence[str], num_steps: int) -> None:
         self.features = tuple(check_name("feature", f, FEATURES) for f in features)
         self.num_steps = num_steps
-        size = math.prod(problem.shape)
+        size, self.problem = math.prod(problem.shape), problem
         for name in self.features:
             if name in WHOLE and size > MAX_COORDINATES:
                 raise ValueError(
@@ -52,8 +68,6 @@ class Observer:
             if name == "class" and not problem.num_classes:
                 raise ValueError(f"feature 'class': problem {problem.name!r} has no classes; leave it out")
         self._num_classes = problem.num_classes
-        self._root_n = math.sqrt(size)
-        self._sigma_data = float(problem.denoiser.sigma_data)
         first = ["time", "remaining"]
         entries = dict.fromkeys(WHOLE, size) | {"class": self._num_classes}
         rest = [[f"{f}{i}" for i in range(entries[f])] if f in entries else [f] for f in self.features]
@@ -64,36 +78,50 @@ class Observer:
 
     def __call__(self, state: State) -> Tensor:
         """``[B, n]`` float32, each entry within its bounds."""
-        spread = torch.sqrt(state.sigma**2 + self._sigma_data**2)
+        size, sigma_data = self.problem.extent(state.x)
+        root_n = size**0.5
+        spread = torch.sqrt(state.sigma**2 + sigma_data**2)
         columns = [(state.k / self.num_steps).to(state.x), 1.0 - state.t]
         for name in self.features:
             if name == "log_velocity":
-                columns.append(_log_feature(norm(state.d) / self._root_n))
+                columns.append(_log_feature(norm(state.d) / root_n))
             elif name == "log_curvature":
                 columns.append(torch.nan_to_num(_log_feature(state.q), nan=0.0))
             elif name == "rms":
-                size = norm(state.x) / self._root_n / spread
-                columns.append((torch.log2(size.clamp_min(1e-9)) / 4).clamp(-1, 1))
+                columns.append(_octaves(norm(self.problem.visible(state.x)) / root_n / spread, 4))
+            elif name == "level":
+                columns.append(_octaves(state.sigma / sigma_data, 10))
+            elif name == "denoised_rms":
+                denoised = state.x - append_dims(state.sigma, state.x) * state.d
+                columns.append(_octaves(norm(self.problem.visible(denoised)) / root_n / sigma_data, 4))
+            elif name == "denoised_change":
+                change = state.denoised_change / root_n / sigma_data
+                columns.append(_log_feature(torch.where(state.k > 0, change, torch.ones_like(change))))
             elif name == "turn":
                 columns.append(state.turn.clamp(-1, 1))
             elif name == "log_change":
-                size = torch.where(state.k > 0, norm(state.change) / self._root_n, torch.ones_like(state.q))
-                columns.append(_log_feature(size))
+                change = torch.where(state.k > 0, norm(state.change) / root_n, torch.ones_like(state.q))
+                columns.append(_log_feature(change))
             elif name == "class":
                 label = state.x[:, -1].flatten(1)[:, 0].round().long()
                 columns.extend(one_hot(label, self._num_classes).to(state.x).unbind(1))
             else:
-                columns.extend(self._whole(name, state, spread).clamp(-1, 1).unbind(1))
+                columns.extend(self._whole(name, state, spread, sigma_data).clamp(-1, 1).unbind(1))
         return torch.stack(columns, dim=1).to(torch.float32)
 
-    def _whole(self, name: str, state: State, spread: Tensor) -> Tensor:
+    @staticmethod
+    def _whole(name: str, state: State, spread: Tensor, sigma_data: Tensor | float) -> Tensor:
         """Every coordinate of a sample, ``[B, d]``."""
         if name == "x":
             return state.x.flatten(1) / spread[:, None] / 4
         if name == "change":
             return state.change.flatten(1)
         denoised = state.x.flatten(1) - state.sigma[:, None] * state.d.flatten(1)
-        return denoised / self._sigma_data / 4
+        return denoised / sigma_data / 4
+
+
+def _octaves(value: Tensor, span: float) -> Tensor:
+    return (torch.log2(value.clamp_min(1e-9)) / span).clamp(-1, 1)
 
 
 def _log_feature(value: Tensor) -> Tensor:

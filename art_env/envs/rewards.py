@@ -73,7 +73,7 @@ class LocalReward:
         on_path = state._replace(x=exact, d=d, past=self.stepper.exact_past(self.reference, state))
         weights = None
         if self.weight_rule is not None:
-            weights = self.weight_rule.weights(action[:, 1:], after.dt, state.dt)
+            weights = self.weight_rule.weights(action[:, 1:], after.dt, state.dt, state.k)
         last = state.k >= self.stepper.num_steps - 1
         end, _, _ = self.stepper.advance(on_path, after.sigma, last, weights)
         return -norm(end - self.reference.at(after.sigma, state.index))

@@ -21,6 +21,7 @@ class State(NamedTuple):
             slopes; NaN before there are two.
         change: ``[B, *shape]``, the last slope minus the one before, 0 before there are two.
         turn: ``[B]``, cosine between the last two slopes, 0 before there are two.
+        denoised_change: ``[B]``, norm of the last change of the denoised sample, 0 before there are two.
         error: ``[B]``, squared distance to the exact trajectory, per coordinate, over
             ``sigma^2 + sigma_data^2``; 0 with a stochastic solver, which does not follow it.
         nfe: ``[B]``, network evaluations so far, as samplers count them.
@@ -38,6 +39,7 @@ class State(NamedTuple):
     q: Tensor
     change: Tensor
     turn: Tensor
+    denoised_change: Tensor
     error: Tensor
     nfe: Tensor
     index: Tensor  # type: ignore[assignment]

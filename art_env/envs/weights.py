@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,33 +19,40 @@ class SlopeWeights:
 
     ``w = w_0 + (SLOPE / CURVE) sinh(CURVE a) sqrt(max(dt / dt', dt' / dt))``. ``w_0`` is the rule's default (1/2 for
     the last change of slope, 0 for the others), ``dt`` and ``dt'`` are the parts of the budget that this step and
-    the one before it take. In steps of like length the weights of the best samplers are between -5 and 3. Beside a
-    much shorter or longer step they are up to 20: a long step after a short one must extrapolate far, and in a short
-    step after a long one the change of slope tells what the long one did wrong.
+    the one before it take; of a base schedule with weights ``w_0`` are those. In steps of like length the weights of
+    the best samplers are between -5 and 3. Beside a much shorter or longer step they are up to 20: a long step after a
+    short one must extrapolate far, and in a short step after a long one the change of slope tells what the long one did
+    wrong.
 
     Args:
         solver: a learned one.
+        num_steps: K.
+        default: ``[K, m]``, what action 0 gives; None: the rule's.
     """
 
-    def __init__(self, solver: Solver) -> None:
+    def __init__(self, solver: Solver, num_steps: int, default: np.ndarray | None = None) -> None:
         assert solver.learned is not None
         self.solver = solver
-        self.default = torch.tensor(solver.learned.default, dtype=torch.float64)
+        rows = np.tile(solver.learned.default, (num_steps, 1)) if default is None else default
+        self.default = torch.tensor(rows, dtype=torch.float64)
 
-    def weights(self, actions: Tensor, dt: Tensor, dt_before: Tensor) -> Tensor:
+    def weights(self, actions: Tensor, dt: Tensor, dt_before: Tensor, k: Tensor) -> Tensor:
         """Weights ``[B, m]``.
 
         Args:
             actions: ``[B, m]``; beyond [-1, 1] they count as 1.
             dt, dt_before: ``[B]``, parts of the budget of this step and the one before (0: there is none).
+            k: ``[B]``, which step it is.
         """
         scale = (SLOPE / CURVE) * self._reach(dt, dt_before)[:, None]
-        return self.default.to(actions) + scale * torch.sinh(CURVE * actions.clamp(-1, 1))
+        # A row that has ended takes no weights, but is asked.
+        default = self.default.to(actions)[k.clamp_max(len(self.default) - 1)]
+        return default + scale * torch.sinh(CURVE * actions.clamp(-1, 1))
 
-    def actions(self, weights: Tensor, dt: Tensor, dt_before: Tensor) -> Tensor:
+    def actions(self, weights: Tensor, dt: Tensor, dt_before: Tensor, k: Tensor) -> Tensor:
         """The actions that give these weights, ``[B, m]``; beyond [-1, 1] where none does."""
         scale = (SLOPE / CURVE) * self._reach(dt, dt_before)[:, None]
-        return torch.asinh((weights - self.default.to(weights)) / scale) / CURVE
+        return torch.asinh((weights - self.default.to(weights)[k]) / scale) / CURVE
 
     def table(self, actions: Tensor, times: Tensor) -> Tensor:
         """Weights ``[K, B, m]`` of whole episodes; 0 where the solver uses none.
@@ -54,7 +62,8 @@ class SlopeWeights:
             times: ``[K + 1, B]``, the spent part of the budget before each step and at the end.
         """
         parts = zip(actions.unbind(1), *step_parts(times), strict=True)
-        table = torch.stack([self.weights(*part) for part in parts])
+        steps = torch.arange(actions.shape[1], device=actions.device)[:, None].expand(-1, len(actions))
+        table = torch.stack([self.weights(*part, k) for part, k in zip(parts, steps, strict=True)])
         used = torch.from_numpy(self.solver.used_weights(len(table)))
         return table * used[:, None].to(table)
 
@@ -65,7 +74,7 @@ class SlopeWeights:
             weights: ``[K, m]``.
             times: ``[K + 1]``, as in ``table``.
         """
-        return self.actions(weights, *step_parts(times))
+        return self.actions(weights, *step_parts(times), torch.arange(len(weights), device=weights.device))
 
     def _reach(self, dt: Tensor, dt_before: Tensor) -> Tensor:
         """``[B]``, at least 1."""

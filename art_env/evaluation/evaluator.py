@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from art_env._util.names import check_name
+from art_env.diffusion.denoiser import difference
 from art_env.diffusion.noise import StepNoise
 from art_env.diffusion.ode import ReferenceFlow
 from art_env.diffusion.solvers import Solver, check_weights, get_solver, require_deterministic, sample
@@ -351,7 +352,8 @@ class Evaluator:
         return values
 
     def _error(self, x: Tensor, y: Tensor) -> float:
-        return rmse(self.problem.visible(x), self.problem.visible(y))
+        off = difference(self.problem.denoiser, x, y)
+        return rmse(off, torch.zeros_like(off))
 
     def _first_rmse(self, schedule: Schedule) -> float:
         if schedule not in self._rmse:

@@ -19,6 +19,7 @@ from art_env.networks.bundled import load_autoencoder, load_bundled
 from art_env.networks.classifier import DIGIT_FEATURES, MNIST_FEATURES, MNIST_STATISTICS, PHOTO_FEATURES
 from art_env.networks.data import digit_images, photo_patches
 from art_env.problems.problem import HEAVY_TAILED, LARGE_NETWORK, NETWORK, Problem, check_device
+from art_env.problems.random_mixtures import HELD_OUT_FAMILIES, TRAINING_FAMILIES, random_mixture_problem
 
 # Noises of the mixtures: a few that pass between two modes make most of the final error, and a schedule fitted to
 # 4,096 of them can be off by half on others.
@@ -169,6 +170,13 @@ def _mnist(final_sigmas_type: str) -> Problem:
     )
 
 
+def _random_mixtures(final_sigmas_type: str, held_out: bool = False) -> Problem:
+    """Another random mixture for each row: what a policy for every model learns from, and what it is tested on."""
+    families, seed = (HELD_OUT_FAMILIES, 2) if held_out else (TRAINING_FAMILIES, 1)
+    problem = random_mixture_problem(families=families, seed=seed, final_sigmas_type=final_sigmas_type)
+    return replace(problem, name="random-mixtures-test" if held_out else "random-mixtures")
+
+
 def _labels(n: int, seed: int) -> Tensor:
     """``n`` digits, evenly drawn; the first rows do not depend on ``n``."""
     return torch.from_numpy(np.random.default_rng([seed, 0x1ABE1]).integers(10, size=n))
@@ -195,6 +203,8 @@ _BUILDERS: dict[str, tuple[Callable[[str], Problem], str]] = {
     "photos": (_photos, "zero"),
     "photos-latent": (_photos_latent, "zero"),
     "mnist": (_mnist, "zero"),
+    "random-mixtures": (_random_mixtures, "zero"),
+    "random-mixtures-test": (partial(_random_mixtures, held_out=True), "zero"),
 }
 PROBLEMS = tuple(_BUILDERS)
 

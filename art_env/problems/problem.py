@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor
 from art_env._util.names import check_name
 from art_env.diffusion.denoiser import Denoiser
 from art_env.diffusion.levels import FINAL_SIGMAS_TYPES, check_sigma_range
-from art_env.diffusion.ode import ReferenceFlow
+from art_env.diffusion.ode import ReferenceFlow, norm
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,25 @@ class Problem:
         noise = self.prior_std * noise.to(self.device)
         if self.given is None:
             return noise
-        return torch.cat([noise, self.given(n, seed).to(noise)], 1)
+        x = torch.cat([noise, self.given(n, seed).to(noise)], 1)
+        # Where samples have unlike sizes they are filled up with 0.
+        project = getattr(self.denoiser, "project", None)
+        return x if project is None else cast("Tensor", project(x))
+
+    def extent(self, x: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """Coordinates of each of the samples ``[B, *shape]``, and the standard deviation of their data.
+
+        Those of a condition do not count. Both are ``[B]`` where each row has a data distribution of its own.
+        """
+        extent = getattr(self.denoiser, "extent", None)
+        if extent is not None:
+            return cast("tuple[Tensor, Tensor]", extent(x))
+        channels, *rest = self.shape
+        return float((channels - self.given_channels) * math.prod(rest)), float(self.denoiser.sigma_data)
+
+    def error(self, x: Tensor, exact: Tensor) -> Tensor:
+        """Mean squared differences of samples, over their own coordinates: ``[B, *shape] -> [B]``."""
+        return norm(x - exact) ** 2 / self.extent(exact)[0]
 
     def visible(self, x: Tensor) -> Tensor:
         """Samples ``[n, *shape]`` without the channels of the condition."""

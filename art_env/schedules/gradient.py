@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor
 
-from art_env.diffusion.denoiser import Denoiser
+from art_env.diffusion.denoiser import Denoiser, difference
 from art_env.diffusion.ode import ReferenceFlow
 from art_env.diffusion.solvers import Solver, require_deterministic, sample
 from art_env.diffusion.steps import EVEN_WEIGHTS
@@ -246,7 +246,7 @@ class _Search:
         """log RMSE and its gradient: the log makes the step sizes of all problems alike."""
         leaf = torch.tensor(z, dtype=torch.float64, requires_grad=True)
         K = len(used)
-        total, grad = 0.0, torch.zeros_like(leaf)
+        total, count, grad = 0.0, 0, torch.zeros_like(leaf)
         rows = reference.start.shape[0]
         for x, end in zip(
             reference.start.split(self.batch_size), reference.x_end.split(self.batch_size), strict=True
@@ -257,12 +257,13 @@ class _Search:
                 table = torch.zeros(used.shape, dtype=torch.float64)
                 weights = table.masked_scatter(torch.from_numpy(used), leaf[K:]).to(x.device)
             ends_here = sample(self.denoiser, x, levels, self.solver, weights=weights)
-            error = (ends_here - end).square().sum()
+            off = difference(self.denoiser, ends_here, end)
+            error = off.square().sum()
             (g,) = torch.autograd.grad(error, leaf)
-            total += float(error.detach())
+            total, count = total + float(error.detach()), count + off.numel()
             grad += g
         self.evaluations += 3 * rows * self.solver.nfe(K)
-        mean = total / reference.x_end.numel()
+        mean = total / count
         if not np.isfinite(mean) or mean <= 0:
             return 1e6, np.zeros_like(z)
         return 0.5 * float(np.log(mean)), (0.5 * grad / total).numpy().astype(np.float64)

@@ -9,7 +9,7 @@ import torch
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
-from art_env.diffusion.denoiser import Denoiser
+from art_env.diffusion.denoiser import Denoiser, difference
 from art_env.diffusion.ode import ReferenceFlow, norm
 from art_env.diffusion.solvers import Solver, require_deterministic, sample
 from art_env.diffusion.steps import SolverState, euler_step
@@ -151,7 +151,7 @@ def final_rmse(
     solver: str | Solver,
     batch_size: int = 4096,
 ) -> float:
-    """Paired RMSE over all coordinates between the sampler's end and the exact end, from the same noises.
+    """Paired RMSE between the sampler's end and the exact end, from the same noises (see ``difference``).
 
     Raises:
         ValueError: a stochastic solver, or a schedule with weights for another one.
@@ -160,9 +160,10 @@ def final_rmse(
     sigmas, weights = (
         (schedule.sigmas, schedule.weights) if isinstance(schedule, Schedule) else (schedule, None)
     )
-    total = 0.0
+    total, count = 0.0, 0
     with torch.no_grad():
         for x, end in zip(reference.start.split(batch_size), reference.x_end.split(batch_size), strict=True):
             ends = sample(denoiser, x, sigmas, solver, weights=weights)
-            total += float((ends - end).square().sum())
-    return float(np.sqrt(total / reference.x_end.numel()))
+            off = difference(denoiser, ends, end)
+            total, count = total + float(off.square().sum()), count + off.numel()
+    return float(np.sqrt(total / count))

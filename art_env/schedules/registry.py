@@ -12,19 +12,23 @@ import numpy as np
 
 from art_env._util.names import unknown_name
 from art_env.diffusion.ode import ReferenceFlow
-from art_env.diffusion.solvers import Solver, require_deterministic
+from art_env.diffusion.solvers import Solver, get_solver, require_deterministic
 from art_env.problems.problem import Problem
 from art_env.schedules.cma_es import evolve, require_cma
 from art_env.schedules.gradient import gradient_search
 from art_env.schedules.handcrafted import HANDCRAFTED, edm, log_snr
 from art_env.schedules.optimal import closed_form, dynamic_programming, final_rmse
 from art_env.schedules.published import dmn, gits, sdm
-from art_env.schedules.schedule import Schedule, check_num_steps
+from art_env.schedules.schedule import Schedule, check_num_steps, pad_weights
+from art_env.schedules.universal import STEPS, WEIGHTS
 
 # Where log-SNR ends on a problem that runs to 0, which it cannot reach (the paper's table 1).
 LOG_SNR_END = 1e-4
 # Trajectories that the closed form, dynamic programming and others read.
 PILOT_NOISES = 256
+# Trajectories, and knots of each, that the clock of ``universal_clock`` is made of (1,040 evaluations), and the steps
+# of the list that the table's times are looked up in.
+CLOCK_NOISES, CLOCK_KNOTS, CLOCK_STEPS = 16, 17, 256
 
 
 def check_fit(schedule: Schedule, problem: Problem) -> None:
@@ -41,7 +45,20 @@ def check_fit(schedule: Schedule, problem: Problem) -> None:
 
 # Baselines by name
 
-COMPUTED = ("edm_tuned", "closed_form", "dp", "gits", "sdm", "dmn", "cma", "oracle")
+COMPUTED = (
+    "edm_tuned",
+    "closed_form",
+    "dp",
+    "gits",
+    "sdm",
+    "dmn",
+    "cma",
+    "universal",
+    "universal_clock",
+    "oracle",
+)
+# Those with weights.
+UNIVERSAL = ("universal", "universal_clock")
 # Those of COMPUTED that minimise an error to the exact trajectory of the same noise.
 PAIRED = ("edm_tuned", "dp", "cma", "oracle")
 SCHEDULES = (*HANDCRAFTED, *COMPUTED)
@@ -53,6 +70,7 @@ _OPTIONS = {
     "gits": "coefficient",
     "sdm": "q",
     "cma": "max_evaluations",
+    "universal_clock": "noises",
 }
 
 
@@ -123,6 +141,8 @@ def _parse(spec: str, problem: Problem, solver: str | Solver | None) -> _Spec:
             raise ValueError(f"schedule {spec!r}: {key} = {value} must be a positive number")
     if name == "cma":
         require_cma()
+    if solver is not None and name in UNIVERSAL:
+        check_universal(solver)
     if solver is not None and name in PAIRED:
         require_deterministic(solver, f"schedule {name!r}")
     return _Spec(name, options, None)
@@ -143,7 +163,9 @@ def make_schedule(
             standard deviation), ``arctan:c=0.5``, ``edm_tuned`` (the best rho for this solver
             and K), ``closed_form``, ``dp``,
             ``dp:coefficient=1.15``, ``gits``, ``gits:coefficient=1.15``, ``sdm``, ``sdm:q=0.1``, ``dmn``, ``cma``,
-            ``cma:max_evaluations=2000`` (the final errors it may compute), ``oracle`` or the path of a schedule
+            ``cma:max_evaluations=2000`` (the final errors it may compute), ``universal`` and ``universal_clock``
+            (``Schedule.universal``; ``universal_clock:noises=64``: trajectories that the model's clock is made of,
+            16 unless given), ``oracle`` or the path of a schedule
             file, which is resampled if its K is another.
         problem: whose noise range it is for.
         num_steps: K.
@@ -197,6 +219,8 @@ def make_schedule(
         return evolve(
             problem.denoiser, known, K, solver, options.get("max_evaluations", problem.effort.cma_evaluations)
         )
+    if name in UNIVERSAL:
+        return universal(problem, K, solver, on_clock=name == "universal_clock", **options)
     pilot = problem.reference(min(problem.num_noises, PILOT_NOISES))
     if name == "edm_tuned":
         return edm_tuned(problem, pilot.first(problem.effort.rho_noises or PILOT_NOISES), K, solver)
@@ -208,6 +232,57 @@ def make_schedule(
     if name == "gits":
         return gits(problem.denoiser, pilot, K, coefficient, candidates)
     return dynamic_programming(problem.denoiser, pilot, K, solver, candidates, coefficient)
+
+
+def check_universal(solver: str | Solver, num_steps: int = STEPS[0]) -> None:
+    """Refuse a solver without weights, and numbers of steps that there is no table for.
+
+    Raises:
+        ValueError: says what to use instead.
+    """
+    rule = get_solver(solver)
+    if not rule.num_weights:
+        raise ValueError(
+            f"universal schedules have weights, which solver = {rule.name!r} does not take; use "
+            "solver='learned_2m' or 'learned_3m'"
+        )
+    if num_steps not in STEPS:
+        raise ValueError(
+            f"num_steps = {num_steps}: there are universal schedules for {STEPS[0]} to {STEPS[-1]} alone"
+        )
+
+
+def universal(
+    problem: Problem,
+    num_steps: int,
+    solver: str | Solver,
+    on_clock: bool = False,
+    noises: float = CLOCK_NOISES,
+) -> Schedule:
+    """``Schedule.universal`` for a problem and a learned solver.
+
+    Args:
+        problem, num_steps: as ``make_schedule``.
+        solver: a learned one; weights that the table does not have are 0.
+        on_clock: on the problem's own clock; the meta says how many evaluations of the denoiser that took.
+        noises: trajectories that the clock is made of.
+    """
+    count = get_solver(solver).num_weights
+    clock, spent = None, 0
+    if on_clock:
+        known = problem.reference(int(noises), num_knots=CLOCK_KNOTS)
+        clock, spent = closed_form(known, CLOCK_STEPS), known.num_noises * (4 * (CLOCK_KNOTS - 1) + 1)
+    found = Schedule.universal(
+        num_steps,
+        clock=clock,
+        sigma_data=float(problem.denoiser.sigma_data),
+        sigma_max=problem.sigma_max,
+        sigma_end=problem.sigma_end,
+        num_weights=min(count, WEIGHTS[-1]),
+    )
+    assert found.weights is not None
+    weights = pad_weights(found.weights, count)
+    return Schedule(found.sigmas, found.name, {**found.meta, "evaluations": spent}, weights)
 
 
 def edm_tuned(problem: Problem, pilot: ReferenceFlow, num_steps: int, solver: str | Solver) -> Schedule:

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import PchipInterpolator
 
 from art_env._util.files import write_text
+from art_env.schedules.universal import universal_table
 
 FORMAT = "art-schedule"
 # Version 2 has weights; a schedule without them is written as version 1, which older releases read.
@@ -176,6 +177,51 @@ class Schedule:
         sigmas = self.interpolator()(np.linspace(0.0, 1.0, num_steps + 1))
         sigmas[0], sigmas[-1] = self.sigmas[0], self.sigmas[-1]
         return Schedule(sigmas, self.name, meta)
+
+    @classmethod
+    def universal(
+        cls,
+        num_steps: int,
+        *,
+        clock: Schedule | None = None,
+        sigma_data: float = 0.5,
+        sigma_max: float = 80.0,
+        sigma_end: float = 0.0,
+        num_weights: int = 1,
+    ) -> Schedule:
+        """Noise levels and weights that suit many models: fitted to random mixtures (``benchmarks.universal_fit``).
+
+        Without ``clock`` no evaluation of the model is needed: the levels are multiples of ``sigma_data``. On the
+        model's own clock they fit it better; four to 16 exact trajectories make one.
+
+        Args:
+            num_steps: K, 2 to 12.
+            clock: the model's own, such as ``closed_form(reference, 256)``; its ends are used.
+            sigma_data: standard deviation of the data, per coordinate.
+            sigma_max, sigma_end: first and last noise level.
+            num_weights: 1 or 2, for ``learned_2m`` or ``learned_3m``.
+
+        Raises:
+            ValueError: K or weights that there is no table for, ``sigma_data`` not positive, or a range of noise that
+                is too narrow for the data.
+        """
+        table = universal_table("list" if clock is None else "clock", num_steps, num_weights)
+        name = "universal" if clock is None else "universal_clock"
+        meta: dict[str, Any] = {"method": name, **table.meta}
+        if clock is not None:
+            levels = clock.interpolator()(table.levels)
+            return cls(np.array([clock.sigma_max, *levels, clock.sigma_end]), name, meta, table.weights)
+        if not (np.isfinite(sigma_data) and sigma_data > 0):
+            raise ValueError(f"sigma_data = {sigma_data} must be a positive number")
+        levels = sigma_data * table.levels
+        if levels[0] >= sigma_max or levels[-1] <= sigma_end:
+            raise ValueError(
+                f"sigma_max = {sigma_max:g} and sigma_end = {sigma_end:g} leave no room for the levels of "
+                f"sigma_data = {sigma_data:g}, {levels[0]:.4g} to {levels[-1]:.4g}; use "
+                "clock=closed_form(reference, 256)"
+            )
+        meta["sigma_data"] = float(sigma_data)
+        return cls(np.array([sigma_max, *levels, sigma_end]), name, meta, table.weights)
 
     def check_range(self, sigma_max: float, sigma_end: float) -> None:
         """Refuse to be used for another noise range.

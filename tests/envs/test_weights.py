@@ -55,16 +55,16 @@ def test_action_0_is_the_rule_of_even_steps_on_the_base_schedule():
 
 
 def test_weights_and_actions_are_inverse():
-    rule = SlopeWeights(SOLVERS["learned_3m"])
+    rule, k = SlopeWeights(SOLVERS["learned_3m"], 5), torch.arange(50) % 5
     rng = torch.Generator().manual_seed(0)
     actions = 2 * torch.rand(50, 2, generator=rng, dtype=torch.float64) - 1
     dt, before = torch.rand(50, generator=rng).double() + 1e-3, torch.rand(50, generator=rng).double()
     before[:5] = 0.0
-    torch.testing.assert_close(rule.actions(rule.weights(actions, dt, before), dt, before), actions)
+    torch.testing.assert_close(rule.actions(rule.weights(actions, dt, before, k), dt, before, k), actions)
 
 
 def test_a_table_holds_the_weights_that_a_run_uses():
-    rule, used = SlopeWeights(SOLVERS["learned_4m"]), SOLVERS["learned_4m"].used_weights(5)
+    rule, used = SlopeWeights(SOLVERS["learned_4m"], 5), SOLVERS["learned_4m"].used_weights(5)
     rng = torch.Generator().manual_seed(0)
     actions = 2 * torch.rand(1, 5, 3, generator=rng, dtype=torch.float64) - 1
     times = torch.tensor([0.0, 0.1, 0.4, 0.5, 0.9, 1.0], dtype=torch.float64)
@@ -75,13 +75,13 @@ def test_a_table_holds_the_weights_that_a_run_uses():
 
 def test_the_box_holds_what_gradients_find():
     """Weights near 20 after a long step, of both signs beside steps of like length."""
-    rule = SlopeWeights(SOLVERS["learned_3m"])
+    rule, k = SlopeWeights(SOLVERS["learned_3m"], 5), torch.tensor([1])
     one = torch.ones(1, 2, dtype=torch.float64)
     equal, short = torch.tensor([0.2]).double(), torch.tensor([0.02]).double()
-    assert rule.weights(one, equal, equal).min() > 6
-    assert rule.weights(-one, equal, equal).max() < -6
-    assert rule.weights(one, short, equal).min() > 20
-    assert rule.weights(one, equal, short).min() > 20
+    assert rule.weights(one, equal, equal, k).min() > 6
+    assert rule.weights(-one, equal, equal, k).max() < -6
+    assert rule.weights(one, short, equal, k).min() > 20
+    assert rule.weights(one, equal, short, k).min() > 20
 
 
 @pytest.mark.parametrize("reward", ["global", "local"])

@@ -33,6 +33,8 @@ torch.set_num_threads(1)
         ("photos", "zero", 80.0, 0.002, (3, 16, 16)),
         ("photos-latent", "zero", 80.0, 0.002, (8, 4, 4)),
         ("mnist", "zero", 80.0, 0.002, (1, 32, 32)),
+        ("random-mixtures", "zero", 80.0, 0.002, (65,)),
+        ("random-mixtures-test", "zero", 80.0, 0.002, (65,)),
     ],
 )
 def test_the_named_problems(name, final_sigmas_type, sigma_max, sigma_min, shape):
@@ -47,11 +49,11 @@ def test_the_named_problems(name, final_sigmas_type, sigma_max, sigma_min, shape
     assert problem.shape == shape
     assert problem.sigma_end == (0.0 if final_sigmas_type == "zero" else sigma_min)
     assert 0 < problem.sigma_floor <= 0.002
-    assert len(PROBLEMS) == 11
+    assert len(PROBLEMS) == 13
     assert (problem.effort.pictures < 100) == (len(shape) == 3)
 
 
-@pytest.mark.parametrize("name", [name for name in PROBLEMS if make_problem(name).statistics is None])
+@pytest.mark.parametrize("name", [name for name in PROBLEMS if make_problem(name).data is not None])
 def test_data_noise_and_sigma_data(name):
     problem = make_problem(name)
     data = problem.sample_data(1500, 0)
