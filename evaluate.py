@@ -10,9 +10,8 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 import tyro
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from art_env._util.cli import ModelOptions, parse, run_command
 from art_env.diffusion.solvers import require_deterministic
+from art_env.envs.dynamics import Dynamics
 from art_env.envs.observation import Observer
 from art_env.evaluation.comparison import Comparison, compare, with_own_names
 from art_env.evaluation.evaluator import Evaluator
@@ -30,7 +30,17 @@ from art_env.problems.library import make_problem
 from art_env.problems.problem import Problem
 from art_env.schedules import Schedule
 from art_env.schedules.optimal import gain_of_seeing
-from art_env.schedules.registry import check_fit, check_spec, is_file_spec, load_for
+from art_env.schedules.registry import (
+    UNIVERSAL,
+    check_fit,
+    check_spec,
+    check_universal,
+    is_file_spec,
+    load_for,
+)
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.base_class import BaseAlgorithm
 
 
 @dataclass(frozen=True)
@@ -45,11 +55,13 @@ class Settings(ModelOptions):
     schedules: tuple[str, ...] = ("uniform", "log_snr", "edm", "closed_form", "oracle")
     """uniform, edm, edm:rho=3, edm_tuned, log_snr, cosine, arctan, arctan:c=0.5, closed_form, dp,
     dp:coefficient=1.15, gits, gits:coefficient=1.15, sdm, sdm:q=0.1, dmn, cma (extra [cma]),
-    cma:max_evaluations=2000, oracle, or the path of a schedule.json. The oracle is a search: seconds on analytic
-    problems, minutes a K on networks; the ratio column needs it."""
+    cma:max_evaluations=2000, universal and universal_clock (learned_2m to learned_4m), oracle, or the path of a
+    schedule.json. The oracle is a search: seconds on analytic problems, minutes a K on networks; the ratio column
+    needs it."""
     agents: tuple[str, ...] = ()
-    """Trained agents (model.zip); each is distilled into a schedule. An agent trained on another problem is applied
-    here without retraining, along this problem's base schedule."""
+    """Trained agents (model.zip); each is distilled into a schedule, and a policy with features is scored itself too,
+    at its own number of steps. An agent trained on another problem is applied here without retraining, along this
+    problem's base schedule."""
     bound: tuple[str, ...] = ()
     """What is there to win for a policy that sees the sample? Names of features, such as change and denoised: a
     network that sees them is trained by gradients through the sampler, minutes a K, and scored like the others."""
@@ -109,23 +121,30 @@ def evaluate(settings: Settings) -> Comparison:
     files = {spec: load_for(spec, problem) for spec in settings.schedules if is_file_spec(spec)}
     names = [spec for spec in settings.schedules if spec not in files]
     # By default the first solver that a schedule with weights is for.
-    solver = settings.solver or next((s.solver for s in files.values() if s.solver), problem.solver)
+    own = "learned_2m" if any(name.partition(":")[0] in UNIVERSAL for name in names) else problem.solver
+    solver = settings.solver or next((s.solver for s in files.values() if s.solver), own)
     for name in names:
         check_spec(name, problem, solver)
+        if name.partition(":")[0] in UNIVERSAL:
+            for K in settings.steps:
+                check_universal(solver, K)
     metrics = problem.metrics[:1] if settings.metrics is None else settings.metrics
     fid = InceptionFID(settings.fid_weights) if "fid" in metrics else None
     evaluator = Evaluator(problem, solver, settings.seeds, settings.num_images, metrics=metrics, fid=fid)
     if settings.out is not None:
         check_out(settings.out, settings.overwrite)
     given = [files[spec] for spec in settings.schedules if spec in files]
-    given += [load_and_distill(path, problem, settings.trust_pickle) for path in settings.agents]
-    given = with_own_names(given, settings.schedules)
-    bound = None
+    agents = [Agent.load(path, problem, settings.trust_pickle) for path in settings.agents]
+    given = with_own_names([*given, *(agent.schedule for agent in agents)], settings.schedules)
     if settings.bound:
         require_deterministic(solver, "--bound")
         # Unknown features are refused before anything is integrated.
         Observer(problem, settings.bound, 1)
-        bound = partial(bound_rows, evaluator, settings.bound)
+
+    def more(K: int, oracle: Schedule | None) -> list[Score]:
+        rows = [row for agent in agents for row in agent.policy_rows(evaluator, K, oracle)]
+        return rows + (bound_rows(evaluator, settings.bound, oracle) if settings.bound and oracle else [])
+
     total = len(set(settings.steps)) * (len(set(names)) + len(given)) + 1
     # disable=None: no bar in a log file.
     with tqdm(total=total, file=sys.stderr, leave=False, dynamic_ncols=True, disable=None) as bar:
@@ -134,7 +153,7 @@ def evaluate(settings: Settings) -> Comparison:
             bar.set_description(text)
             bar.update()
 
-        found = compare(evaluator, settings.steps, names, given, advance, bound)
+        found = compare(evaluator, settings.steps, names, given, advance, more)
     if settings.bound:
         found.notes.append(
             f"seeing the sample: with hindsight {gain_of_seeing(evaluator.reference()):.3f} of what the best fixed "
@@ -167,16 +186,50 @@ def check_out(out: Path, overwrite: bool) -> None:
         raise type(error)(f"--out {out} cannot be written ({error.strerror}); use another folder") from error
 
 
-def load_and_distill(path: str, problem: Problem, trust_pickle: bool = False) -> Schedule:
-    """The schedule of a trained agent."""
-    from agents.checkpoint import load_agent
-    from agents.distill import distill
+@dataclass(frozen=True)
+class Agent:
+    """A trained agent, on the problem that is scored.
 
-    policy, dynamics = load_agent(path, trust_pickle=trust_pickle, problem=problem)
-    name = Path(path).stem if Path(path).stem != "model" else Path(path).resolve().parent.name
-    schedule = distill(policy, dynamics, name=name)
-    check_fit(schedule, problem)
-    return schedule
+    Attributes:
+        policy: acts on observations of ``dynamics``.
+        dynamics: of the problem.
+        schedule: the list that the policy is distilled into.
+    """
+
+    policy: BaseAlgorithm
+    dynamics: Dynamics
+    schedule: Schedule
+
+    @classmethod
+    def load(cls, path: str, problem: Problem, trust_pickle: bool = False) -> Agent:
+        """Read a model.zip.
+
+        Raises:
+            ValueError, FileNotFoundError: as ``load_agent``, or its schedule is for another noise range.
+        """
+        from agents.checkpoint import load_agent
+        from agents.distill import distill
+
+        policy, dynamics = load_agent(path, trust_pickle=trust_pickle, problem=problem)
+        name = Path(path).stem if Path(path).stem != "model" else Path(path).resolve().parent.name
+        schedule = distill(policy, dynamics, name=name)
+        check_fit(schedule, problem)
+        return cls(policy, dynamics, schedule)
+
+    def policy_rows(self, evaluator: Evaluator, K: int, oracle: Schedule | None) -> list[Score]:
+        """Rows of the policy itself, if it sees the trajectory and is for K steps of the evaluator's solver."""
+        from agents.rollout import sample_with_policy
+
+        dynamics = self.dynamics
+        fits = (dynamics.num_steps, dynamics.solver.name) == (K, evaluator.solver.name)
+        if not (dynamics.features and fits) or dynamics.solver.stochastic:
+            return []
+        return evaluator.policy_rows(
+            f"{self.schedule.name} policy",
+            K,
+            lambda x: sample_with_policy(self.policy, dynamics, x).x,
+            oracle,
+        )
 
 
 def run(settings: Settings) -> None:

@@ -13,7 +13,8 @@ END = "<!-- end -->"
 # Tables that commands of their own write; the page of ``benchmarks.report`` has them too.
 POLICIES = "policies"
 SECOND, SECOND_SHORT, SECOND_FRECHET = "second-control", "second-control-5", "second-control-frechet"
-OTHERS = (POLICIES, SECOND, SECOND_SHORT, SECOND_FRECHET)
+UNIVERSAL_LIST_TABLE, UNIVERSAL_CLOCK_TABLE = "universal-list", "universal-clock"
+OTHERS = (POLICIES, SECOND, SECOND_SHORT, SECOND_FRECHET, UNIVERSAL_LIST_TABLE, UNIVERSAL_CLOCK_TABLE)
 _BEGIN = r"<!-- table:([^\s>]+) -->"
 _BLOCK = re.compile(_BEGIN + rf"\n(?:(?!<!-- table:)[\s\S])*?{END}")
 

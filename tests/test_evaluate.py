@@ -230,3 +230,25 @@ def test_a_schedule_with_weights_brings_its_solver(run, tmp_path) -> None:
     code, _, err = run(*given, "--solver", "heun")
     assert code == 2
     assert "solver = 'heun' takes no weights" in err
+
+
+def test_universal_schedules_bring_their_solver(run) -> None:
+    code, out, err = run(
+        *(
+            "--problem",
+            "mixture-2d",
+            "--steps",
+            5,
+            "--seeds",
+            0,
+            "--schedules",
+            "edm",
+            "universal",
+            "universal_clock",
+        )
+    )
+    assert code == 0, err
+    assert "learned_2m" in out
+    code, _, err = run("--problem", "mixture-2d", "--steps", 5, 20, "--schedules", "universal")
+    assert code == 2
+    assert "2 to 12" in err

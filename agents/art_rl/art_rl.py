@@ -21,6 +21,9 @@ from agents.art_rl.initial_noises import InitialNoises
 from agents.art_rl.policy import ARTPolicy
 from agents.art_rl.restarts import Restarts
 
+# There is no such attribute; and settings of a policy that sees many data distributions.
+NONE: Any = object()
+GENERAL = {"octaves": 0, "whiten": True}
 SelfARTRL = TypeVar("SelfARTRL", bound="ARTRL")
 
 
@@ -177,10 +180,14 @@ class ARTRL(OnPolicyAlgorithm):
         if self.noise_groups < 1 or self.n_envs % self.noise_groups:
             raise ValueError(f"noise_groups = {self.noise_groups} must divide num_envs = {self.n_envs}")
         pool = int(self._env_attr("num_initial_noises", 0))
-        known = self.initial_noises
+        known, distributions = self.initial_noises, self._env_attr("distributions", NONE)
         if known is None or len(known.costs) != pool:  # else training goes on
-            self.initial_noises = InitialNoises(pool) if pool > 0 else None
+            several = None if distributions is NONE else distributions
+            self.initial_noises = InitialNoises(pool, several) if pool > 0 else None
+        # A policy for many models must not hang on small differences of what it sees.
+        general = {} if self.initial_noises is None or self.initial_noises.distributions is None else GENERAL
         return {
+            **general,
             "num_steps": self.n_steps,
             "noise_groups": self.noise_groups,
             "critic_learning_rate": self.critic_learning_rate,
@@ -235,6 +242,8 @@ class ARTRL(OnPolicyAlgorithm):
         K, B, groups = *buffer.rewards.shape, self.noise_groups
         members = B // groups  # row g * members + m is member m of group g
         weight = self._importance(buffer.rewards.reshape(K, groups, members))
+        if self.num_updates == 1:
+            policy.fit_whitening(obs.reshape(K, B, -1))
 
         # 1. TD(lambda) errors of the martingale critic: at each step the sum of lambda^j (r + V' - V) from there on.
         delta = torch.as_tensor(buffer.advantages, device=self.device).double().reshape(K, groups, members)

@@ -16,23 +16,29 @@ class InitialNoises:
     most of it. Prioritised replay of levels (Jiang et al. 2021), weighted by the inverse probability, so that the
     mean of what is learned from stays that over all noises.
 
+    Where the noises belong to several data distributions, costs are relative to what their own distribution costs the
+    policy, and what is learned from them is weighted alike: the actor climbs the mean over distributions of minus the
+    logarithm of their cost. Else those on which every policy has large errors would be all that counts.
+
     Args:
         size: of the pool.
+        distributions: ``[size]``, the number of the data distribution of each noise; None: all have the same.
 
     Attributes:
         costs: ``[size]``, running means of minus the return of an episode from each noise; nan where never met.
         index: ``[n]`` int64, the noises drawn last.
-        weights: ``[n]``, one over the probability that each had relative to even draws.
+        weights: ``[n]``, one over the probability that each had relative to even draws; with several distributions
+            over the cost of its own too.
     """
 
-    def __init__(self, size: int) -> None:
-        self.costs = np.full(size, np.nan)
+    def __init__(self, size: int, distributions: np.ndarray | None = None) -> None:
+        self.costs, self.distributions = np.full(size, np.nan), distributions
         self.index, self.weights = np.zeros(0, dtype=np.int64), np.ones(0)
 
     def draw(self, n: int) -> np.ndarray:
         """``[n]`` noises of the pool, spread evenly over the distribution (systematic sampling)."""
-        size = len(self.costs)
-        cost = self.costs.copy()
+        size, units = len(self.costs), self._units()
+        cost = self.costs / units
         unknown = np.isnan(cost)
         cost[unknown] = 1.0 if unknown.all() else cost[~unknown].mean()  # taken for an average one
         total = cost.sum()
@@ -42,8 +48,20 @@ class InitialNoises:
         cumulative = np.cumsum(share)
         places = (np.arange(n) + torch.rand(1, dtype=torch.float64).item()) / n * cumulative[-1]
         self.index = np.minimum(np.searchsorted(cumulative, places), size - 1)
-        self.weights = 1 / (size * share[self.index])
+        self.weights = 1 / (size * share[self.index]) / units[self.index]
         return self.index
+
+    def _units(self) -> np.ndarray:
+        """``[size]``, the mean cost of the distribution of each noise; 1 where there is but one, or none is known."""
+        if self.distributions is None:
+            return np.ones(len(self.costs))
+        known = ~np.isnan(self.costs)
+        met = np.bincount(self.distributions[known], minlength=self.distributions.max() + 1)
+        total = np.bincount(self.distributions[known], self.costs[known], minlength=len(met))
+        every = max(float(total.sum() / max(met.sum(), 1)), 1e-300) if known.any() else 1.0
+        return np.asarray(np.where(met > 0, np.maximum(total, 1e-300) / np.maximum(met, 1), every))[
+            self.distributions
+        ]
 
     def update(self, returns: np.ndarray) -> None:
         """Take the mean returns ``[n]`` of the episodes from the noises drawn last."""

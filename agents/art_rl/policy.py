@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 # Observations begin with the time k/K and the remaining budget; what follows are features of the trajectory.
 PLAIN_WIDTH = 2
+# Of whitened observations: the least spread that they are divided by, and how many spreads from the mean they count.
+LEAST_SPREAD, MOST_UNUSUAL = 1e-3, 4.0
 
 
 def mlp(inputs: int, net_arch: Sequence[int], outputs: int = 1) -> nn.Sequential:
@@ -80,6 +82,8 @@ class ARTPolicy(BasePolicy):
             share their exploration. 1: no groups, each row explores by itself.
         net_arch, critic_arch: hidden widths of the actor's and the critic's network.
         octaves: of sines and cosines that the networks see beside the features.
+        whiten: networks see each entry of the observation relative to its mean and spread at that step in the first
+            rollout. Differences between models are small beside the range of a feature.
         network_learning_rate: of the actor's network.
         critic_learning_rate: of the critic.
         adam_betas: of all three.
@@ -88,6 +92,8 @@ class ARTPolicy(BasePolicy):
 
     std: Tensor
     value_scale: Tensor
+    seen_mean: Tensor
+    seen_spread: Tensor
 
     def __init__(
         self,
@@ -99,6 +105,7 @@ class ARTPolicy(BasePolicy):
         net_arch: Sequence[int] = (64, 64),
         critic_arch: Sequence[int] = (32, 32),
         octaves: int = 6,
+        whiten: bool = False,
         network_learning_rate: float = 0.006,
         critic_learning_rate: float = 1e-3,
         adam_betas: tuple[float, float] = (0.9, 0.95),
@@ -111,6 +118,7 @@ class ARTPolicy(BasePolicy):
         self.network_learning_rate, self.critic_learning_rate = network_learning_rate, critic_learning_rate
         self.adam_betas = (float(adam_betas[0]), float(adam_betas[1]))
         width, num_actions = observation_space.shape[0], action_space.shape[0]
+        self.whiten = whiten
         has_features = width > PLAIN_WIDTH
         self.encode = Octaves(octaves if has_features else 0)
         inputs = width * (1 + 2 * self.encode.count)
@@ -120,6 +128,9 @@ class ARTPolicy(BasePolicy):
         # Width of the exploration and scale of the returns: set by the algorithm, saved with the weights.
         self.register_buffer("std", torch.tensor(float(std)))
         self.register_buffer("value_scale", torch.tensor(0.0))
+        if whiten:
+            self.register_buffer("seen_mean", torch.zeros(num_steps, width))
+            self.register_buffer("seen_spread", torch.ones(num_steps, width))
         # Each group of parameters has a step of its own, which the algorithm anneals.
         groups = [{"params": self.table.parameters(), "lr": lr_schedule(1), "first_lr": lr_schedule(1)}]
         if self.actor_net is not None:
@@ -141,6 +152,7 @@ class ARTPolicy(BasePolicy):
             "net_arch",
             "critic_arch",
             "octaves",
+            "whiten",
         )
         rates = ("network_learning_rate", "critic_learning_rate", "adam_betas")
         data = {name: getattr(self, name) for name in (*names, *rates)}
@@ -181,10 +193,28 @@ class ARTPolicy(BasePolicy):
         low, high = (torch.as_tensor(b).to(actions) for b in (self.action_space.low, self.action_space.high))
         return torch.minimum(torch.maximum(actions, low), high)
 
+    @torch.no_grad()
+    def fit_whitening(self, obs: Tensor) -> None:
+        """Take mean and spread of the observations ``[K, B, n]`` of a first rollout, if the policy whitens."""
+        if self.whiten:
+            self.seen_mean.copy_(obs.mean(1))
+            self.seen_spread.copy_(obs.std(1).clamp_min(LEAST_SPREAD))
+
+    def inputs(self, obs: Tensor) -> Tensor:
+        """What the networks see of ``obs: [B, n]``."""
+        if self.whiten:
+            k = (obs[:, 0] * self.num_steps).round().long().clamp(0, self.num_steps - 1)
+            spread = (obs - self.seen_mean[k]) / self.seen_spread[k]
+            # Time and budget as they are: a table of their own is added.
+            obs = torch.cat(
+                [obs[:, :PLAIN_WIDTH], spread[:, PLAIN_WIDTH:].clamp(-MOST_UNUSUAL, MOST_UNUSUAL)], 1
+            )
+        return self.encode(obs)
+
     def mean(self, obs: Tensor) -> Tensor:
         """Mean action ``[B, A]`` for ``obs: [B, n]``."""
         mean = self.table(obs[:, 0])
-        return mean if self.actor_net is None else mean + self.actor_net(self.encode(obs))
+        return mean if self.actor_net is None else mean + self.actor_net(self.inputs(obs))
 
     def predict_values(self, obs: Tensor) -> Tensor:
         """Critic, ``[B, 1]``: reward still to come."""
@@ -192,7 +222,7 @@ class ARTPolicy(BasePolicy):
 
     def scaled_values(self, obs: Tensor) -> Tensor:
         """The critic's network, ``[B]``: in units of ``value_scale``."""
-        return self.critic_net(self.encode(obs))[:, 0]
+        return self.critic_net(self.inputs(obs))[:, 0]
 
     def log_prob(self, obs: Tensor, actions: Tensor) -> Tensor:
         """Log-density of ``actions: [B, A]``, ``[B]``."""

@@ -313,8 +313,8 @@ class ArtSettings(Settings):
 
     def make_model(self, env: VecEnv, total_timesteps: int) -> BaseAlgorithm:
         """See ``Settings``."""
-        pace = WIDE
-        if self.init != "base":
+        pace, begins_well = WIDE, self.init != "base" or self.base_schedule == "universal"
+        if begins_well:
             pace = NARROWEST if self.env_config().rule.num_weights else NARROW
         return ARTRL(
             "ARTPolicy",
@@ -325,7 +325,7 @@ class ArtSettings(Settings):
             std_start=self.std_start or pace.std_start,
             std_end=self.std_end or pace.std_end,
             # A table that is known to be good is not left for others.
-            starts=4 if self.init == "base" else 1,
+            starts=1 if begins_well else 4,
             policy_kwargs={"network_learning_rate": pace.network_learning_rate},
             seed=self.seed,
         )

@@ -60,6 +60,8 @@ class MixtureRowsDenoiser:
             w.sum(2)[..., None] * var * real[:, None]
         ).sum(1)
         self.shape: tuple[int, ...] = (d + 1,)
+        # Mixtures are computed together with others of like size.
+        self._widths = sorted({min(d, 2**i) for i in range(1, 32, 2)})
         self.sizes = torch.from_numpy(size)
         self.spreads = torch.from_numpy(np.sqrt(square.sum(1) / size))
         self.sigma_data = float(self.spreads.square().mean().sqrt())
@@ -114,17 +116,31 @@ class MixtureRowsDenoiser:
         shape = (len(kinds), rows, x.shape[1] - 1)
         y = x.new_zeros(len(kinds) * rows, shape[2]).index_put((flat,), x[:, :-1]).reshape(shape)
         s = x.new_ones(len(kinds) * rows).index_put((flat,), levels).reshape(shape[:2])
-        denoised = self._by_mixture(kinds, y, s).reshape(-1, shape[2])[flat]
+        # Small mixtures are not filled up to the largest.
+        found = torch.zeros_like(y)
+        low = 0
+        for size in self._widths:
+            sizes = self.sizes[kinds]
+            own = torch.nonzero((sizes > low) & (sizes <= size))[:, 0]
+            if len(own):
+                part = self._by_mixture(kinds[own], y[own, :, :size], s[own])
+                found = found.index_put((own,), torch.nn.functional.pad(part, (0, shape[2] - size)))
+            low = size
+        denoised = found.reshape(-1, shape[2])[flat]
         return torch.cat([denoised, x[:, -1:]], 1)
 
     def _by_mixture(self, kinds: Tensor, y: Tensor, s: Tensor) -> Tensor:
         """Posterior means ``[U, n, d]`` of rows ``y: [U, n, d]``, levels ``s: [U, n]``, mixtures ``kinds``."""
-        means, variances = self.means[kinds], self.variances[kinds]  # [U, C, N, d], [U, C, d]
+        size = y.shape[2]
+        means, variances = (
+            self.means[kinds, :, :, :size],
+            self.variances[kinds, :, :size],
+        )  # [U, C, N, d], [U, C, d]
         U, C, N, _ = means.shape
         noise = s.square()[:, None, :, None]
         total = variances[:, :, None] + noise  # [U, C, n, d]
         scaled = y[:, None] / total
-        real = self.real[kinds][:, None, None]
+        real = self.real[kinds, :size][:, None, None]
         columns = means.transpose(2, 3)
         cross = scaled @ columns - (real / total) @ (columns.square() / 2)  # [U, C, n, N]
         own = ((y[:, None] * scaled + torch.log(total)) * real).sum(3) / 2

@@ -74,6 +74,15 @@ class ARTVectorEnv(BaseEnv, VectorEnv):
         """
         return self.dynamics.pool_size if self.dynamics.paired else 0
 
+    @property
+    def distributions(self) -> np.ndarray | None:
+        """``[num_initial_noises]``, the number of the data distribution of each; None: all have the same."""
+        dynamics = self.dynamics
+        which = getattr(dynamics.problem.denoiser, "which", None)
+        if which is None or not dynamics.paired or dynamics.reference is None:
+            return None
+        return np.asarray(which(dynamics.reference.start).cpu().numpy())
+
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:

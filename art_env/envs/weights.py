@@ -18,10 +18,10 @@ class SlopeWeights:
     """The actions after the first one set the weights of the step, one each (see ``LearnedMultistep``).
 
     ``w = w_0 + (SLOPE / CURVE) sinh(CURVE a) sqrt(max(dt / dt', dt' / dt))``. ``w_0`` is the rule's default (1/2 for
-    the last change of slope, 0 for the others), ``dt`` and ``dt'`` are the parts of the budget that this step and
-    the one before it take; of a base schedule with weights ``w_0`` are those. In steps of like length the weights of
-    the best samplers are between -5 and 3. Beside a much shorter or longer step they are up to 20: a long step after a
-    short one must extrapolate far, and in a short step after a long one the change of slope tells what the long one did
+    the last change of slope, 0 for the others) or the weight of a base schedule that has some. ``dt`` and ``dt'`` are
+    the parts of the budget that this step and the one before it take. In steps of like length the weights of the best
+    samplers are between -5 and 3. Beside a much shorter or longer step they are up to 20: a long step after a short
+    one must extrapolate far, and in a short step after a long one the change of slope tells what the long one did
     wrong.
 
     Args:

@@ -93,7 +93,7 @@ def compare(
     names: Sequence[str],
     given: Sequence[Schedule] = (),
     progress: Callable[[str], None] = lambda text: None,
-    more: Callable[[Schedule], list[Score]] | None = None,
+    more: Callable[[int, Schedule | None], list[Score]] | None = None,
 ) -> Comparison:
     """Score schedules by name and given ones at every number of steps.
 
@@ -103,7 +103,7 @@ def compare(
         names: texts that ``art_env.schedules.registry`` knows; with ``oracle`` among them there are ratios.
         given: further schedules, resampled to each K.
         progress: called with what has just been finished, ``len(num_steps) (len(names) + len(given)) + 1`` times.
-        more: called with each oracle, for further rows at its number of steps.
+        more: called with each K and its oracle (None: there is none), for further rows.
 
     Raises:
         ValueError, FileNotFoundError, ImportError: as ``make_schedule``.
@@ -132,8 +132,8 @@ def compare(
         for schedule in grids:
             found.rows += evaluator.rows(schedule, oracle)
             progress(f"{schedule.name} K={K}")
-        if more is not None and oracle is not None:
-            found.rows += more(oracle)
+        if more is not None:
+            found.rows += more(K, oracle)
         found.grids[K] = grids
     return found
 

@@ -153,7 +153,7 @@ EFFORT = Effort(rows=256, episodes=1000, score_noises=2048, oracle_with_dp=False
 
 
 def random_mixture_problem(
-    num_mixtures: int = 256,
+    num_mixtures: int = 512,
     seed: int = 1,
     families: Sequence[str] = TRAINING_FAMILIES,
     *,

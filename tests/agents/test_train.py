@@ -681,3 +681,36 @@ def test_a_policy_begins_with_a_schedule(run, tmp_path) -> None:
     code, _, err = run("--init", "serach", "--run-dir", tmp_path / "run")
     assert code == 2
     assert "unknown init 'serach'. Did you mean 'search'" in err
+
+
+@pytest.mark.parametrize(
+    ("effort", "name", "evaluations"), [("none", "universal", 0), ("quick", "universal_clock", 1040)]
+)
+def test_without_training(run, tmp_path, effort, name, evaluations) -> None:
+    """The schedule is the one that suits many models, and is called so."""
+    folder = tmp_path / "run"
+    code, out, err = run(
+        *("--effort", effort, "--problem", "mixture-2d", "--run-dir", folder, "--no-progress", "--no-oracle")
+    )
+    assert code == 0, err
+    schedule = Schedule.load(folder / "schedule.json")
+    assert (schedule.name, schedule.solver) == (name, "learned_2m")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["algorithm"], summary["denoiser_evals"], summary["env_steps"]) == (name, evaluations, 0)
+    assert summary["solver"] == "learned_2m"
+    assert f"{evaluations:,} denoiser evaluations" in out
+    assert not (folder / "model.zip").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--effort", "some"), "Known: none, quick, full"),
+        (("--effort", "none", "--solver", "heun"), "use solver='learned_2m'"),
+        (("--effort", "quick", "--num-steps", 20), "2 to 12"),
+    ],
+)
+def test_efforts_that_there_are_no_tables_for(run, args, message) -> None:
+    code, _, err = run(*args)
+    assert code == 2
+    assert message in err

@@ -1,0 +1,151 @@
+"""Do universal schedules hold on models that they were not made for?
+
+python -m benchmarks.universal
+
+Scores, on every bundled model, EDM's grid and the model's own closed form with DPM-Solver++ 2M, and the universal
+list and clock with one and two weights (``art_env/schedules/universal.json``). Both clocks are made of the same 16
+trajectories. None of these models had a part in the tables. Writes results/universal.csv and the tables of
+docs/generalisation.md between their marks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from tqdm import tqdm
+
+from art_env._util.files import write_text
+from art_env.evaluation.evaluator import Evaluator
+from art_env.evaluation.results import read_csv, write_csv
+from art_env.problems.library import make_problem
+from art_env.problems.problem import Problem
+from art_env.schedules.handcrafted import edm
+from art_env.schedules.optimal import closed_form, final_rmse
+from art_env.schedules.registry import CLOCK_KNOTS, CLOCK_NOISES, universal
+from art_env.schedules.schedule import Schedule
+from benchmarks.records import RESULTS, ROOT, CellLine
+from benchmarks.tables import UNIVERSAL_CLOCK_TABLE, UNIVERSAL_LIST_TABLE, markdown, replace_tables
+
+PAGE = ROOT / "docs" / "generalisation.md"
+EDM, OWN, LIST, CLOCK = "EDM's grid", "own clock", "universal list", "universal clock"
+RIVAL = "dpmpp_2m"
+
+
+@dataclass
+class Args:
+    """Score and write."""
+
+    problems: tuple[str, ...] = (
+        "digits",
+        "digits-large",
+        "digits-class",
+        "photos",
+        "photos-latent",
+        "mnist",
+        "mixture-1d",
+        "mixture-2d",
+    )
+    steps: tuple[int, ...] = (3, 5, 8)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Of held-out noises."""
+    out: Path = RESULTS / "universal.csv"
+    tables_only: bool = False
+    """Only write the tables from ``out``."""
+
+
+@dataclass(frozen=True)
+class Line(CellLine):
+    """RMSE of one schedule: the mean over seed sets, the least and the largest; evaluations to make it."""
+
+    schedule: str
+    rmse: float
+    least: float
+    most: float
+    evaluations: int
+
+
+def own_clock(problem: Problem, K: int) -> Schedule:
+    """The model's own closed form, of as many trajectories as ``universal_clock`` reads."""
+    return closed_form(problem.reference(CLOCK_NOISES, num_knots=CLOCK_KNOTS), K)
+
+
+def measure(name: str, args: Args) -> list[Line]:
+    """All lines of one problem."""
+    problem = make_problem(name)
+    spent = CLOCK_NOISES * (4 * (CLOCK_KNOTS - 1) + 1)
+    lines: list[Line] = []
+    for solver in (RIVAL, "learned_2m", "learned_3m"):
+        evaluator = Evaluator(problem, solver, args.seeds, metrics=())
+        for K in args.steps:
+            if solver == RIVAL:
+                ramp = edm(
+                    K, problem.sigma_min, problem.sigma_max, final_sigmas_type=problem.final_sigmas_type
+                )
+                tried = {EDM: (ramp, 0), OWN: (own_clock(problem, K), spent)}
+            else:
+                tried = {
+                    LIST: (universal(problem, K, solver), 0),
+                    CLOCK: (universal(problem, K, solver, on_clock=True), spent),
+                }
+            for label, (schedule, evaluations) in tried.items():
+                errors = [evaluator_error(evaluator, schedule, i) for i in range(len(args.seeds))]
+                mean = float(np.mean(errors))
+                lines.append(Line(name, solver, K, label, mean, min(errors), max(errors), evaluations))
+    return lines
+
+
+def evaluator_error(evaluator: Evaluator, schedule: Schedule, i: int) -> float:
+    """RMSE on one seed set."""
+    return final_rmse(evaluator.problem.denoiser, evaluator.reference(i), schedule, evaluator.solver)
+
+
+def table(lines: Sequence[Line], rival: str, own: str) -> str:
+    """RMSE of the rival and of the universal schedules, and their ratio."""
+    steps = sorted({line.num_steps for line in lines})
+    names = list(dict.fromkeys(line.problem for line in lines))
+    known = {(line.problem, line.solver, line.num_steps, line.schedule): line.rmse for line in lines}
+    header = ["", *(f"K = {K}: {text}" for K in steps for text in ("DPM++", "one weight", "two", "ratio"))]
+    rows, ratios = [], {(K, m): [] for K in steps for m in (1, 2)}  # type: ignore[var-annotated]
+    for name in names:
+        row = [name]
+        for K in steps:
+            base = known[name, RIVAL, K, rival]
+            one, two = (known[name, f"learned_{m + 1}m", K, own] for m in (1, 2))
+            ratios[K, 1].append(one / base)
+            ratios[K, 2].append(two / base)
+            row += [f"{base:.3f}", f"{one:.3f}", f"{two:.3f}", f"{one / base:.2f}, {two / base:.2f}"]
+        rows.append(row)
+    for label, of in (("median ratio", np.median), ("worst ratio", np.max)):
+        row = [label]
+        for K in steps:
+            row += ["", "", "", f"**{of(ratios[K, 1]):.2f}, {of(ratios[K, 2]):.2f}**"]
+        rows.append(row)
+    better = ["better on"]
+    for K in steps:
+        counts = [sum(r < 1 for r in ratios[K, m]) for m in (1, 2)]
+        better += ["", "", "", f"{counts[0]}, {counts[1]} of {len(names)}"]
+    return markdown(header, [*rows, better])
+
+
+def main(args: Args) -> None:
+    """Score, write."""
+    torch.set_num_threads(1)
+    lines: list[Line] = read_csv(args.out, Line) if args.out.is_file() else []
+    if not args.tables_only:
+        for name in tqdm(args.problems, disable=None):
+            lines = [line for line in lines if line.problem != name] + measure(name, args)
+            write_csv(lines, args.out, Line)
+    tables = {
+        UNIVERSAL_LIST_TABLE: table(lines, EDM, LIST),
+        UNIVERSAL_CLOCK_TABLE: table(lines, OWN, CLOCK),
+    }
+    write_text(PAGE, replace_tables(PAGE.read_text("utf-8"), tables))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, prog="python -m benchmarks.universal", description=__doc__))
