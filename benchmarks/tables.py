@@ -13,8 +13,9 @@ END = "<!-- end -->"
 # Tables that commands of their own write; the page of ``benchmarks.report`` has them too.
 POLICIES = "policies"
 SECOND, SECOND_SHORT, SECOND_FRECHET = "second-control", "second-control-5", "second-control-frechet"
-UNIVERSAL_LIST_TABLE, UNIVERSAL_CLOCK_TABLE = "universal-list", "universal-clock"
-OTHERS = (POLICIES, SECOND, SECOND_SHORT, SECOND_FRECHET, UNIVERSAL_LIST_TABLE, UNIVERSAL_CLOCK_TABLE)
+UNIVERSAL_LIST_TABLE, UNIVERSAL_CLOCK_TABLE, MANY_MODELS = "universal-list", "universal-clock", "many-models"
+UNIVERSAL_TABLES = (UNIVERSAL_LIST_TABLE, UNIVERSAL_CLOCK_TABLE, MANY_MODELS)
+OTHERS = (POLICIES, SECOND, SECOND_SHORT, SECOND_FRECHET, *UNIVERSAL_TABLES)
 _BEGIN = r"<!-- table:([^\s>]+) -->"
 _BLOCK = re.compile(_BEGIN + rf"\n(?:(?!<!-- table:)[\s\S])*?{END}")
 

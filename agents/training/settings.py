@@ -259,6 +259,8 @@ class Pace(NamedTuple):
 # error, NARROWEST at 0.70.
 WIDE, NARROW = Pace(0.05, 0.006, 0.18, 0.012), Pace(0.005, 0.006, 0.03, 0.012)
 NARROWEST = Pace(0.002, 0.001, 0.02, 0.008)
+# A policy for many data distributions has much to learn beside the list that it begins with.
+GENERAL = Pace(0.003, 0.003, 0.08, 0.012)
 
 
 @dataclass(frozen=True)
@@ -316,6 +318,8 @@ class ArtSettings(Settings):
         pace, begins_well = WIDE, self.init != "base" or self.base_schedule == "universal"
         if begins_well:
             pace = NARROWEST if self.env_config().rule.num_weights else NARROW
+        if env.get_attr("distributions")[0] is not None:
+            pace = GENERAL
         return ARTRL(
             "ARTPolicy",
             env,

@@ -148,8 +148,7 @@ def random_mixtures(
     return MixtureRowsDenoiser(weights, means, variances, sizes)
 
 
-# Groups of rows meet the same mixtures and noises; a row costs about as much as one of a small network.
-EFFORT = Effort(rows=256, episodes=1000, score_noises=2048, oracle_with_dp=False, cma_evaluations=300)
+EFFORT = Effort(rows=512, episodes=1500, oracle_with_dp=False, cma_evaluations=300)
 
 
 def random_mixture_problem(
