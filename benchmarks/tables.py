@@ -14,8 +14,10 @@ END = "<!-- end -->"
 POLICIES = "policies"
 SECOND, SECOND_SHORT, SECOND_FRECHET = "second-control", "second-control-5", "second-control-frechet"
 UNIVERSAL_LIST_TABLE, UNIVERSAL_CLOCK_TABLE, MANY_MODELS = "universal-list", "universal-clock", "many-models"
-UNIVERSAL_TABLES = (UNIVERSAL_LIST_TABLE, UNIVERSAL_CLOCK_TABLE, MANY_MODELS)
-OTHERS = (POLICIES, SECOND, SECOND_SHORT, SECOND_FRECHET, *UNIVERSAL_TABLES)
+SHAPE_TABLE = "where-data-take-shape"
+RESAMPLED = "resampled-weights"
+UNIVERSAL_TABLES = (UNIVERSAL_LIST_TABLE, UNIVERSAL_CLOCK_TABLE, MANY_MODELS, SHAPE_TABLE)
+OTHERS = (POLICIES, SECOND, SECOND_SHORT, SECOND_FRECHET, *UNIVERSAL_TABLES, RESAMPLED)
 _BEGIN = r"<!-- table:([^\s>]+) -->"
 _BLOCK = re.compile(_BEGIN + rf"\n(?:(?!<!-- table:)[\s\S])*?{END}")
 

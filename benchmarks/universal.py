@@ -24,14 +24,23 @@ from art_env.evaluation.evaluator import Evaluator
 from art_env.evaluation.results import read_csv, write_csv
 from art_env.problems.library import make_problem
 from art_env.problems.problem import Problem
+from art_env.problems.random_mixtures import TRAINING_FAMILIES
 from art_env.schedules.handcrafted import edm
 from art_env.schedules.optimal import closed_form, final_rmse
 from art_env.schedules.registry import CLOCK_KNOTS, CLOCK_NOISES, universal
 from art_env.schedules.schedule import Schedule
 from benchmarks.records import RESULTS, ROOT, CellLine
-from benchmarks.tables import UNIVERSAL_CLOCK_TABLE, UNIVERSAL_LIST_TABLE, markdown, replace_tables
+from benchmarks.tables import (
+    SHAPE_TABLE,
+    UNIVERSAL_CLOCK_TABLE,
+    UNIVERSAL_LIST_TABLE,
+    markdown,
+    replace_tables,
+)
+from benchmarks.universal_fit import CLOCK_STEPS, Mixtures
 
 PAGE = ROOT / "docs" / "generalisation.md"
+TIMES = np.array([0.25, 0.5, 0.75])
 EDM, OWN, LIST, CLOCK = "EDM's grid", "own clock", "universal list", "universal clock"
 RIVAL = "dpmpp_2m"
 
@@ -54,6 +63,7 @@ class Args:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Of held-out noises."""
     out: Path = RESULTS / "universal.csv"
+    out_shapes: Path = RESULTS / "universal_shapes.csv"
     tables_only: bool = False
     """Only write the tables from ``out``."""
 
@@ -104,6 +114,30 @@ def evaluator_error(evaluator: Evaluator, schedule: Schedule, i: int) -> float:
     return final_rmse(evaluator.problem.denoiser, evaluator.reference(i), schedule, evaluator.solver)
 
 
+@dataclass(frozen=True)
+class Shape:
+    """Noise levels, in units of the data's standard deviation, at which a model's clock shows these times."""
+
+    model: str
+    early: float
+    middle: float
+    late: float
+
+
+def shapes(args: Args) -> list[Shape]:
+    """Where the data of each model take shape, and of the training mixtures 5%, half and 95%."""
+    found = []
+    for name in args.problems:
+        problem = make_problem(name)
+        levels = own_clock(problem, 256).interpolator()(TIMES) / float(problem.denoiser.sigma_data)
+        found.append(Shape(name, *map(float, levels)))
+    mixtures = Mixtures(128, 8, 1, TRAINING_FAMILIES)
+    own = torch.stack([mixtures.clocks[int(t * CLOCK_STEPS)] for t in TIMES]) / mixtures.denoiser.spreads
+    for part in (0.05, 0.5, 0.95):
+        found.append(Shape(f"training mixtures, {part:.0%}", *torch.quantile(own, part, 1).tolist()))
+    return found
+
+
 def table(lines: Sequence[Line], rival: str, own: str) -> str:
     """RMSE of the rival and of the universal schedules, and their ratio."""
     steps = sorted({line.num_steps for line in lines})
@@ -140,9 +174,15 @@ def main(args: Args) -> None:
         for name in tqdm(args.problems, disable=None):
             lines = [line for line in lines if line.problem != name] + measure(name, args)
             write_csv(lines, args.out, Line)
+        write_csv(shapes(args), args.out_shapes, Shape)
+    taking_shape = [
+        (s.model, *(f"{v:.2f}" for v in (s.early, s.middle, s.late)))
+        for s in read_csv(args.out_shapes, Shape)
+    ]
     tables = {
         UNIVERSAL_LIST_TABLE: table(lines, EDM, LIST),
         UNIVERSAL_CLOCK_TABLE: table(lines, OWN, CLOCK),
+        SHAPE_TABLE: markdown(("", *(f"at time {t}" for t in TIMES)), taking_shape),
     }
     write_text(PAGE, replace_tables(PAGE.read_text("utf-8"), tables))
 
