@@ -11,7 +11,7 @@ docs/generalisation.md between its marks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -85,7 +85,8 @@ def score(args: Args, folders: Sequence[Path], name: str) -> list[Line]:
     K = args.num_steps
     if name in (NEW, HELD_OUT):
         families = TRAINING_FAMILIES if name == NEW else HELD_OUT_FAMILIES
-        problem = random_mixture_problem(128, SEED_OF_NEW, families)
+        # By its own name: an agent takes that of its training for its own mixtures.
+        problem = replace(random_mixture_problem(128, SEED_OF_NEW, families), name=name)
     else:
         problem = make_problem(name)
     n = min(problem.num_noises, problem.effort.score_noises or problem.num_noises)

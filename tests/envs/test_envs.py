@@ -35,6 +35,7 @@ IDS = {
     "ART/Mixture2D-v0": {"num_noises": 64},
     "ART/Digits-v0": {"num_noises": 8},
     "ART/Mnist-v0": {"num_noises": 2},
+    "ART/RandomMixture-v0": {"num_noises": 64},
     "ART/Diffusion-v0": {"denoiser": GaussianDenoiser(0.5, shape=(2,)), "num_noises": 16},
 }
 MODES = (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED)
