@@ -36,7 +36,8 @@ class ARTRL(OnPolicyAlgorithm):
     same initial noises (common random numbers), and delta is taken relative to the mean over groups, as in RLOO
     (Ahmadian et al. 2024) and GRPO (Shao et al. 2024). An update takes one episode of every row. But for which rows
     explore alike, the algorithm is the same with and without features, groups and wrappers. Of the environment it
-    reads ``num_steps``, ``noise_groups`` (1 if there is none) and ``num_initial_noises`` (0 if there is none).
+    reads ``num_steps``, ``noise_groups`` (1 if there is none), ``num_initial_noises`` (0 if there is none) and
+    ``distributions`` (None if there are none).
 
     What differs from the paper, and why. Figures are ratios (RMSE over the oracle's, held-out initial noises) of two
     short trainings each, seeds 0 and 1, ``starts`` = 1, with DPM-Solver++ at K = 7: first on a mixture of five modes
@@ -80,6 +81,10 @@ class ARTRL(OnPolicyAlgorithm):
     - *Annealing.* The width falls from ``std_start`` to ``std_end`` and the actor's step linearly to 0. With a
       constant width of 0.06: 1.13, 1.08 and 1.05, 1.06. The deployed policy is the average over the last part of
       training. Without: 1.02, 1.02 and 1.08, 1.11.
+    - *Many data distributions.* Where initial noises belong to several, each distribution counts by its own cost (see
+      ``InitialNoises``), and the networks see whitened observations without sines. A policy that is trained by
+      gradients on random mixtures ends at 0.77 of the universal list's error on new ones; without whitening at 0.89;
+      where squared errors are averaged over mixtures, also without whitening, at 0.99.
     - *Short runs.* The error has local minima, so training begins with ``starts`` short runs (see ``Restarts``). With
       one run from start to end on ``mixture-1d`` (1,024 rows, seed 0; 400 and 500 episodes): DPM-Solver++ at K = 3
       1.28 against 1.00, Heun at K = 7 1.12 against 1.01.

@@ -134,7 +134,9 @@ def test_acts_by_step_and_trains_all_of_actor_and_critic(wrapper, features, grou
         assert moved.all() if name == "table.values" else moved.any(), name
     assert counted.steps == 6 * 5
     assert counted.resets == 1 + 6  # of SB3, and one a rollout to choose the noises
-    assert counted.asked <= {"num_steps", "noise_groups", "num_initial_noises", "render_mode"}
+    assert counted.asked <= {
+        *("num_steps", "noise_groups", "num_initial_noises", "distributions", "render_mode")
+    }
     assert model.num_updates == 6
     # What the critic says is what advantages are measured against.
     buffer = model.rollout_buffer
