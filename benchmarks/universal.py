@@ -124,10 +124,10 @@ class Shape:
     late: float
 
 
-def shapes(args: Args) -> list[Shape]:
+def shapes(names: Sequence[str]) -> list[Shape]:
     """Where the data of each model take shape, and of the training mixtures 5%, half and 95%."""
     found = []
-    for name in args.problems:
+    for name in names:
         problem = make_problem(name)
         levels = own_clock(problem, 256).interpolator()(TIMES) / float(problem.denoiser.sigma_data)
         found.append(Shape(name, *map(float, levels)))
@@ -174,7 +174,7 @@ def main(args: Args) -> None:
         for name in tqdm(args.problems, disable=None):
             lines = [line for line in lines if line.problem != name] + measure(name, args)
             write_csv(lines, args.out, Line)
-        write_csv(shapes(args), args.out_shapes, Shape)
+        write_csv(shapes(list(dict.fromkeys(line.problem for line in lines))), args.out_shapes, Shape)
     taking_shape = [
         (s.model, *(f"{v:.2f}" for v in (s.early, s.middle, s.late)))
         for s in read_csv(args.out_shapes, Shape)

