@@ -201,7 +201,8 @@ def train(settings: Settings, say: Callable[[str], None] = silent) -> Result:
     )
     if run is None:
         run = RunFolder.create(settings, problem.name, training.num_envs)
-    say(f"{settings.algorithm} on {problem.name}: {solver}, K = {K}, run folder {run.folder}")
+    what = settings.algorithm if settings.effort == "full" else "universal schedule"
+    say(f"{what} on {problem.name}: {solver}, K = {K}, run folder {run.folder}")
 
     rivals = [make_schedule(name, problem, K, solver) for name in RIVALS]
     oracle = None
