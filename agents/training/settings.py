@@ -55,8 +55,9 @@ class Settings(ModelOptions):
     """global: minus the final error (of a stochastic solver: minus W2^2 from a group to exact samples); local:
     minus the solver's own errors; euler: the paper's objective."""
     features: tuple[str, ...] = ()
-    """What the policy observes besides time and remaining budget: log_velocity, log_curvature, rms, turn, x. Default:
-    nothing, so that the policy is a schedule. With features, the policy itself is evaluated as well."""
+    """What the policy observes besides time and remaining budget: log_velocity, log_curvature, rms, turn, x and
+    others (docs/algorithms.md). Default: nothing, so that the policy is a schedule. With features, the policy itself is
+    evaluated as well."""
     base_schedule: str = "closed_form"
     """Base schedule, which action 0 reproduces: closed_form, universal (with its weights), or EDM's with this rho
     (7: EDM's own)."""

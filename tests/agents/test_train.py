@@ -519,6 +519,55 @@ def test_run_folder_that_cannot_be_made(run, tmp_path) -> None:
         assert err.count("\n") == 1
 
 
+def test_evaluate_scores_a_policy_that_sees_the_trajectory(run, tmp_path) -> None:
+    """At its own K and solver alone; on another problem too."""
+    folder = tmp_path / "run"
+    settings = ("--problem", "mixture-1d", "--solver", "euler", "--num-steps", 4, "--features", "rms", "turn")
+    sizes = (
+        "--num-noises",
+        64,
+        "--num-envs",
+        32,
+        "--total-timesteps",
+        10 * 32 * 4,
+        "--no-oracle",
+        "--no-progress",
+    )
+    code, _, err = run(*settings, *sizes, "--run-dir", folder)
+    assert code == 0, err
+    for problem in ("mixture-1d", "mixture-2d"):
+        out = tmp_path / problem
+        args = (
+            "--problem",
+            problem,
+            "--solver",
+            "euler",
+            "--steps",
+            3,
+            4,
+            "--seeds",
+            0,
+            "--schedules",
+            "edm",
+        )
+        code, _, err = run(*args, "--agents", folder / "model.zip", "--out", out, script="evaluate")
+        assert code == 0, err
+        with (out / "results.csv").open(newline="") as file:
+            rows = [
+                r for r in csv.DictReader(file) if r["schedule"] == "run policy" and r["metric"] == "rmse"
+            ]
+        assert [r["num_steps"] for r in rows] == ["4"]
+        assert 0 < float(rows[0]["mean"]) < 5
+    summary = json.loads((folder / "summary.json").read_text())
+    with (tmp_path / "mixture-1d" / "results.csv").open(newline="") as file:
+        (own,) = (
+            float(r["mean"])
+            for r in csv.DictReader(file)
+            if r["schedule"] == "run policy" and r["metric"] == "rmse"
+        )
+    assert own == pytest.approx(summary["policy_rmse"], rel=1e-6)
+
+
 def test_evaluate_takes_the_agent(finished, run, tmp_path) -> None:
     folder, _ = finished
     args = ["--problem", "gaussian-1d", "--steps", 4, 8, "--schedules", "edm", folder / "schedule.json"]
