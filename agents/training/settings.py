@@ -56,8 +56,8 @@ class Settings(ModelOptions):
     minus the solver's own errors; euler: the paper's objective."""
     features: tuple[str, ...] = ()
     """What the policy observes besides time and remaining budget: log_velocity, log_curvature, rms, turn, x and
-    others (docs/algorithms.md). Default: nothing, so that the policy is a schedule. With features, the policy itself is
-    evaluated as well."""
+    others (docs/algorithms.md). Default: nothing, so that the policy is a schedule. With features, the policy itself
+    is evaluated as well."""
     base_schedule: str = "closed_form"
     """Base schedule, which action 0 reproduces: closed_form, universal (with its weights), or EDM's with this rho
     (7: EDM's own)."""
