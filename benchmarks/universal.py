@@ -25,9 +25,8 @@ from art_env.evaluation.results import read_csv, write_csv
 from art_env.problems.library import make_problem
 from art_env.problems.problem import Problem
 from art_env.problems.random_mixtures import TRAINING_FAMILIES
-from art_env.schedules.handcrafted import edm
 from art_env.schedules.optimal import closed_form, final_rmse
-from art_env.schedules.registry import CLOCK_KNOTS, CLOCK_NOISES, universal
+from art_env.schedules.registry import CLOCK_KNOTS, CLOCK_NOISES, make_schedule, universal
 from art_env.schedules.schedule import Schedule
 from benchmarks.records import RESULTS, ROOT, CellLine
 from benchmarks.tables import (
@@ -37,12 +36,11 @@ from benchmarks.tables import (
     markdown,
     replace_tables,
 )
-from benchmarks.universal_fit import CLOCK_STEPS, Mixtures
+from benchmarks.universal_fit import CLOCK_STEPS, RIVAL, Mixtures
 
 PAGE = ROOT / "docs" / "generalisation.md"
 TIMES = np.array([0.25, 0.5, 0.75])
 EDM, OWN, LIST, CLOCK = "EDM's grid", "own clock", "universal list", "universal clock"
-RIVAL = "dpmpp_2m"
 
 
 @dataclass
@@ -87,31 +85,26 @@ def own_clock(problem: Problem, K: int) -> Schedule:
 def measure(name: str, args: Args) -> list[Line]:
     """All lines of one problem."""
     problem = make_problem(name)
-    spent = CLOCK_NOISES * (4 * (CLOCK_KNOTS - 1) + 1)
+    spent = problem.reference(CLOCK_NOISES, num_knots=CLOCK_KNOTS).evaluations
     lines: list[Line] = []
     for solver in (RIVAL, "learned_2m", "learned_3m"):
         evaluator = Evaluator(problem, solver, args.seeds, metrics=())
         for K in args.steps:
             if solver == RIVAL:
-                ramp = edm(
-                    K, problem.sigma_min, problem.sigma_max, final_sigmas_type=problem.final_sigmas_type
-                )
-                tried = {EDM: (ramp, 0), OWN: (own_clock(problem, K), spent)}
+                tried = {EDM: (make_schedule("edm", problem, K), 0), OWN: (own_clock(problem, K), spent)}
             else:
                 tried = {
                     LIST: (universal(problem, K, solver), 0),
                     CLOCK: (universal(problem, K, solver, on_clock=True), spent),
                 }
             for label, (schedule, evaluations) in tried.items():
-                errors = [evaluator_error(evaluator, schedule, i) for i in range(len(args.seeds))]
+                errors = [
+                    final_rmse(problem.denoiser, evaluator.reference(i), schedule, solver)
+                    for i in range(len(args.seeds))
+                ]
                 mean = float(np.mean(errors))
                 lines.append(Line(name, solver, K, label, mean, min(errors), max(errors), evaluations))
     return lines
-
-
-def evaluator_error(evaluator: Evaluator, schedule: Schedule, i: int) -> float:
-    """RMSE on one seed set."""
-    return final_rmse(evaluator.problem.denoiser, evaluator.reference(i), schedule, evaluator.solver)
 
 
 @dataclass(frozen=True)

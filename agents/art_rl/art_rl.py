@@ -21,8 +21,8 @@ from agents.art_rl.initial_noises import InitialNoises
 from agents.art_rl.policy import ARTPolicy
 from agents.art_rl.restarts import Restarts
 
-# There is no such attribute; and settings of a policy that sees many data distributions.
-NONE: Any = object()
+# Of an attribute that an environment must have; and settings of a policy that sees many data distributions.
+REQUIRED: Any = object()
 GENERAL = {"octaves": 0, "whiten": True}
 SelfARTRL = TypeVar("SelfARTRL", bound="ARTRL")
 
@@ -185,10 +185,10 @@ class ARTRL(OnPolicyAlgorithm):
         if self.noise_groups < 1 or self.n_envs % self.noise_groups:
             raise ValueError(f"noise_groups = {self.noise_groups} must divide num_envs = {self.n_envs}")
         pool = int(self._env_attr("num_initial_noises", 0))
-        known, distributions = self.initial_noises, self._env_attr("distributions", NONE)
+        known = self.initial_noises
         if known is None or len(known.costs) != pool:  # else training goes on
-            several = None if distributions is NONE else distributions
-            self.initial_noises = InitialNoises(pool, several) if pool > 0 else None
+            distributions = self._env_attr("distributions", None)
+            self.initial_noises = InitialNoises(pool, distributions) if pool > 0 else None
         # A policy for many models must not hang on small differences of what it sees.
         general = {} if self.initial_noises is None or self.initial_noises.distributions is None else GENERAL
         return {
@@ -216,7 +216,7 @@ class ARTRL(OnPolicyAlgorithm):
         if dones is None or dones.any():
             super()._update_info_buffer(infos, dones)
 
-    def _env_attr(self, name: str, default: Any = None) -> Any:
+    def _env_attr(self, name: str, default: Any = REQUIRED) -> Any:
         """An attribute of the environment; if it has none, ``default``.
 
         Raises:
@@ -226,7 +226,7 @@ class ARTRL(OnPolicyAlgorithm):
         try:
             return self.env.get_attr(name)[0]
         except AttributeError as error:
-            if default is None:
+            if default is REQUIRED:
                 raise ValueError(
                     f"env has no attribute {name}; use an art_env environment, or give yours {name}"
                 ) from error

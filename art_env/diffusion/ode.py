@@ -79,6 +79,11 @@ class ReferenceFlow:
         return self.x.shape[1]
 
     @property
+    def evaluations(self) -> int:
+        """Rows times evaluations of the denoiser that the integration took."""
+        return self.num_noises * (4 * (len(self.sigmas) - 1) + 1)
+
+    @property
     def start(self) -> Tensor:
         """``[N, *shape]``, the initial noises."""
         return self.x[0]

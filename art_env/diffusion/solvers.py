@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from art_env._util.names import look_up
-from art_env.diffusion.denoiser import CheckedDenoiser, Denoiser, append_dims
+from art_env.diffusion.denoiser import CheckedDenoiser, Denoiser
 from art_env.diffusion.noise import StepNoise
 from art_env.diffusion.steps import (
     NO_STATE,
@@ -22,12 +22,9 @@ from art_env.diffusion.steps import (
     heun_step,
     ipndm_step,
     rk4_step,
+    to_denoised,
 )
 from art_env.diffusion.stochastic import Churn, euler_maruyama_step
-
-
-def _keep_denoised(x: Tensor, sigma: Tensor, d: Tensor) -> Tensor:
-    return x - append_dims(sigma, x) * d
 
 
 def _keep_slope(x: Tensor, sigma: Tensor, d: Tensor) -> Tensor:
@@ -111,7 +108,7 @@ SOLVERS = {
     "euler": Solver("euler", euler_step, 1, 1),
     "heun": Solver("heun", heun_step, 2, 2),
     "rk4": Solver("rk4", rk4_step, 4, 4),
-    "dpmpp_2m": Solver("dpmpp_2m", dpmpp_2m_step, 2, 1, memory=1, remember=_keep_denoised),
+    "dpmpp_2m": Solver("dpmpp_2m", dpmpp_2m_step, 2, 1, memory=1, remember=to_denoised),
     "ipndm": Solver("ipndm", ipndm_step, 2, 1, memory=3),
     "learned_2m": _learned(1),
     "learned_3m": _learned(2),

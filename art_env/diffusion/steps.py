@@ -49,6 +49,11 @@ def to_d(denoiser: Denoiser, x: Tensor, sigma: Tensor) -> Tensor:
     return (x - denoiser(x, sigma)) / append_dims(sigma, x)
 
 
+def to_denoised(x: Tensor, sigma: Tensor, d: Tensor) -> Tensor:
+    """The denoised sample behind a slope: ``to_d`` undone."""
+    return x - append_dims(sigma, x) * d
+
+
 def euler_step(
     denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, state: SolverState = NO_STATE
 ) -> tuple[Tensor, SolverState]:
@@ -89,7 +94,7 @@ def dpmpp_2m_step(
     a step to 0 are Euler steps.
     """
     d = to_d(denoiser, x, sigma) if state.d is None else state.d
-    denoised, slope = x - append_dims(sigma, x) * d, d
+    denoised, slope = to_denoised(x, sigma, d), d
     if state.past:
         before, sigma_before = state.past[0]
         known = (sigma_before > sigma) & (sigma_next > 0)

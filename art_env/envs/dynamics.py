@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from art_env.diffusion.denoiser import append_dims
 from art_env.diffusion.noise import StepNoise
 from art_env.diffusion.ode import norm
 from art_env.diffusion.solvers import sample
+from art_env.diffusion.steps import to_denoised
 from art_env.envs.base_schedule import BaseSchedule
 from art_env.envs.clock import Control, LogSpeed, Speed
 from art_env.envs.config import EnvConfig
@@ -226,7 +226,6 @@ class Dynamics:
         d, exact = self._next_slope(state, x, sigma_next, last)
         step = (sigma_next - state.sigma).abs().clamp_min(1e-12)
         change = d - state.d
-        denoised = append_dims(sigma_next, x) * d - append_dims(state.sigma, x) * state.d
         q = norm(change) / step
         if exact is not None:
             q = torch.where(last, q, exact)
@@ -245,7 +244,7 @@ class Dynamics:
             q=q,
             change=change,
             turn=(d * state.d).flatten(1).sum(1) / lengths,
-            denoised_change=norm(x - state.x - denoised),
+            denoised_change=norm(to_denoised(x, sigma_next, d) - to_denoised(state.x, state.sigma, state.d)),
             error=error,
             nfe=state.nfe + self.stepper.evaluations(sigma_next, last),
             index=state.index,

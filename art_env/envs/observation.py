@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from art_env._util.names import check_name
-from art_env.diffusion.denoiser import append_dims
 from art_env.diffusion.ode import norm
+from art_env.diffusion.steps import to_denoised
 from art_env.envs.state import State
 from art_env.problems.problem import Problem
 
@@ -92,7 +92,7 @@ class Observer:
             elif name == "level":
                 columns.append(_octaves(state.sigma / sigma_data, 10))
             elif name == "denoised_rms":
-                denoised = state.x - append_dims(state.sigma, state.x) * state.d
+                denoised = to_denoised(state.x, state.sigma, state.d)
                 columns.append(_octaves(norm(self.problem.visible(denoised)) / root_n / sigma_data, 4))
             elif name == "denoised_change":
                 change = state.denoised_change / root_n / sigma_data
@@ -116,8 +116,7 @@ class Observer:
             return state.x.flatten(1) / spread[:, None] / 4
         if name == "change":
             return state.change.flatten(1)
-        denoised = state.x.flatten(1) - state.sigma[:, None] * state.d.flatten(1)
-        return denoised / sigma_data / 4
+        return to_denoised(state.x, state.sigma, state.d).flatten(1) / sigma_data / 4
 
 
 def _octaves(value: Tensor, span: float) -> Tensor:

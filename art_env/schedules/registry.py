@@ -20,7 +20,7 @@ from art_env.schedules.handcrafted import HANDCRAFTED, edm, log_snr
 from art_env.schedules.optimal import closed_form, dynamic_programming, final_rmse
 from art_env.schedules.published import dmn, gits, sdm
 from art_env.schedules.schedule import Schedule, check_num_steps, pad_weights
-from art_env.schedules.universal import STEPS, WEIGHTS
+from art_env.schedules.universal import LIST, STEPS, WEIGHTS, universal_table
 
 # Where log-SNR ends on a problem that runs to 0, which it cannot reach (the paper's table 1).
 LOG_SNR_END = 1e-4
@@ -246,10 +246,7 @@ def check_universal(solver: str | Solver, num_steps: int = STEPS[0]) -> None:
             f"universal schedules have weights, which solver = {rule.name!r} does not take; use "
             "solver='learned_2m' or 'learned_3m'"
         )
-    if num_steps not in STEPS:
-        raise ValueError(
-            f"num_steps = {num_steps}: there are universal schedules for {STEPS[0]} to {STEPS[-1]} alone"
-        )
+    universal_table(LIST, num_steps, WEIGHTS[0])
 
 
 def universal(
@@ -271,7 +268,7 @@ def universal(
     clock, spent = None, 0
     if on_clock:
         known = problem.reference(int(noises), num_knots=CLOCK_KNOTS)
-        clock, spent = closed_form(known, CLOCK_STEPS), known.num_noises * (4 * (CLOCK_KNOTS - 1) + 1)
+        clock, spent = closed_form(known, CLOCK_STEPS), known.evaluations
     found = Schedule.universal(
         num_steps,
         clock=clock,
