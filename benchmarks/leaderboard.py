@@ -75,6 +75,8 @@ class Args:
     """PROBLEM:SOLVER:K of the cells that ppo and sac are trained in, which take minutes."""
     jobs: int = 1
     """Trainings at once."""
+    device: str = "cpu"
+    """Where the networks run."""
     records: Path = RECORDS
     """One JSON object a line."""
     oracles: Path = Path("runs/leaderboard/oracles")
@@ -178,7 +180,7 @@ class CellRunner:
         for seed in self.seeds(method):
             if not self.board.has(self.cell, method, seed):
                 folder = self.args.runs / "__".join(map(str, (*self.cell, method, seed)))
-                options = {**self.cell._asdict(), "seed": seed, "oracle": False}
+                options = {**self.cell._asdict(), "seed": seed, "oracle": False, "device": self.args.device}
                 runs[seed] = folder, workers.submit(run_training, folder, method, **options)
         for seed, (folder, run) in runs.items():
             self._record_run(folder, run.result(), method, seed)
@@ -215,7 +217,7 @@ def main(args: Args) -> None:
     cells = [(p, s, K) for p in args.problems for K in args.steps for s in args.solvers]
     with training_processes(args.jobs) as workers:
         for name, solver, K in tqdm(cells, disable=None):
-            runner = CellRunner(make_problem(name), solver, K, args, board)
+            runner = CellRunner(make_problem(name, device=args.device), solver, K, args, board)
             if runner.left_out():
                 continue
             for method in args.methods:

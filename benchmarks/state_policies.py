@@ -64,9 +64,9 @@ class Args:
         "digits-class:learned_2m:5",
     )
     """problem:solver:K"""
-    single: tuple[str, ...] = ()
-    """Cells in which each feature is tried alone too, with the first seed."""
-    once: tuple[str, ...] = ("digits:heun:5", "mixture-1d:learned_2m:5", "digits-class:learned_2m:5")
+    single: tuple[str, ...] = ("mixture-2d:learned_2m:5",)
+    """Cells in which each feature is tried alone too, and all together, with the first seed."""
+    once: tuple[str, ...] = ("digits:heun:5",)
     """Cells of which only the first seed is run."""
     init_search: tuple[str, ...] = (
         "mixture-1d:heun:10",
@@ -110,6 +110,12 @@ def seen(cell: Cell) -> tuple[str, ...]:
     return LEARNED_FEATURES if get_solver(cell.solver).num_weights else FEATURES
 
 
+def ablation(cell: Cell) -> list[tuple[str, ...]]:
+    """Each feature alone, and all of them."""
+    every = (*FEATURES, *LEARNED_FEATURES) if get_solver(cell.solver).num_weights else FEATURES
+    return [*((feature,) for feature in every), every]
+
+
 def measure(args: Args, cell: Cell) -> list[Line]:
     """All lines of one cell."""
     problem, K = make_problem(cell.problem), cell.num_steps
@@ -123,7 +129,7 @@ def measure(args: Args, cell: Cell) -> list[Line]:
     if len(problem.shape) == 1 and not learned:
         trials.append((SAMPLE, seeds[0]))
     if cell.option in args.single:
-        trials += [((feature,), args.seeds[0]) for feature in FEATURES]
+        trials += [(features, args.seeds[0]) for features in ablation(cell)]
     for features, seed in tqdm(trials, desc=cell.option, disable=None):
         options = {**cell._asdict(), "seed": seed, "oracle": False}
         if features:
