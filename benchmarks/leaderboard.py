@@ -37,12 +37,12 @@ from benchmarks.running import run_training, training_processes
 from benchmarks.statistics import ANALYTIC
 
 # Methods that train.py knows, each with seeds.
-LEARNED = ("search", "art", "ppo", "sac")
+LEARNED = ("search", "evolution", "art", "ppo", "sac")
 SLOW = ("ppo", "sac")
 SEARCHES = (*LEARNED, "cma", "gradient")
 COMPUTED = ("edm_tuned", "closed_form", "gits", "gits:coefficient=1.15", "sdm", "dmn", "dp")
 HANDCRAFTED = ("uniform", "log_snr", "cosine", "arctan", "edm")
-METHODS = (ORACLE, *HANDCRAFTED, *COMPUTED, "gradient", "cma", "search", "art", "ppo", "sac")
+METHODS = (ORACLE, *HANDCRAFTED, *COMPUTED, "gradient", "cma", "evolution", "search", "art", "ppo", "sac")
 # A schedule with a smaller ratio than this shows that the search for the oracle missed a basin.
 LEAST_RATIO = 0.999
 # If the best of all searches has a larger ratio than this, the basin of one of them may be better than the oracle's.

@@ -36,6 +36,7 @@ TITLES = {
     "dp": "dynamic programming",
     "cma": "CMA-ES",
     "gradient": "gradients (training noises)",
+    "evolution": "search by evolution",
     "search": "schedule search",
     "art": "ART-RL",
     "ppo": "PPO",

@@ -1,9 +1,15 @@
-"""Schedule search: a black-box search for K numbers that knows nothing but the returns of whole episodes.
+"""Schedule search: the best plain list, found from whole episodes, without a policy and without a critic.
 
-Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943): many short runs from different starts, the best
-third of them on, the winner to the end. The short runs are PGPE (Sehnke et al. 2010) with antithetic pairs, and ranks
-for returns; the later ones CMA-ES (Hansen 2016, arXiv 1604.00772). Candidates are compared on common random numbers:
-the same initial noises for all. Which noises these are is importance sampling, by what each costs. Of learned
-solvers, half of the runs that go on begin elsewhere, where no short run leads (see ``MENDED_FIRST_STEP``). There is
-no policy and no critic, and nothing of an episode is seen but its return.
+``LeastSquaresSearch`` is for solvers that follow the ODE: the final error is a sum of squares, and differences of
+final samples between nearby schedules give Gauss-Newton steps. ``EvolutionSearch`` knows nothing but returns, so that
+it takes stochastic solvers and any reward. Both are successive halving (Jamieson and Talwalkar 2016,
+arXiv 1502.07943): many short descents from different starts, the best third of them on, the winner to the end.
+Schedules are compared on common random numbers: the same initial noises for all. Which noises the winner meets is
+importance sampling, by what each costs. With learned solvers some descents begin elsewhere, where none leads from the
+base schedule (see ``MENDED_FIRST_STEP``).
 """
+
+from agents.schedule_search.evolution import EvolutionOptions
+from agents.schedule_search.least_squares import LeastSquaresOptions
+
+SearchOptions = EvolutionOptions | LeastSquaresOptions

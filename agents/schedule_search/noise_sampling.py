@@ -67,6 +67,10 @@ class InitialNoiseSampler:
         places = (np.arange(n) + rng.random()) / n
         return np.minimum(np.searchsorted(self._cumulative, places), len(self.costs) - 1)
 
+    def weights(self, index: np.ndarray) -> np.ndarray:
+        """What each of the noises ``index`` that ``draw`` gave stands for; 1 on average."""
+        return self._weights[index]
+
     def mean(self, returns: np.ndarray, index: np.ndarray) -> np.ndarray:
         """Estimates ``[G]`` of mean returns, from ``returns: [G, n]`` of episodes from the noises ``index``."""
         return (np.maximum(returns, -self.cap) * self._weights[index]).mean(1)

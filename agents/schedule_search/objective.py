@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from art_env.envs.clock import LogSpeed
 from art_env.envs.dynamics import Dynamics
@@ -19,6 +21,7 @@ class ObjectiveFunction(Protocol):
         num_steps: K.
         used_actions: ``[K, A]`` bool, the entries of the actions that make a difference.
         other_start: ``[K, A]`` actions in a valley that no way leads to from the base schedule; None: there is none.
+        least_squares: whether a return is minus a sum of squares, so that there are ``products``.
         pool_size: how many initial noises there are.
         paired: whether each noise has a return of its own; if not, returns are those of whole groups of noises.
         rows: episodes played so far.
@@ -30,6 +33,7 @@ class ObjectiveFunction(Protocol):
     other_start: np.ndarray | None
     pool_size: int
     paired: bool
+    least_squares: bool
     rows: int
     evaluations: int
 
@@ -37,6 +41,13 @@ class ObjectiveFunction(Protocol):
         """Returns ``[G, M]`` of ``actions: [G, K, A]`` from each of the initial ``noises: [M]``.
 
         All G meet the same noises (common random numbers). Where A is 1 it may be left out.
+        """
+
+    def products(self, actions: np.ndarray, noises: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Scalar products ``[G, G]`` of the final errors of the first of ``actions: [G, K, A]``, and of what the
+        final errors of the others differ from them by: the weighted sum over the initial ``noises: [M]``.
+
+        These are all that a least-squares step needs, and sums over noises can be made in parts.
         """
 
     def schedule(self, actions: np.ndarray) -> Schedule:
@@ -80,20 +91,44 @@ class Objective:
         if dynamics.num_actions > 1 and self.num_steps > 1:
             self.other_start = np.zeros(self.used_actions.shape)
             self.other_start[0, 0], self.other_start[1, 0], self.other_start[1, 1] = MENDED_FIRST_STEP
-        self.paired = dynamics.paired
+        self.paired, self.least_squares = dynamics.paired, dynamics.has_final_errors
         self.rows = self.evaluations = 0
 
     def __call__(self, actions: np.ndarray, noises: np.ndarray) -> np.ndarray:
         """See ``ObjectiveFunction``."""
+        returns = self._episodes(self.dynamics.returns, actions, noises)
+        return returns.reshape(len(actions), len(noises)).cpu().numpy()
+
+    def products(self, actions: np.ndarray, noises: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """See ``ObjectiveFunction``."""
+        G = len(actions)
+        total = torch.zeros(G, G, dtype=torch.float64, device=self.dynamics.device)
+        # So many noises at once that final errors of one batch are held.
+        count = len(noises) if self.batch is None else max(self.batch // G, 1)
+        for begin in range(0, len(noises), count):
+            part = noises[begin : begin + count]
+            errors = (
+                self._episodes(self.dynamics.final_errors, actions, part).double().reshape(G, len(part), -1)
+            )
+            errors[1:] -= errors[:1].clone()
+            scale = torch.from_numpy(np.sqrt(weights[begin : begin + count])).to(errors)
+            flat = (errors * scale[:, None]).flatten(1)
+            total += flat @ flat.T
+        return total.cpu().numpy()
+
+    def _episodes(
+        self, play: Callable[[Tensor, Tensor], Tensor], actions: np.ndarray, noises: np.ndarray
+    ) -> Tensor:
+        """What ``play`` gives for each of ``actions: [G, K, A]`` on all ``noises: [M]``, ``[G M, ...]``."""
         G, M, device = len(actions), len(noises), self.dynamics.device
         played = torch.from_numpy(actions).to(device).repeat_interleave(M, 0)
         index = torch.from_numpy(np.tile(noises, G)).to(device)
         size, before = self.batch or len(index), self.dynamics.denoiser.evals
         pieces = zip(index.split(size), played.split(size), strict=True)
-        returns = torch.cat([self.dynamics.returns(*piece) for piece in pieces])
+        answers = torch.cat([play(*piece) for piece in pieces])
         self.rows += len(index)
         self.evaluations += self.dynamics.denoiser.evals - before
-        return returns.reshape(G, M).cpu().numpy()
+        return answers
 
     def schedule(self, actions: np.ndarray) -> Schedule:
         """See ``ObjectiveFunction``."""

@@ -10,9 +10,12 @@ import numpy as np
 from tqdm import tqdm
 
 from agents.callbacks import ScheduleLog
+from agents.schedule_search import SearchOptions
+from agents.schedule_search.evolution import EvolutionOptions, EvolutionSearch
+from agents.schedule_search.least_squares import LeastSquaresSearch
 from agents.schedule_search.objective import Objective
 from agents.schedule_search.record import Record
-from agents.schedule_search.search import Callback, Options, ScheduleSearch, SearchResult
+from agents.schedule_search.search import Callback, ScheduleSearch, SearchResult
 from agents.training.run_folder import RunFolder
 from agents.training.settings import SearchSettings
 from art_env import __version__
@@ -25,8 +28,9 @@ LINES, SCHEDULES = 100, 20
 
 def make_search(
     config: EnvConfig,
+    rows: int,
     budget: int,
-    options: Options,
+    options: SearchOptions,
     seed: int,
     record: Record | None = None,
     callback: Callback | None = None,
@@ -35,11 +39,14 @@ def make_search(
 
     Args:
         config: of the environment, with its exact trajectories.
+        rows: episodes played at once, at most.
         budget: env steps.
         options, seed, record, callback: as ``ScheduleSearch``.
     """
-    objective = Objective(Dynamics(config, group_size=options.noises), batch=options.rows)
-    return ScheduleSearch(objective, budget, options, seed, record, callback)
+    if isinstance(options, EvolutionOptions):
+        objective = Objective(Dynamics(config, group_size=options.noises), batch=options.rows)
+        return EvolutionSearch(objective, budget, options, seed, record, callback)
+    return LeastSquaresSearch(Objective(Dynamics(config), rows), budget, options, seed, record, callback)
 
 
 def run_search(
@@ -55,8 +62,7 @@ def run_search(
 
     Args:
         settings: of the search.
-        config, budget: as ``make_search``.
-        rows: episodes of a rollout.
+        config, rows, budget: as ``make_search``.
         run: where logs and checkpoints go.
         log: logs schedules.
         say: called with lines of progress.
@@ -81,7 +87,7 @@ def run_search(
             log(search.objective.schedule(actions), logger, steps)
         logger.dump(steps)
 
-    search = make_search(config, budget, settings.options(rows), settings.seed, record, watch)
+    search = make_search(config, rows, budget, settings.options(rows), settings.seed, record, watch)
     with bar:
         found = search.run()
     logger.close()

@@ -14,7 +14,9 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from agents.art_rl import ARTRL, PaperARTRL
 from agents.baselines import make_ppo, make_sac
 from agents.group_baseline import GroupBaseline
-from agents.schedule_search.search import Options
+from agents.schedule_search import SearchOptions
+from agents.schedule_search.evolution import EvolutionOptions
+from agents.schedule_search.least_squares import LeastSquaresOptions
 from art_env._util.cli import ModelOptions
 from art_env._util.names import check_name, unknown_name
 from art_env.envs.base_schedule import BASE_SCHEDULES
@@ -373,31 +375,28 @@ class ArtPaperSettings(Settings):
 
 @dataclass(frozen=True)
 class SearchSettings(Settings):
-    """Schedule search: successive halving over PGPE, then CMA-ES. Sees nothing of an episode but its return."""
+    """Schedule search by least squares: the Levenberg-Marquardt method, with Jacobians by differences, from many
+    starts. Of solvers that follow the ODE; nothing is differentiated through the sampler."""
 
     algorithm: ClassVar[str] = "search"
     counts: ClassVar[tuple[str, ...]] = (*Settings.counts, "starts")
-    positive: ClassVar[tuple[str, ...]] = ("learning_rate", "std_start")
+    positive: ClassVar[tuple[str, ...]] = ("std_start",)
     # There is no policy that could see them.
     features: ClassVar[tuple[str, ...]] = ()  # type: ignore[misc]
 
-    starts: int = 12
-    """PGPE runs of the first rung, at most."""
-    learning_rate: float = 0.03
-    """Step of these runs, in units of the action; falls to 0."""
-    std_start: float = 0.18
-    """How far from the base schedule they begin, in units of the action; they explore with half of it."""
-    noise_groups: int = 16  # type: ignore[misc]
-    """Candidates that are compared on the same initial noises (the population)."""
+    starts: int = LeastSquaresOptions.starts
+    """Descents of the first rung, at most."""
+    std_start: float = LeastSquaresOptions.std_start
+    """How far from the base schedule they begin, in units of the action."""
 
     def check(self) -> None:
         """See ``CheckedSettings``."""
         super().check()
-        if self.noise_groups < 2:
-            raise ValueError(f"noise_groups = {self.noise_groups} must be at least 2 candidates to compare")
-        if self.reward == "euler":
+        if self.reward != "global" or self.env_config().rule.stochastic:
             raise ValueError(
-                "reward = 'euler' has no exact trajectories, which the search needs; use global or local"
+                f"solver = {self.solver!r}, reward = {self.reward!r}: the search minimises the error to the exact "
+                "trajectory of the same noise; use reward global and a solver that is not stochastic, or "
+                "'train.py evolution'"
             )
 
     @property
@@ -405,10 +404,42 @@ class SearchSettings(Settings):
         """See ``Settings``."""
         return True
 
-    def options(self, rows: int) -> Options:
+    def options(self, rows: int) -> SearchOptions:
         """The search's own options, for rollouts of ``rows`` episodes."""
+        return LeastSquaresOptions(self.starts, self.std_start)
+
+
+@dataclass(frozen=True)
+class EvolutionSettings(SearchSettings):
+    """Schedule search by evolution strategies: successive halving over PGPE, then CMA-ES. Sees nothing of an episode
+    but its return, so that it takes any reward and stochastic solvers too."""
+
+    algorithm: ClassVar[str] = "evolution"
+    positive: ClassVar[tuple[str, ...]] = ("learning_rate", "std_start")
+
+    starts: int = EvolutionOptions.starts
+    """PGPE runs of the first rung, at most."""
+    learning_rate: float = EvolutionOptions.learning_rate
+    """Step of these runs, in units of the action; falls to 0."""
+    std_start: float = EvolutionOptions.std_start
+    """How far from the base schedule they begin, in units of the action; they explore with half of it."""
+    noise_groups: int = EvolutionOptions.population  # type: ignore[misc]
+    """Candidates that are compared on the same initial noises (the population)."""
+
+    def check(self) -> None:
+        """See ``CheckedSettings``."""
+        Settings.check(self)
+        if self.noise_groups < 2:
+            raise ValueError(f"noise_groups = {self.noise_groups} must be at least 2 candidates to compare")
+        if self.reward == "euler":
+            raise ValueError(
+                "reward = 'euler' has no exact trajectories, which the search needs; use global or local"
+            )
+
+    def options(self, rows: int) -> SearchOptions:
+        """See ``SearchSettings``."""
         noises = rows // self.noise_groups
-        return Options(self.noise_groups, noises, self.starts, self.learning_rate, self.std_start)
+        return EvolutionOptions(self.noise_groups, noises, self.starts, self.learning_rate, self.std_start)
 
 
 @dataclass(frozen=True)
@@ -471,5 +502,13 @@ def normalized(env: VecEnv) -> VecNormalize:
 
 
 COMMANDS: dict[str, type[Settings]] = {
-    kind.algorithm: kind for kind in (ArtSettings, ArtPaperSettings, SearchSettings, SacSettings, PpoSettings)
+    kind.algorithm: kind
+    for kind in (
+        ArtSettings,
+        ArtPaperSettings,
+        SearchSettings,
+        EvolutionSettings,
+        SacSettings,
+        PpoSettings,
+    )
 }

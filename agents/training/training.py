@@ -23,8 +23,11 @@ from agents.checkpoint import ALGORITHMS, read_settings, save_agent
 from agents.distill import distill
 from agents.rollout import sample_with_policy
 from agents.schedule_policy import SchedulePolicy
+from agents.schedule_search import SearchOptions
+from agents.schedule_search.evolution import EvolutionOptions
+from agents.schedule_search.least_squares import LeastSquaresOptions
 from agents.schedule_search.record import Record
-from agents.schedule_search.search import Options, SearchResult
+from agents.schedule_search.search import SearchResult
 from agents.training.run_folder import RunFolder
 from agents.training.search_run import make_search, run_search
 from agents.training.settings import ArtSettings, SearchSettings, Settings
@@ -98,8 +101,10 @@ class Training:
         """A schedule, searched for without run folder, log and checkpoints."""
         settings = self.settings
         assert isinstance(settings, SearchSettings)
-        options = settings.options(self.num_envs)
-        return make_search(self.config, self.total_timesteps, options, settings.seed).run()
+        rows = self.num_envs
+        return make_search(
+            self.config, rows, self.total_timesteps, settings.options(rows), settings.seed
+        ).run()
 
     def fit(self) -> tuple[BaseAlgorithm, int]:
         """An agent, trained without run folder, log and checkpoints, and the denoiser's evaluations."""
@@ -121,8 +126,11 @@ class Training:
         if self.init == "search":
             # A search needs larger rollouts than a policy with features.
             rows = self.num_envs * (4 if self.settings.features else 1)
-            options = Options(noises=max(rows // Options.population, 1))
-            found = make_search(self.config, self.init_timesteps, options, self.settings.seed, record).run()
+            options: SearchOptions = EvolutionOptions(noises=max(rows // EvolutionOptions.population, 1))
+            if self.dynamics.has_final_errors:
+                options = LeastSquaresOptions()
+            budget, seed = self.init_timesteps, self.settings.seed
+            found = make_search(self.config, rows, budget, options, seed, record).run()
         if isinstance(model, ARTRL) and self.init != "base":
             if found is None:
                 given = Schedule.load(self.init).resample(self.dynamics.num_steps)

@@ -135,6 +135,11 @@ class Dynamics:
         """Whether the sampler is compared with the exact trajectory of its own initial noise."""
         return self.reference is not None and not self.solver.stochastic
 
+    @property
+    def has_final_errors(self) -> bool:
+        """Whether the return is minus a sum of squares that ``final_errors`` gives."""
+        return isinstance(self.reward_rule, GlobalReward) and isinstance(self.control_rule, LogSpeed)
+
     def without_rewards(self) -> Dynamics:
         """The same for sampling alone: starts from any noise ``x``, follows no exact trajectory, has no rewards."""
         bare = copy.copy(self)
@@ -313,16 +318,32 @@ class Dynamics:
             ValueError: as ``transition`` and ``reward``.
         """
         actions = actions.reshape(*actions.shape[:2], -1)
-        if not (isinstance(self.reward_rule, GlobalReward) and isinstance(self.control_rule, LogSpeed)):
+        if not self.has_final_errors:
             state, total = self.initial(index=index), torch.zeros_like(actions[:, 0, 0])
             for action in actions.unbind(1):
                 after = self.transition(state, action)
                 total = total + self.reward(state, action, after)
                 state = after
             return total
+        return -self.final_errors(index, actions).square().sum(1)
+
+    @torch.no_grad()
+    def final_errors(self, index: Tensor, actions: Tensor) -> Tensor:
+        """Final samples minus the exact ones, ``[B, D]``, in units in which the sum of squares is minus the return.
+
+        Of the ``"global"`` reward of a solver that follows the ODE; the channels of a condition are left out.
+
+        Args:
+            index, actions: as ``returns``.
+
+        Raises:
+            ValueError: the sample overflows.
+        """
         assert self.reference is not None
+        assert isinstance(self.control_rule, LogSpeed)
+        actions = actions.reshape(*actions.shape[:2], -1)
         times = self.control_rule.times(actions[..., 0])
-        start = self.reference.start[index]
+        start, exact = self.reference.start[index], self.reference.x_end[index]
         levels = self.control_rule.levels(times, start)
         weights = None if self.weight_rule is None else self.weight_rule.table(actions[..., 1:], times)
         x = sample(
@@ -334,8 +355,9 @@ class Dynamics:
             slope=lambda x, sigma: self.stepper.slope(x, sigma)[0],
             weights=weights,
         )
-        off = self.problem.error(x, self.reference.x_end[index])
-        return -off / (self.problem.sigma_end**2 + self.problem.extent(x)[1] ** 2)
+        size, spread = self.problem.extent(x)
+        unit = torch.as_tensor(size * (self.problem.sigma_end**2 + spread**2), dtype=x.dtype).sqrt()
+        return self.problem.visible(x - exact).flatten(1) / unit.reshape(-1, 1)
 
     def _next_slope(
         self, state: State, x: Tensor, sigma_next: Tensor, last: Tensor

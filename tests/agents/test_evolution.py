@@ -1,4 +1,4 @@
-"""The schedule search: its objective, its strategies, its plan, and going on after a kill."""
+"""The search by evolution: its objective, its strategies, its plan, and going on after a kill."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from agents.schedule_search.evolution import SHARES, EvolutionOptions, EvolutionSearch
 from agents.schedule_search.noise_sampling import EVEN, MOST, InitialNoiseSampler, cap_of
 from agents.schedule_search.objective import Objective
 from agents.schedule_search.record import Record
-from agents.schedule_search.search import SHARES, Options, ScheduleSearch, SearchResult
+from agents.schedule_search.search import SearchResult
 from agents.schedule_search.strategies import CMAES, PGPE, Strategy, ranks
-from agents.training import SearchSettings, train
+from agents.training import EvolutionSettings, train
 from agents.training.report import report, write
 from art_env.envs.dynamics import Dynamics
 from art_env.envs.vector_env import ARTVectorEnv
@@ -25,7 +26,7 @@ from art_env.schedules.gradient import gradient_search
 from art_env.schedules.optimal import final_rmse
 from art_env.schedules.schedule import Schedule
 
-OPTIONS = Options(population=16, noises=8)
+OPTIONS = EvolutionOptions(population=16, noises=8)
 
 
 class Killed(Exception):
@@ -35,7 +36,7 @@ class Killed(Exception):
 class Landscape:
     """Returns of two valleys: the deep one is narrow and away from where the search begins."""
 
-    paired, other_start = True, None
+    paired, other_start, least_squares = True, None, False
 
     def __init__(self, num_steps: int = 3, pool: int = 512, kill_after: int | None = None) -> None:
         self.num_steps, self.pool_size, self.kill_after = num_steps, pool, kill_after
@@ -63,8 +64,10 @@ class Landscape:
         return Schedule(np.linspace(80.0, 0.002, self.num_steps + 1))
 
 
-def _run(landscape: Landscape, rollouts: int = 1130, options: Options = OPTIONS, **given) -> SearchResult:
-    return ScheduleSearch(landscape, rollouts * options.rows * landscape.num_steps, options, **given).run()
+def _run(
+    landscape: Landscape, rollouts: int = 1130, options: EvolutionOptions = OPTIONS, **given
+) -> SearchResult:
+    return EvolutionSearch(landscape, rollouts * options.rows * landscape.num_steps, options, **given).run()
 
 
 def test_a_valley_that_only_the_other_start_reaches() -> None:
@@ -254,7 +257,7 @@ def test_a_noise_never_seen_counts_as_average() -> None:
 def _watched(monkeypatch, landscape: Landscape, rollouts: int) -> list[tuple[type, float]]:
     """The strategy of each run, and the part of the budget that it takes."""
     runs: list[tuple[type, float]] = []
-    run = ScheduleSearch._run
+    run = EvolutionSearch._run
 
     def watched(self, rng, strategy, *args, **kwargs):
         before = self._spent
@@ -262,7 +265,7 @@ def _watched(monkeypatch, landscape: Landscape, rollouts: int) -> list[tuple[typ
         runs.append((type(strategy), (self._spent - before) / rollouts))
         return found
 
-    monkeypatch.setattr(ScheduleSearch, "_run", watched)
+    monkeypatch.setattr(EvolutionSearch, "_run", watched)
     _run(landscape, rollouts)
     return runs
 
@@ -313,7 +316,7 @@ def test_many_actions_take_more_updates() -> None:
 def test_finds_the_valley_that_one_start_misses() -> None:
     found = []
     for starts in (1, 12):
-        options = Options(noises=8, std_start=0.25, starts=starts)
+        options = EvolutionOptions(noises=8, std_start=0.25, starts=starts)
         errors = []
         for seed in range(6):
             landscape = Landscape()
@@ -336,12 +339,12 @@ def test_a_single_step_has_nothing_to_choose(tmp_path: Path) -> None:
 )
 def test_bad_options(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name} = "):
-        Options(**{name: value})
+        EvolutionOptions(**{name: value})
 
 
 def test_a_budget_of_less_than_a_rollout() -> None:
     with pytest.raises(ValueError, match="less than one rollout"):
-        ScheduleSearch(Landscape(), 100)
+        EvolutionSearch(Landscape(), 100)
 
 
 # Determinism, and going on
@@ -402,7 +405,7 @@ def test_the_best_schedule_of_heun() -> None:
     dynamics = Dynamics(problem="mixture-1d", solver="heun", num_steps=5, num_noises=1024)
     assert dynamics.reference is not None
     objective = Objective(dynamics, batch=512)
-    found = ScheduleSearch(objective, 600 * 512 * 5, Options(noises=32)).run()
+    found = EvolutionSearch(objective, 600 * 512 * 5, EvolutionOptions(noises=32)).run()
     denoiser = dynamics.problem.denoiser
     oracle = gradient_search(denoiser, dynamics.reference, 5, "heun")
     errors = [final_rmse(denoiser, dynamics.reference, s.sigmas, "heun") for s in (found.schedule, oracle)]
@@ -417,7 +420,7 @@ def test_a_search_of_a_stochastic_solver() -> None:
         problem="mixture-1d", solver="euler_maruyama", num_steps=4, num_noises=1024, group_size=64
     )
     objective = Objective(dynamics, batch=512)
-    found = ScheduleSearch(objective, 150 * 512 * 4, Options(population=8, noises=64)).run()
+    found = EvolutionSearch(objective, 150 * 512 * 4, EvolutionOptions(population=8, noises=64)).run()
     noises = np.arange(1024)
     assert objective(found.actions[None], noises).mean() > objective(np.zeros((1, 4, 1)), noises).mean()
 
@@ -435,7 +438,7 @@ TINY = {
 
 def test_a_run_folder(tmp_path: Path, monkeypatch) -> None:
     """What a run leaves behind; killed and resumed, it finds the same schedule."""
-    found = train(SearchSettings(**TINY, run_dir=tmp_path / "whole"))
+    found = train(EvolutionSettings(**TINY, run_dir=tmp_path / "whole"))
     write(found)
     assert found.env_steps == TINY["total_timesteps"]
     assert "denoiser evaluations" in report(found)
@@ -444,7 +447,7 @@ def test_a_run_folder(tmp_path: Path, monkeypatch) -> None:
     assert names <= files
     assert "model.zip" not in files
     summary = json.loads((tmp_path / "whole" / "summary.json").read_text())
-    assert summary["algorithm"] == "search"
+    assert summary["algorithm"] == "evolution"
     assert summary["env_steps"] == TINY["total_timesteps"]
     assert summary["denoiser_evals"] == 600 * 64 * 5
     with (tmp_path / "whole" / "progress.csv").open(newline="") as file:
@@ -464,10 +467,10 @@ def test_a_run_folder(tmp_path: Path, monkeypatch) -> None:
         return evaluate(self, actions, noises)
 
     monkeypatch.setattr(Objective, "__call__", killed)
-    settings = SearchSettings(**TINY, run_dir=tmp_path / "part")
+    settings = EvolutionSettings(**TINY, run_dir=tmp_path / "part")
     with pytest.raises(Killed):
         train(settings)
-    again = train(SearchSettings(resume=tmp_path / "part"))
+    again = train(EvolutionSettings(resume=tmp_path / "part"))
     assert again.schedule.sigmas == pytest.approx(found.schedule.sigmas, rel=0, abs=0)
     assert again.denoiser_evals == found.denoiser_evals
 
@@ -483,4 +486,4 @@ def test_a_run_folder(tmp_path: Path, monkeypatch) -> None:
 )
 def test_bad_settings(settings: dict, match: str) -> None:
     with pytest.raises(ValueError, match=match):
-        SearchSettings(**settings)
+        EvolutionSettings(**settings)
