@@ -30,8 +30,8 @@ class Control(Protocol):
     bound: float
     may_end_early: bool
 
-    def next(self, state: State, action: Tensor) -> tuple[Tensor, Tensor]:
-        """``(t, sigma)`` after the step, ``[B]`` each, for ``action: [B]``."""
+    def next(self, state: State, action: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        """``(t, sigma)`` after the step, ``[B]`` each, for ``action: [B]``; ``last: [B]``, which is the last one."""
 
     def speed(self, state: State, action: Tensor, after: State) -> Tensor:
         """Clock speed theta of the step on the uniform clock, ``[B]``."""
@@ -55,13 +55,11 @@ class LogSpeed:
         self.base, self.problem, self.action_range = base, base.problem, action_range
         self._dt = (base.problem.sigma_max - base.problem.sigma_end) / base.num_steps
 
-    def next(self, state: State, action: Tensor) -> tuple[Tensor, Tensor]:
+    def next(self, state: State, action: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
         """See ``Control``."""
-        last = state.k >= self.base.num_steps - 1
-        t = self._spend(state.t, (self.base.num_steps - state.k).to(state.t), action)
-        t = torch.where(last, torch.ones_like(t), t)
-        sigma = self.base.level(t, state.x)
-        return t, torch.where(last, torch.full_like(sigma, self.problem.sigma_end), sigma)
+        left = torch.rsub(state.k, self.base.num_steps).to(state.t)
+        t = self._spend(state.t, left, action).masked_fill(last, 1.0)
+        return t, self.base.level(t, state.x).masked_fill(last, self.problem.sigma_end)
 
     def speed(self, state: State, action: Tensor, after: State) -> Tensor:
         """See ``Control``."""
@@ -84,9 +82,9 @@ class LogSpeed:
     def _spend(self, t: Tensor, left: Tensor, action: Tensor) -> Tensor:
         """``t`` after a step with ``left`` steps left, all ``[B]``."""
         m = torch.exp2(self.action_range * action.clamp(-1, 1))
-        t_next = t + (1.0 - t) * m / (m + left - 1.0)
+        t_next = t + torch.rsub(t, 1.0) * m / (m + left - 1.0)
         # Extreme actions must not round to a step of no length, nor to the end before the last step.
-        return torch.clamp(t_next, t + MIN_SHARE, 1.0 - MIN_SHARE * (left - 1.0))
+        return torch.clamp(t_next, t + MIN_SHARE, torch.rsub(MIN_SHARE * (left - 1.0), 1.0))
 
 
 class Speed:
@@ -102,7 +100,7 @@ class Speed:
         self._horizon = problem.sigma_max - problem.sigma_end
         self._dt = self._horizon / num_steps
 
-    def next(self, state: State, action: Tensor) -> tuple[Tensor, Tensor]:
+    def next(self, state: State, action: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
         """See ``Control``."""
         sigma = (state.sigma - action * self._dt).clamp(self.problem.sigma_end, self.problem.sigma_max)
         return (self.problem.sigma_max - sigma) / self._horizon, sigma
