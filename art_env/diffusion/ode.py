@@ -167,8 +167,11 @@ class ReferenceFlow:
         w = width.reshape(self._column)
         x0, x1 = self.x[left, rows], self.x[right, rows]
         m0, m1 = self.slope[left, rows] * w, self.slope[right, rows] * w
-        v, double = torch.rsub(u, 1), 2 * u
-        out = x0 * (1 + double) * v * v + m0 * u * v * v + x1 * u * u * torch.rsub(double, 3) - m1 * u * u * v
+        # The cubic with these ends and slopes, by Horner's rule.
+        rise = x1 - x0
+        cubic = torch.sub(m0 + m1, rise, alpha=2)
+        square = rise - m0 - cubic
+        out = torch.addcmul(x0, u, torch.addcmul(m0, u, torch.addcmul(square, u, cubic)))
         if self.sigma_end == 0:
             below = s < self._floor
             if bool(below.any()):

@@ -61,7 +61,9 @@ class Dynamics:
         self.with_gradients = False
         self.horizon = problem.sigma_max - problem.sigma_end
         self.device = torch.device(problem.device)
-        self.observer = Observer(problem, self.config.features, self.num_steps)
+        self.observer = Observer(
+            problem, self.config.features, self.num_steps, exact_curvature=self.reward_name == "euler"
+        )
         self.base = BaseSchedule(self.config.base_schedule, problem, self.num_steps, self.solver)
         self.control_rule: Control
         if self.config.control == "log_speed":

@@ -54,6 +54,7 @@ class Observer:
         problem: what is sampled.
         features: names from ``FEATURES``, observed after time and budget.
         num_steps: K.
+        exact_curvature: whether states hold the exact ``|Q|``, but at the end.
 
     Attributes:
         names: what each entry of the observation is.
@@ -63,7 +64,10 @@ class Observer:
         ValueError: an unknown feature, a whole sample of more than 8 coordinates, or ``class`` where there is none.
     """
 
-    def __init__(self, problem: Problem, features: Sequence[str], num_steps: int) -> None:
+    def __init__(
+        self, problem: Problem, features: Sequence[str], num_steps: int, *, exact_curvature: bool = False
+    ) -> None:
+        self.exact_curvature = exact_curvature
         self.features = tuple(check_name("feature", f, FEATURES) for f in features)
         self.num_steps = num_steps
         size, self.problem = math.prod(problem.shape), problem
@@ -86,7 +90,7 @@ class Observer:
 
     def __call__(self, state: State) -> Tensor:
         """``[B, n]`` float32, each entry within its bounds."""
-        seen = Measured(state, self.problem)
+        seen = Measured(state, self.problem, self.exact_curvature)
         columns = [state.k.to(state.t) / self.num_steps, torch.rsub(state.t, 1.0)]
         for name in self.features:
             value: Tensor = seen.label() if name == "class" else getattr(seen, name)()
@@ -103,10 +107,11 @@ class Measured:
     Args:
         state: B trajectories.
         problem: what is sampled.
+        exact_curvature: as ``Observer``.
     """
 
-    def __init__(self, state: State, problem: Problem) -> None:
-        self.state, self.problem = state, problem
+    def __init__(self, state: State, problem: Problem, exact_curvature: bool) -> None:
+        self.state, self.problem, self.exact_curvature = state, problem, exact_curvature
         size, self.sigma_data = problem.extent(state.x)
         self.root_n = size**0.5
 
@@ -118,8 +123,8 @@ class Measured:
         """``[B]``, of the exact ``|Q|`` if it is known, else of the secant of the last two slopes."""
         state = self.state
         step = (state.sigma - state.sigma_before).abs().clamp_min(1e-12)
-        q = torch.where(state.q.isnan(), self._slope_change / step, state.q)
-        return _log10(q).masked_fill(self._first & state.q.isnan(), 0.0)
+        secant = _log10(self._slope_change / step).masked_fill(self._first, 0.0)
+        return torch.where(state.q.isnan(), secant, _log10(state.q)) if self.exact_curvature else secant
 
     def rms(self) -> Tensor:
         """``[B]``."""

@@ -139,7 +139,7 @@ class Stepper:
         self, d: Tensor | None, past: Tensor, past_sigma: Tensor, k: Tensor, index: Tensor
     ) -> SolverState:
         """The solver's own state before step ``k``."""
-        known = tuple(zip(past.unbind(1), past_sigma.unbind(1), strict=True))
+        known = tuple(zip(past.unbind(1), past_sigma.unbind(1), strict=True)) if self.solver.memory else ()
         if self.noise is None:
             return SolverState(d, known)
         noise = self.noise.rows(k, index % self.pool_size).to(past)

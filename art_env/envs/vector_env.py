@@ -238,11 +238,10 @@ class ARTVectorEnv(BaseEnv, VectorEnv):
 
 def _masked(info: dict[str, np.ndarray], mask: np.ndarray | None = None) -> dict[str, Any]:
     """Gymnasium's batched info: each key with its mask (None: every row), zeros where it is not set."""
-    out: dict[str, Any] = {}
-    for key, value in info.items():
-        out[key] = value if mask is None else np.where(mask, value, 0)
-        out[f"_{key}"] = np.ones(len(value), dtype=np.bool_) if mask is None else mask.copy()
-    return out
+    if mask is not None:
+        info = {key: np.where(mask, value, 0) for key, value in info.items()}
+    known = np.ones(len(info["sigma"]), dtype=np.bool_) if mask is None else mask.copy()
+    return info | {f"_{key}": known for key in info}
 
 
 def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
