@@ -30,8 +30,11 @@ class Control(Protocol):
     bound: float
     may_end_early: bool
 
-    def next(self, state: State, action: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-        """``(t, sigma)`` after the step, ``[B]`` each, for ``action: [B]``; ``last: [B]``, which is the last one."""
+    def next(self, state: State, action: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor]:
+        """``(t, sigma)`` after the step, ``[B]`` each, for ``action: [B]``.
+
+        ``last: [B]`` bool says which rows take their last step; None: no row does.
+        """
 
     def speed(self, state: State, action: Tensor, after: State) -> Tensor:
         """Clock speed theta of the step on the uniform clock, ``[B]``."""
@@ -56,11 +59,12 @@ class LogSpeed:
         self._dt = (base.problem.sigma_max - base.problem.sigma_end) / base.num_steps
         self._end = torch.ones((), dtype=torch.float64, device=base.problem.device)
 
-    def next(self, state: State, action: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+    def next(self, state: State, action: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor]:
         """See ``Control``."""
         after = torch.rsub(state.k, self.base.num_steps - 1).to(state.t)
         t = self._spend(state.t, after, action)
-        return t, self.base.level(t, state.x).masked_fill(last, self.problem.sigma_end)
+        sigma = self.base.level(t, state.x)
+        return t, sigma if last is None else sigma.masked_fill(last, self.problem.sigma_end)
 
     def speed(self, state: State, action: Tensor, after: State) -> Tensor:
         """See ``Control``."""
@@ -101,7 +105,7 @@ class Speed:
         self._horizon = problem.sigma_max - problem.sigma_end
         self._dt = self._horizon / num_steps
 
-    def next(self, state: State, action: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+    def next(self, state: State, action: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor]:
         """See ``Control``."""
         sigma = (state.sigma - action * self._dt).clamp(self.problem.sigma_end, self.problem.sigma_max)
         return (self.problem.sigma_max - sigma) / self._horizon, sigma

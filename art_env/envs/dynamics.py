@@ -216,10 +216,11 @@ class Dynamics:
             return self._transition(state, action.reshape(len(action), -1))
 
     def _transition(self, state: State, action: Tensor) -> State:
-        last = state.k >= self.num_steps - 1
+        step = int(state.k.max())
+        last = state.k >= self.num_steps - 1 if step >= self.num_steps - 1 else None
         t_next, sigma_next = self.control_rule.next(state, action[:, 0], last)
         dt = t_next - state.t
-        self.denoiser.step = int(state.k.max())
+        self.denoiser.step = step
         weights = None
         if self.weight_rule is not None:
             weights = self.weight_rule.weights(action[:, 1:], dt, state.dt, state.k)
@@ -257,7 +258,6 @@ class Dynamics:
         with torch.set_grad_enabled(self.with_gradients):
             return self.observer(state)
 
-    @torch.no_grad()
     def reward(self, state: State, action: Tensor, after: State) -> Tensor:
         """Reward of the step from ``state`` to ``after``, ``[B]`` (see the classes of ``rewards``).
 
@@ -269,7 +269,8 @@ class Dynamics:
             raise ValueError(
                 f"reward = {self.reward_name!r} needs exact trajectories; these are without rewards"
             )
-        return self.reward_rule(state, action.reshape(len(action), -1), after)
+        with torch.no_grad():
+            return self.reward_rule(state, action.reshape(len(action), -1), after)
 
     def terminal(self, state: State) -> Tensor:
         """``[B]`` bool: all K steps are done."""
@@ -334,17 +335,20 @@ class Dynamics:
         return -off / (self.problem.sigma_end**2 + self.problem.extent(x)[1] ** 2)
 
     def _first_slope(
-        self, x: Tensor, sigma: Tensor, k: Tensor, index: Tensor, ended: Tensor
+        self, x: Tensor, sigma: Tensor, k: Tensor, index: Tensor, ended: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """The first slope of step ``k``, and the exact ``|Q|`` if asked for; 0 and NaN where nobody steps on."""
-        if not bool(ended.any()):
+        """The first slope of step ``k``, and the exact ``|Q|`` if asked for; 0 and NaN where nobody steps on.
+
+        ``ended: [B]`` says where; None: nowhere.
+        """
+        if ended is None:
             self.denoiser.step = int(k.max())
             return self.stepper.first_slope(x, sigma, k, index)
         d = torch.zeros_like(x)
         q = torch.full_like(sigma, float("nan")) if self.stepper.with_curvature else None
         if not bool(ended.all()):  # rows may end at different times
             going = ~ended
-            d[going], part = self._first_slope(x[going], sigma[going], k[going], index[going], ended[going])
+            d[going], part = self._first_slope(x[going], sigma[going], k[going], index[going], None)
             if q is not None and part is not None:
                 q = q.masked_scatter(going, part)
         return d, q

@@ -86,12 +86,12 @@ class Observer:
         positive = [name in first or name.startswith("class") for name in self.names]
         self.low = np.where(positive, 0.0, -1.0).astype(np.float32)
         spans = [SPANS.get(name, 1.0) for name in self.features for _ in range(entries.get(name, 1))]
-        self._spans = torch.tensor([1.0, 1.0, *spans], dtype=torch.float64, device=problem.device)
+        self._spans = torch.tensor([num_steps, 1.0, *spans], dtype=torch.float64, device=problem.device)
 
     def __call__(self, state: State) -> Tensor:
         """``[B, n]`` float32, each entry within its bounds."""
         seen = Measured(state, self.problem, self.exact_curvature)
-        columns = [state.k.to(state.t) / self.num_steps, torch.rsub(state.t, 1.0)]
+        columns = [state.k.to(state.t), torch.rsub(state.t, 1.0)]
         for name in self.features:
             value: Tensor = seen.label() if name == "class" else getattr(seen, name)()
             columns.extend(value.unbind(1) if value.ndim > 1 else (value,))

@@ -68,13 +68,14 @@ class LocalReward:
     def __call__(self, state: State, action: Tensor, after: State) -> Tensor:
         """See ``Reward``; costs the evaluations of one more step."""
         exact = self.reference.at(state.sigma, state.index)
-        self.stepper.denoiser.step = int(state.k.max())
+        step = int(state.k.max())
+        self.stepper.denoiser.step = step
         d, _ = self.stepper.slope(exact, state.sigma)
         on_path = state._replace(x=exact, d=d, past=self.stepper.exact_past(self.reference, state))
         weights = None
         if self.weight_rule is not None:
             weights = self.weight_rule.weights(action[:, 1:], after.dt, state.dt, state.k)
-        last = state.k >= self.stepper.num_steps - 1
+        last = state.k >= self.stepper.num_steps - 1 if step >= self.stepper.num_steps - 1 else None
         euler = self.stepper.euler_rows(after.sigma, last)
         end, _, _ = self.stepper.advance(on_path, after.sigma, euler, weights)
         return -norm(end - self.reference.at(after.sigma, state.index))

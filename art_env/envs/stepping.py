@@ -62,18 +62,19 @@ class Stepper:
             x, sigma = self.solver.add_churn(x, sigma, self._solver_state(None, nothing, nothing, k, index))
         return self.slope(x, sigma)
 
-    def euler_rows(self, sigma_next: Tensor, last: Tensor) -> Tensor | None:
+    def euler_rows(self, sigma_next: Tensor, last: Tensor | None) -> Tensor | None:
         """``[B]`` bool: the rows that take an Euler step instead of the solver's; None: no row ever does.
 
         Args:
             sigma_next: ``[B]``, where the step leads.
-            last: ``[B]``, which rows take their last step.
+            last: ``[B]``, which rows take their last step; None: no row does.
         """
         if not self.solver.ends_with_euler:
             return None
         if self.may_end_early:
             # A stage at the final noise level could not be evaluated.
-            return last | (sigma_next < self.problem.sigma_floor)
+            early = sigma_next < self.problem.sigma_floor
+            return early if last is None else last | early
         return last
 
     def evaluations(self, euler: Tensor | None) -> Tensor | int:
