@@ -217,7 +217,7 @@ class Dynamics:
 
     def _transition(self, state: State, action: Tensor) -> State:
         step = int(state.k.max())
-        last = state.k >= self.num_steps - 1 if step >= self.num_steps - 1 else None
+        last = self.stepper.last_rows(state.k, step)
         t_next, sigma_next = self.control_rule.next(state, action[:, 0], last)
         dt = t_next - state.t
         self.denoiser.step = step

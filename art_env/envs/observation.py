@@ -39,12 +39,16 @@ WHOLE, MAX_COORDINATES = ("x", "denoised", "change"), 8
 
 # Features hold log10 of a norm between 1e-6 and 1e6, divided by 6.
 LOG_SPAN = 6.0
-# What features are divided by before they are held within [-1, 1]; those that are left out: 1.
-SPANS = {
-    **dict.fromkeys(("log_velocity", "log_curvature", "log_change", "denoised_change"), LOG_SPAN),
-    **dict.fromkeys(("rms", "denoised_rms", "x", "denoised"), 4.0),
+# Features that are logarithms, by the octaves that 1 stands for.
+OCTAVES = {
+    **dict.fromkeys(
+        ("log_velocity", "log_curvature", "log_change", "denoised_change"), LOG_SPAN * math.log2(10.0)
+    ),
+    **dict.fromkeys(("rms", "denoised_rms"), 4.0),
     "level": 10.0,
 }
+# What the others are divided by; those that are left out: 1.
+SPANS = dict.fromkeys(("x", "denoised"), 4.0)
 
 
 class Observer:
@@ -85,8 +89,10 @@ class Observer:
         self.high = np.ones(len(self.names), dtype=np.float32)
         positive = [name in first or name.startswith("class") for name in self.names]
         self.low = np.where(positive, 0.0, -1.0).astype(np.float32)
-        spans = [SPANS.get(name, 1.0) for name in self.features for _ in range(entries.get(name, 1))]
-        self._spans = torch.tensor([num_steps, 1.0, *spans], dtype=torch.float64, device=problem.device)
+        whole = [name for name in self.features for _ in range(entries.get(name, 1))]
+        spans = [num_steps, 1.0, *((OCTAVES | SPANS).get(name, 1.0) for name in whole)]
+        self._spans = torch.tensor(spans, dtype=torch.float64, device=problem.device)
+        self._logarithmic = torch.tensor([name in OCTAVES for name in [*first, *whole]], device=problem.device)
 
     def __call__(self, state: State) -> Tensor:
         """``[B, n]`` float32, each entry within its bounds."""
@@ -95,12 +101,13 @@ class Observer:
         for name in self.features:
             value: Tensor = seen.label() if name == "class" else getattr(seen, name)()
             columns.extend(value.unbind(1) if value.ndim > 1 else (value,))
-        entries = torch.stack(columns, dim=1) / self._spans.to(state.t)
-        return entries.clamp(-1, 1).to(torch.float32)
+        entries = torch.stack(columns, dim=1)
+        entries = torch.where(self._logarithmic, torch.log2(entries.clamp_min(1e-12)), entries)
+        return (entries / self._spans.to(entries)).clamp(-1, 1).to(torch.float32)
 
 
 class Measured:
-    """The features of states before they are divided by their spans: a method for each of ``FEATURES``.
+    """What features are made of: a method for each of ``FEATURES``, before the logarithm and the division.
 
     What several of them need is computed once, and only if one of them is asked for.
 
@@ -117,18 +124,18 @@ class Measured:
 
     def log_velocity(self) -> Tensor:
         """``[B]``."""
-        return _log10(self._slope / self.root_n)
+        return self._slope / self.root_n
 
     def log_curvature(self) -> Tensor:
         """``[B]``, of the exact ``|Q|`` if it is known, else of the secant of the last two slopes."""
         state = self.state
         step = (state.sigma - state.sigma_before).abs().clamp_min(1e-12)
-        secant = _log10(self._slope_change / step).masked_fill(self._first, 0.0)
-        return torch.where(state.q.isnan(), secant, _log10(state.q)) if self.exact_curvature else secant
+        secant = (self._slope_change / step).masked_fill(self._first, 1.0)
+        return torch.where(state.q.isnan(), secant, state.q) if self.exact_curvature else secant
 
     def rms(self) -> Tensor:
         """``[B]``."""
-        return torch.log2((self._rms(self.state.x) / self._spread).clamp_min(1e-9))
+        return self._rms(self.state.x) / self._spread
 
     def turn(self) -> Tensor:
         """``[B]``."""
@@ -138,22 +145,22 @@ class Measured:
 
     def log_change(self) -> Tensor:
         """``[B]``."""
-        return _log10((self._slope_change / self.root_n).masked_fill(self._first, 1.0))
+        return (self._slope_change / self.root_n).masked_fill(self._first, 1.0)
 
     def level(self) -> Tensor:
         """``[B]``."""
-        return torch.log2((self.state.sigma / self.sigma_data).clamp_min(1e-9))
+        return self.state.sigma / self.sigma_data
 
     def denoised_rms(self) -> Tensor:
         """``[B]``."""
-        return torch.log2((self._rms(self._denoised) / self.sigma_data).clamp_min(1e-9))
+        return self._rms(self._denoised) / self.sigma_data
 
     def denoised_change(self) -> Tensor:
         """``[B]``."""
         state = self.state
         before = to_denoised(state.x_before, state.sigma_before, state.d_before)
         change = norm(self._denoised - before) / self.root_n / self.sigma_data
-        return _log10(change.masked_fill(self._first, 1.0))
+        return change.masked_fill(self._first, 1.0)
 
     def x(self) -> Tensor:
         """``[B, d]``."""
@@ -198,10 +205,6 @@ class Measured:
 
     def _rms(self, x: Tensor) -> Tensor:
         return norm(self.problem.visible(x)) / self.root_n
-
-
-def _log10(value: Tensor) -> Tensor:
-    return torch.log10(value.clamp_min(1e-12))
 
 
 def norm_from_feature(feature: Tensor) -> Tensor:

@@ -75,8 +75,7 @@ class LocalReward:
         weights = None
         if self.weight_rule is not None:
             weights = self.weight_rule.weights(action[:, 1:], after.dt, state.dt, state.k)
-        last = state.k >= self.stepper.num_steps - 1 if step >= self.stepper.num_steps - 1 else None
-        euler = self.stepper.euler_rows(after.sigma, last)
+        euler = self.stepper.euler_rows(after.sigma, self.stepper.last_rows(state.k, step))
         end, _, _ = self.stepper.advance(on_path, after.sigma, euler, weights)
         return -norm(end - self.reference.at(after.sigma, state.index))
 

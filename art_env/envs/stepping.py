@@ -62,6 +62,10 @@ class Stepper:
             x, sigma = self.solver.add_churn(x, sigma, self._solver_state(None, nothing, nothing, k, index))
         return self.slope(x, sigma)
 
+    def last_rows(self, k: Tensor, latest: int) -> Tensor | None:
+        """``[B]`` bool: the rows whose step ``k`` is their last; None: no row's. ``latest`` is the largest of ``k``."""
+        return k >= self.num_steps - 1 if latest >= self.num_steps - 1 else None
+
     def euler_rows(self, sigma_next: Tensor, last: Tensor | None) -> Tensor | None:
         """``[B]`` bool: the rows that take an Euler step instead of the solver's; None: no row ever does.
 
