@@ -79,7 +79,15 @@ class ARTEnv(BaseEnv, gym.Env):
     ``reset(options={"noise_index": i})`` picks one; with ``"euler"``, ``options={"x": array}``.
 
     ## Episode end
-    ``terminated`` after K steps (the budget is observed); never ``truncated``.
+    ``terminated`` after K steps (the budget is observed); never ``truncated``, unless the caller asks for it with
+    ``max_episode_steps``. The ids are registered with ``max_episode_steps=1001``, one more than the longest episode
+    that there is, for wrappers that want a limit (``TimeAwareObservation``).
+
+    ## Reward threshold
+    ``spec.reward_threshold`` means near the oracle at the id's default settings: the mean return, over the whole pool,
+    of a schedule whose RMSE is 1.05 times that of the best fixed one (with the ``"euler"`` reward, whose return is no
+    squared error, the mean return of the best fixed schedule times 1.05). A policy that sees the sample can go beyond.
+    It is computed by ``python -m benchmarks.reward_thresholds``. ``RandomMixture`` and ``Diffusion`` have none.
 
     ## Info
     The same entries at every step and reset, NumPy scalars:

@@ -191,7 +191,7 @@ class ARTVectorEnv(BaseEnv, VectorEnv):
     def _truncated(self) -> np.ndarray:
         """``[num_envs]`` bool: rows that have taken ``max_episode_steps``."""
         assert self._state is not None
-        if self.max_episode_steps is None:
+        if self.max_episode_steps is None or self.max_episode_steps > self.num_steps:
             return np.zeros(self.num_envs, dtype=np.bool_)
         return (self._state.k >= self.max_episode_steps).cpu().numpy()
 
