@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -119,9 +119,15 @@ class BaseEnv:
         return torch.from_numpy(array.reshape(-1, A)).to(self.dynamics.device)
 
     def _starts(
-        self, generators: Sequence[np.random.Generator], options: dict[str, Any] | None
+        self,
+        generators: Sequence[np.random.Generator],
+        options: dict[str, Any] | None,
+        draw_index: Callable[[int], np.ndarray],
     ) -> tuple[Tensor | None, Tensor | None]:
-        """``(x, index)`` for ``Dynamics.initial``, one row per generator; validates the options."""
+        """``(x, index)`` for ``Dynamics.initial``, one row per generator; validates the options.
+
+        ``draw_index(n)`` draws numbers below ``n`` for these rows, from the same generators.
+        """
         options = dict(options or {})
         dynamics, problem = self.dynamics, self.dynamics.problem
         known = ["noise_index" if dynamics.reference is not None else "x"]
@@ -141,8 +147,8 @@ class BaseEnv:
                     )
                 index = np.broadcast_to(value, (n,)).astype(np.int64)
             else:
-                index = np.array([g.integers(pool) for g in generators], dtype=np.int64)
-            return None, torch.from_numpy(index.copy()).to(dynamics.device)
+                index = draw_index(pool)
+            return None, torch.from_numpy(np.array(index)).to(dynamics.device)
         if "x" in options:
             x = np.asarray(options["x"], dtype=np.float64)
             if x.shape == problem.shape:

@@ -137,7 +137,9 @@ class ARTEnv(BaseEnv, gym.Env):
             ValueError: an unknown option, or a value out of range.
         """
         super().reset(seed=seed)
-        x, index = self._starts([self.np_random], options)
+        x, index = self._starts(
+            [self.np_random], options, lambda n: np.array([self.np_random.integers(n)])
+        )
         self._state = self.dynamics.initial(x, index)
         self._remember([0])
         return self._get_obs()[0], self._row_info(torch.zeros_like(self._state.t))

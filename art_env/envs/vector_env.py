@@ -15,6 +15,7 @@ from torch import Tensor
 from art_env._util.names import check_name
 from art_env.envs.base import METADATA, BaseEnv
 from art_env.envs.config import EnvConfig
+from art_env.envs.index_streams import IndexStreams
 
 
 class ARTVectorEnv(BaseEnv, VectorEnv):
@@ -67,6 +68,7 @@ class ARTVectorEnv(BaseEnv, VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._generators: list[np.random.Generator] = []
+        self._streams: IndexStreams | None = None
         self._rewards = torch.zeros(self.num_envs, dtype=torch.float64)
         self._done = np.zeros(self.num_envs, dtype=np.bool_)
 
@@ -165,7 +167,8 @@ class ARTVectorEnv(BaseEnv, VectorEnv):
 
     def _start(self, rows: np.ndarray, options: dict[str, Any]) -> None:
         """Begin an episode in these rows."""
-        x, index = self._starts([self._generators[i] for i in rows], options)
+        generators = [self._generators[i] for i in rows]
+        x, index = self._starts(generators, options, lambda n: self._indices(n).draw(rows))
         fresh, pick = self.dynamics.initial(x, index), self._pick(rows)
         if self._state is None or pick is None:
             self._state, self._rewards = fresh, torch.zeros_like(fresh.t)
@@ -173,6 +176,12 @@ class ARTVectorEnv(BaseEnv, VectorEnv):
             self._state = self._state.put(pick, fresh)
             self._rewards = self._rewards.index_fill(0, pick, 0.0)
         self._remember(rows)
+
+    def _indices(self, bound: int) -> IndexStreams:
+        """Numbers below ``bound``, the size of the pool, for each row."""
+        if self._streams is None:
+            self._streams = IndexStreams(self._generators, bound)
+        return self._streams
 
     def _restart(
         self, done: np.ndarray, obs: np.ndarray, infos: dict[str, Any]
@@ -219,9 +228,11 @@ class ARTVectorEnv(BaseEnv, VectorEnv):
         if not self._generators:
             self._generators = [seeding.np_random(s)[0] for s in seeds]
             return
-        for i in np.flatnonzero(mask):
-            if seeds[i] is not None:
-                self._generators[i] = seeding.np_random(seeds[i])[0]
+        rows = np.array([i for i in np.flatnonzero(mask) if seeds[i] is not None], dtype=np.int64)
+        for i in rows:
+            self._generators[i] = seeding.np_random(seeds[i])[0]
+        if self._streams is not None:
+            self._streams.restart(rows)
 
     def _reset_mask(self, mask: Any) -> np.ndarray:
         if mask is None:
