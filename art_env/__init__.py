@@ -90,10 +90,10 @@ def _register(name: str, reward_threshold: float | None = None, **kwargs: object
 
 
 # Thresholds are printed by ``python -m benchmarks.reward_thresholds``; see "Reward threshold" in ARTEnv.
-_register("Gaussian1D", None, problem="gaussian-1d", solver="euler", num_steps=20, reward="euler")
-_register("Mixture1D", None, problem="mixture-1d")
-_register("Mixture2D", None, problem="mixture-2d")
-_register("Digits", None, problem="digits")
+_register("Gaussian1D", -0.556, problem="gaussian-1d", solver="euler", num_steps=20, reward="euler")
+_register("Mixture1D", -0.00764, problem="mixture-1d")
+_register("Mixture2D", -0.0089, problem="mixture-2d")
+_register("Digits", -0.0112, problem="digits")
 _register("Mnist", None, problem="mnist")
 _register(
     "RandomMixture",
