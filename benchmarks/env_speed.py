@@ -4,8 +4,8 @@ python -m benchmarks.env_speed
 python -m benchmarks.env_speed --against ../other_checkout
 
 The first prints the native vector environment beside Gymnasium's SyncVectorEnv, the second the time of a step in this
-checkout beside another one. Both run the same rows, actions and settings on one torch thread, in turns; the median round
-is printed.
+checkout beside another one. Both run the same rows, actions and settings on one torch thread, in turns; the median
+round is printed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from art_env.envs.env import ARTEnv
 from art_env.envs.vector_env import ARTVectorEnv
-
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -94,7 +93,8 @@ class Worker:
         self._process.wait()
 
     def _pipes(self) -> tuple[IO[str], IO[str]]:
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         return self._process.stdin, self._process.stdout
 
 
@@ -110,7 +110,9 @@ def compare(args: Args, checkout: Path) -> None:
                 settings |= {"num_noises": 512 if problem == "random-mixtures" else 256}
                 settings |= {} if features else {"features": []}
                 for rows in args.rows:
-                    steps = max(2 * args.num_steps, int(1e6 * args.seconds / workers[0].ask(rows, settings, 10)))
+                    steps = max(
+                        2 * args.num_steps, int(1e6 * args.seconds / workers[0].ask(rows, settings, 10))
+                    )
                     workers[1].ask(rows, settings, steps)
                     times = np.empty((args.rounds, 2))
                     for i in range(args.rounds):

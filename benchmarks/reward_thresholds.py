@@ -3,8 +3,8 @@
 python -m benchmarks.reward_thresholds
 
 The best fixed schedule for the whole pool of an id's default settings, its mean return there, and the threshold: the
-mean return at 1.05 times its RMSE. With the ``"euler"`` reward the schedule is the closed form of the paper's objective,
-and the threshold 1.05 times its mean return.
+mean return at 1.05 times its RMSE. With the ``"euler"`` reward the schedule is the closed form of the paper's
+objective, and the threshold 1.05 times its mean return.
 """
 
 from __future__ import annotations

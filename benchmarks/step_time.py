@@ -1,7 +1,7 @@
 """A process that times environment steps on request, run by ``benchmarks.env_speed`` on any checkout.
 
-Each line of its input is ``{"rows": n, "settings": {...}, "steps": N}`` in JSON; 0 rows mean the scalar environment. The
-answer is the processor time of a step in microseconds, resets included.
+Each line of its input is ``{"rows": n, "settings": {...}, "steps": N}`` in JSON; 0 rows mean the scalar environment.
+The answer is the processor time of a step in microseconds, resets included.
 """
 
 from __future__ import annotations

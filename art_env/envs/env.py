@@ -84,10 +84,10 @@ class ARTEnv(BaseEnv, gym.Env):
     that there is, for wrappers that want a limit (``TimeAwareObservation``).
 
     ## Reward threshold
-    ``spec.reward_threshold`` means near the oracle at the id's default settings: the mean return, over the whole pool,
-    of a schedule whose RMSE is 1.05 times that of the best fixed one (with the ``"euler"`` reward, whose return is no
-    squared error, the mean return of the best fixed schedule times 1.05). A policy that sees the sample can go beyond.
-    It is computed by ``python -m benchmarks.reward_thresholds``. ``RandomMixture`` and ``Diffusion`` have none.
+    ``spec.reward_threshold`` means near the oracle at the id's default settings: the mean return over the whole pool
+    of a schedule whose RMSE is 1.05 times that of the best fixed one. With the ``"euler"`` reward, whose return is no
+    squared error, it is 1.05 times the mean return of the closed form. A policy that sees the sample can go beyond.
+    ``python -m benchmarks.reward_thresholds`` computes them. ``RandomMixture`` and ``Diffusion`` have none.
 
     ## Info
     The same entries at every step and reset, NumPy scalars:
@@ -137,9 +137,7 @@ class ARTEnv(BaseEnv, gym.Env):
             ValueError: an unknown option, or a value out of range.
         """
         super().reset(seed=seed)
-        x, index = self._starts(
-            [self.np_random], options, lambda n: np.array([self.np_random.integers(n)])
-        )
+        x, index = self._starts([self.np_random], options, lambda n: np.array([self.np_random.integers(n)]))
         self._state = self.dynamics.initial(x, index)
         self._remember([0])
         return self._get_obs()[0], self._row_info(torch.zeros_like(self._state.t))

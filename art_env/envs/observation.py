@@ -92,7 +92,9 @@ class Observer:
         whole = [name for name in self.features for _ in range(entries.get(name, 1))]
         spans = [num_steps, 1.0, *((OCTAVES | SPANS).get(name, 1.0) for name in whole)]
         self._spans = torch.tensor(spans, dtype=torch.float64, device=problem.device)
-        self._logarithmic = torch.tensor([name in OCTAVES for name in [*first, *whole]], device=problem.device)
+        self._logarithmic = torch.tensor(
+            [name in OCTAVES for name in [*first, *whole]], device=problem.device
+        )
 
     def __call__(self, state: State) -> Tensor:
         """``[B, n]`` float32, each entry within its bounds."""

@@ -63,7 +63,7 @@ class Stepper:
         return self.slope(x, sigma)
 
     def last_rows(self, k: Tensor, latest: int) -> Tensor | None:
-        """``[B]`` bool: the rows whose step ``k`` is their last; None: no row's. ``latest`` is the largest of ``k``."""
+        """``[B]`` bool: the rows whose step ``k`` is their last; None: no row's. ``latest`` is the largest ``k``."""
         return k >= self.num_steps - 1 if latest >= self.num_steps - 1 else None
 
     def euler_rows(self, sigma_next: Tensor, last: Tensor | None) -> Tensor | None:

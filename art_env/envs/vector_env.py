@@ -194,7 +194,12 @@ class ARTVectorEnv(BaseEnv, VectorEnv):
         last = {key: value for key, value in infos.items() if not key.startswith("_")}
         self._start(rows, {})
         infos = _masked(self._get_info(self._rewards))
-        infos |= {"final_obs": final, "_final_obs": done, "final_info": _masked(last, done), "_final_info": done}
+        infos |= {
+            "final_obs": final,
+            "_final_obs": done,
+            "final_info": _masked(last, done),
+            "_final_info": done,
+        }
         return self._get_obs(), infos
 
     def _truncated(self) -> np.ndarray:

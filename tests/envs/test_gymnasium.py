@@ -152,9 +152,7 @@ def test_vector_info_has_the_same_entries_at_every_step(mode):
 @pytest.mark.parametrize("limit", [1, 3, 4, 9])
 def test_max_episode_steps_truncates_as_time_limit_does(mode, limit):
     settings = {"num_noises": 128, "num_steps": 4}
-    native = gym.make_vec(
-        "ART/Mixture1D-v0", 3, max_episode_steps=limit, autoreset_mode=mode, **settings
-    )
+    native = gym.make_vec("ART/Mixture1D-v0", 3, max_episode_steps=limit, autoreset_mode=mode, **settings)
     assert isinstance(native.unwrapped, ARTVectorEnv)
     make = [lambda: gym.make("ART/Mixture1D-v0", max_episode_steps=limit, **settings)] * 3
     sync = SyncVectorEnv(make, autoreset_mode=mode)
