@@ -94,7 +94,7 @@ _register("Gaussian1D", -0.556, problem="gaussian-1d", solver="euler", num_steps
 _register("Mixture1D", -0.00764, problem="mixture-1d")
 _register("Mixture2D", -0.0089, problem="mixture-2d")
 _register("Digits", -0.0112, problem="digits")
-_register("Mnist", None, problem="mnist")
+_register("Mnist", problem="mnist")
 _register(
     "RandomMixture",
     problem="random-mixtures",

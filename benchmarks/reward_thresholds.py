@@ -29,7 +29,7 @@ CHUNK = 1024
 class Args:
     """Print thresholds."""
 
-    ids: tuple[str, ...] = ("Gaussian1D", "Mixture1D", "Mixture2D", "Digits", "Mnist")
+    ids: tuple[str, ...] = ("Gaussian1D", "Mixture1D", "Mixture2D", "Digits")
     threads: int = 1
 
 

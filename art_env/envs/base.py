@@ -173,7 +173,8 @@ class BaseEnv:
     def _get_info(self, reward: Tensor) -> dict[str, np.ndarray]:
         """``[B]`` each; ``reward: [B]``, of the last step (0 after a reset)."""
         assert self._state is not None
-        return {key: value.cpu().numpy() for key, value in self.dynamics.info(self._state, reward).items()}
+        info = self.dynamics.info(self._state, reward)
+        return {key: value.cpu().numpy().copy() for key, value in info.items()}  # the caller's own
 
     def _remember(self, rows: Sequence[int] | np.ndarray, reward: Tensor | None = None) -> None:
         """Keep the state of these rows for ``render``; ``reward: [B]``, of the step into it, None: a start."""

@@ -87,7 +87,8 @@ class ARTEnv(BaseEnv, gym.Env):
     ``spec.reward_threshold`` means near the oracle at the id's default settings: the mean return over the whole pool
     of a schedule whose RMSE is 1.05 times that of the best fixed one. With the ``"euler"`` reward, whose return is no
     squared error, it is 1.05 times the mean return of the closed form. A policy that sees the sample can go beyond.
-    ``python -m benchmarks.reward_thresholds`` computes them. ``RandomMixture`` and ``Diffusion`` have none.
+    ``python -m benchmarks.reward_thresholds`` computes them. ``Mnist``, ``RandomMixture``
+    and ``Diffusion`` have none.
 
     ## Info
     The same entries at every step and reset, NumPy scalars:

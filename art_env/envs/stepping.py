@@ -67,7 +67,7 @@ class Stepper:
         return k >= self.num_steps - 1 if latest >= self.num_steps - 1 else None
 
     def euler_rows(self, sigma_next: Tensor, last: Tensor | None) -> Tensor | None:
-        """``[B]`` bool: the rows that take an Euler step instead of the solver's; None: no row ever does.
+        """``[B]`` bool: the rows that take an Euler step instead of the solver's; None: no row does.
 
         Args:
             sigma_next: ``[B]``, where the step leads.
