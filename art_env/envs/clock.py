@@ -63,8 +63,10 @@ class LogSpeed:
         """See ``Control``."""
         after = torch.rsub(state.k, self.base.num_steps - 1).to(state.t)
         t = self._spend(state.t, after, action)
-        sigma = self.base.level(t, state.x)
-        return t, sigma if last is None else sigma.masked_fill(last, self.problem.sigma_end)
+        if last is None:
+            return t, self.base.level(t, state.x)
+        t = t.masked_fill(last, 1.0)  # without a gradient too
+        return t, self.base.level(t, state.x).masked_fill(last, self.problem.sigma_end)
 
     def speed(self, state: State, action: Tensor, after: State) -> Tensor:
         """See ``Control``."""
