@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import gymnasium as gym
 
+from art_env._util.limits import MAX_STEPS
+
 if TYPE_CHECKING:
     from art_env.adapters import load_model
     from art_env.diffusion.solvers import Solver, sample
@@ -75,19 +77,23 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def _register(name: str, **kwargs: object) -> None:
+def _register(name: str, reward_threshold: float | None = None, **kwargs: object) -> None:
     gym.register(
         id=f"ART/{name}-v0",
         entry_point="art_env.envs:ARTEnv",
         vector_entry_point="art_env.envs:ARTVectorEnv",
+        reward_threshold=reward_threshold,
+        # Episodes end by themselves after num_steps, whatever it is: the limit never cuts one.
+        max_episode_steps=MAX_STEPS + 1,
         kwargs=kwargs,
     )
 
 
-_register("Gaussian1D", problem="gaussian-1d", solver="euler", num_steps=20, reward="euler")
-_register("Mixture1D", problem="mixture-1d")
-_register("Mixture2D", problem="mixture-2d")
-_register("Digits", problem="digits")
+# Thresholds are printed by ``python -m benchmarks.reward_thresholds``; see "Reward threshold" in ARTEnv.
+_register("Gaussian1D", -0.556, problem="gaussian-1d", solver="euler", num_steps=20, reward="euler")
+_register("Mixture1D", -0.00764, problem="mixture-1d")
+_register("Mixture2D", -0.0089, problem="mixture-2d")
+_register("Digits", -0.0112, problem="digits")
 _register("Mnist", problem="mnist")
 _register(
     "RandomMixture",

@@ -1,16 +1,24 @@
-"""How many environment steps a second? The native vector environment beside Gymnasium's SyncVectorEnv.
+"""How many environment steps a second? And does a change make them faster?
 
 python -m benchmarks.env_speed
+python -m benchmarks.env_speed --against ../other_checkout
 
-Both run the same rows, actions and settings on one torch thread, in turns; the median round is printed.
+The first prints the native vector environment beside Gymnasium's SyncVectorEnv, the second the time of a step in this
+checkout beside another one. Both run the same rows, actions and settings on one torch thread, in turns; the median
+round is printed.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -20,10 +28,21 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from art_env.envs.env import ARTEnv
 from art_env.envs.vector_env import ARTVectorEnv
 
+ROOT = Path(__file__).resolve().parents[1]
+
 
 @dataclass
 class Args:
-    """Time both environments."""
+    """Time environments."""
+
+    against: Path | None = None
+    """Another checkout of this project, whose steps are timed in turns with those of this one."""
+    problems: tuple[str, ...] = ("mixture-1d", "mixture-2d", "digits", "random-mixtures")
+    solvers: tuple[str, ...] = ("euler", "heun", "learned_2m")
+    rows: tuple[int, ...] = (0, 1, 256)
+    """Of ``against``; 0: the scalar environment."""
+    seconds: float = 0.05
+    """Of ``against``: least time of a round."""
 
     problem: str = "gaussian-1d"
     num_envs: int = 256
@@ -44,9 +63,77 @@ def steps_per_second(env: VectorEnv, actions: np.ndarray) -> float:
     return actions.shape[0] * env.num_envs / (time.perf_counter() - start)
 
 
+class Worker:
+    """A process that times steps with the code of a checkout."""
+
+    def __init__(self, checkout: Path) -> None:
+        code = (ROOT / "benchmarks" / "step_time.py").read_text(encoding="utf-8")
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=checkout,
+            env={**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"},
+        )
+
+    def ask(self, rows: int, settings: dict[str, Any], steps: int) -> float:
+        """Microseconds a step."""
+        question = json.dumps({"rows": rows, "settings": settings, "steps": steps})
+        stdin, stdout = self._pipes()
+        print(question, file=stdin, flush=True)
+        answer = stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the process that times {settings} has died; its error is above")
+        return float(answer)
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipes()[0].close()
+        self._process.wait()
+
+    def _pipes(self) -> tuple[IO[str], IO[str]]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        return self._process.stdin, self._process.stdout
+
+
+def compare(args: Args, checkout: Path) -> None:
+    """Print the time of a step in both checkouts, and the median and range of their ratio."""
+    workers = Worker(checkout.resolve()), Worker(ROOT)
+    print(f"K={args.num_steps}, one thread, {args.rounds} rounds; microseconds of processor time a step")
+    print(f"{'problem':16} {'solver':11} {'features':8} {'rows':>6} {'other':>8} {'this':>8}  ratio (range)")
+    for problem in args.problems:
+        for solver in args.solvers:
+            for features in (True, False):
+                settings: dict[str, Any] = {"problem": problem, "solver": solver, "num_steps": args.num_steps}
+                settings |= {"num_noises": 512 if problem == "random-mixtures" else 256}
+                settings |= {} if features else {"features": []}
+                for rows in args.rows:
+                    steps = max(
+                        2 * args.num_steps, int(1e6 * args.seconds / workers[0].ask(rows, settings, 10))
+                    )
+                    workers[1].ask(rows, settings, steps)
+                    times = np.empty((args.rounds, 2))
+                    for i in range(args.rounds):
+                        for j in (0, 1) if i % 2 else (1, 0):
+                            times[i, j] = workers[j].ask(rows, settings, steps)
+                    ratio = times[:, 1] / times[:, 0]
+                    old, new = np.median(times, 0)
+                    print(
+                        f"{problem:16} {solver:11} {'yes' if features else 'no':8} {rows or 'scalar':>6} {old:8.0f} "
+                        f"{new:8.0f}  {np.median(ratio):.2f} ({ratio.min():.2f} to {ratio.max():.2f})",
+                        flush=True,
+                    )
+    for worker in workers:
+        worker.close()
+
+
 def main(args: Args) -> None:
-    """Time both in interleaved rounds and print the medians and their ratio."""
+    """Time in interleaved rounds and print the medians and their ratio."""
     torch.set_num_threads(1)
+    if args.against is not None:
+        return compare(args, args.against)
     rng = np.random.default_rng(0)
     print(f"{args.problem}, {args.num_envs} rows, K={args.num_steps}, one thread, {args.rounds} rounds")
     print(f"{'reward':8} {'solver':8} {'native /s':>12} {'SyncVectorEnv /s':>18} {'ratio':>8}")

@@ -93,23 +93,23 @@ class GaussianMixtureDenoiser:
         centre = (self.weights[:, None] * self.means).sum(0)
         spread = self.weights @ (self.variances.sum(1) + ((self.means - centre) ** 2).sum(1))
         self.sigma_data = float(torch.sqrt(spread / d))
+        # Components first: a softmax over the last of few entries is several times slower.
+        self._log_weights = torch.log(self.weights)[:, None, None]
+        self._means, self._variances = self.means[:, None], self.variances[:, None]
 
     def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """``[B, d]`` in, the posterior mean out."""
-        # Components first: a softmax over the last of few entries is several times slower.
         s = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(1, -1, 1)  # [1, B or 1, 1]
-        variances, means = self.variances[:, None], self.means[:, None]
-        total = variances + s.square()  # [M, B, d]
-        y = x - means  # [M, B, d]
+        total = self._variances + s.square()  # [M, B, d]
+        y = x - self._means  # [M, B, d]
         if self.shape != (1,):
-            y = torch.einsum("mbd,mde->mbe", y, self.axes)
-        off = y.square() / total + torch.log(total)
-        log_density = torch.log(self.weights)[:, None] - off.sum(-1) / x.new_tensor(2.0)
-        resp = torch.softmax(log_density, dim=0)  # [M, B]
-        shrunk = variances / total * y
+            y = y @ self.axes
+        off = (y.square() / total + torch.log(total)).sum(-1, keepdim=True)
+        resp = torch.softmax(torch.sub(self._log_weights, off, alpha=0.5), dim=0)  # [M, B, 1]
+        shrunk = self._variances / total * y
         if self.shape != (1,):
-            shrunk = torch.einsum("mbe,mde->mbd", shrunk, self.axes)
-        return (resp[:, :, None] * (means + shrunk)).sum(0)
+            shrunk = shrunk @ self.axes.mT
+        return (resp * (self._means + shrunk)).sum(0)
 
     def sample(self, n: int, seed: int) -> Tensor:
         """``n`` clean samples, ``[n, d]`` float64."""
@@ -121,6 +121,6 @@ class GaussianMixtureDenoiser:
 
     def to(self, device: torch.device | str) -> GaussianMixtureDenoiser:
         """Move the parameters to a device."""
-        for name in ("weights", "means", "variances", "axes"):
+        for name in ("weights", "means", "variances", "axes", "_log_weights", "_means", "_variances"):
             setattr(self, name, getattr(self, name).to(device))
         return self

@@ -49,7 +49,7 @@ def _load_forward_mode() -> None:
 
 def norm(x: Tensor) -> Tensor:
     """Euclidean norm of each row: ``[B, *shape] -> [B]``."""
-    return x.flatten(1).norm(dim=1)
+    return torch.linalg.vector_norm(x.flatten(1), dim=1)
 
 
 class ReferenceFlow:
@@ -69,8 +69,11 @@ class ReferenceFlow:
     def __init__(self, sigmas: Tensor, x: Tensor, slope: Tensor, sigma_end: float) -> None:
         self.sigmas, self.x, self.slope = sigmas, x, slope
         self.sigma_end = float(sigma_end)
+        self._floor = float(sigmas[-1])
         self._log = torch.log(sigmas)
-        self._ascending = -self._log
+        self._widths = self._log.diff()
+        self._inner = -self._log[1:-1]  # ascending, as searchsorted wants it
+        self._column = (-1, *[1] * (x.ndim - 2))
         self.x_end = x[-1] - slope[-1] if self.sigma_end == 0 else x[-1]
 
     @property
@@ -157,22 +160,25 @@ class ReferenceFlow:
         """
         rows = torch.arange(self.num_noises, device=self.x.device) if index is None else index
         s = torch.as_tensor(sigma, dtype=self.x.dtype, device=self.x.device).expand(len(rows))
-        floor = self.sigmas[-1]
-        log_s = torch.log(torch.maximum(s, floor))
-        right = torch.searchsorted(self._ascending, -log_s.contiguous()).clamp(1, len(self.sigmas) - 1)
-        left = right - 1
-        width = self._log[right] - self._log[left]
-        u = append_dims((log_s - self._log[left]) / width, self.x[0])
-        w = append_dims(width, self.x[0])
+        log_s = torch.log(s.clamp_min(self._floor))
+        left = torch.searchsorted(self._inner, -log_s)
+        right, width = left + 1, self._widths.take(left)
+        u = ((log_s - self._log.take(left)) / width).reshape(self._column)
+        w = width.reshape(self._column)
         x0, x1 = self.x[left, rows], self.x[right, rows]
         m0, m1 = self.slope[left, rows] * w, self.slope[right, rows] * w
-        v = 1 - u
-        out = x0 * (1 + 2 * u) * v * v + m0 * u * v * v + x1 * u * u * (3 - 2 * u) - m1 * u * u * v
-        below = s < floor
-        if bool(below.any()):
-            # Straight line from the last knot to 0: the Euler step that ends the reference too.
-            line = self.x[-1, rows] + self.slope[-1, rows] * append_dims(s / floor - 1, self.x[0])
-            out = torch.where(append_dims(below, out).bool(), line, out)
+        # The cubic with these ends and slopes, by Horner's rule.
+        rise = x1 - x0
+        cubic = torch.sub(m0 + m1, rise, alpha=2)
+        square = rise - m0 - cubic
+        out = torch.addcmul(x0, u, torch.addcmul(m0, u, torch.addcmul(square, u, cubic)))
+        if self.sigma_end == 0:
+            below = s < self._floor
+            if bool(below.any()):
+                # Straight line from the last knot to 0: the Euler step that ends the reference too.
+                part = (s / self._floor - 1).reshape(self._column)
+                line = self.x[-1, rows] + self.slope[-1, rows] * part
+                out = torch.where(below.reshape(self._column), line, out)
         return out
 
     def curvature_norms(self) -> Tensor:

@@ -168,7 +168,6 @@ class LearnedMultistep:
         weights = x.new_tensor(self.default) if state.weights is None else state.weights
         slope = d
         for j, (before, level) in enumerate(state.past):
-            weight = torch.where(level > 0, weights[..., j], torch.zeros_like(weights[..., j]))
-            slope = slope + append_dims(weight, x) * (d - before)
+            slope = slope + append_dims(weights[..., j] * (level > 0), x) * (d - before)
         past = ((d, sigma), *state.past)[: self.num_weights]
         return x + append_dims(sigma_next - sigma, x) * slope, SolverState(past=past)

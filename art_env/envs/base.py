@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -13,7 +13,7 @@ from torch import Tensor
 from art_env._util.names import check_name, unknown_name
 from art_env.envs.config import EnvConfig
 from art_env.envs.dynamics import Dynamics
-from art_env.envs.render import Frame
+from art_env.envs.render import Frame, draw
 from art_env.envs.state import State
 from art_env.problems.problem import Problem
 
@@ -29,41 +29,62 @@ def _draw(problem: Problem, generators: Sequence[np.random.Generator]) -> np.nda
 
 
 class BaseEnv:
-    """Settings, spaces and input checks of both environments."""
+    """Settings, spaces and input checks of both environments.
 
-    dynamics: Dynamics
+    A pickled environment is its settings and the state of its episodes. The pool of exact trajectories is a function
+    of the settings, and is made again where the environment is used first.
+    """
+
     render_mode: str | None
-    _frames: list[Frame]
+    _state: State | None
+    _dynamics: Dynamics | None
+    _frames: list[list[Frame]]
 
     def _set_up(
-        self, config: EnvConfig | None, render_mode: str | None, settings: dict[str, Any], group_size: int = 1
+        self,
+        config: EnvConfig | None,
+        render_mode: str | None,
+        settings: dict[str, Any],
+        num_rows: int = 1,
+        group_size: int = 1,
     ) -> tuple[gym.spaces.Box, gym.spaces.Box]:
         """Observation and action space of one row."""
         if render_mode is not None:
             check_name("render_mode", render_mode, METADATA["render_modes"])
         self.render_mode = render_mode
-        self.dynamics = Dynamics(config, group_size=group_size, **settings)
-        self._frames = []
+        self._dynamics = Dynamics(config, group_size=group_size, **settings)
+        self._config, self._group_size, self._evals = self.dynamics.config, group_size, 0
+        self._state, self._frames = None, [[] for _ in range(num_rows)]
         observer, bound = self.dynamics.observer, self.dynamics.control_rule.bound
         return (
             gym.spaces.Box(observer.low, observer.high, dtype=np.float32),
             gym.spaces.Box(-bound, bound, (self.dynamics.num_actions,), np.float32),
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_dynamics": None, "_evals": self.denoiser_evals}
+
+    @property
+    def dynamics(self) -> Dynamics:
+        """The control problem as pure functions."""
+        if self._dynamics is None:
+            self._dynamics = Dynamics(self._config, group_size=self._group_size)
+        return self._dynamics
+
     @property
     def num_steps(self) -> int:
         """K, the length of every episode."""
-        return self.dynamics.num_steps
+        return self._config.num_steps
 
     @property
     def control(self) -> str:
         """``log_speed`` or ``speed``."""
-        return self.dynamics.control
+        return self._config.control
 
     @property
     def reward_name(self) -> str:
         """``euler``, ``local`` or ``global``."""
-        return self.dynamics.reward_name
+        return self._config.reward
 
     @property
     def horizon(self) -> float:
@@ -78,7 +99,7 @@ class BaseEnv:
     @property
     def denoiser_evals(self) -> int:
         """Denoiser evaluations so far, rewards included and one a row (reference trajectories not)."""
-        return self.dynamics.denoiser.evals
+        return self._evals + (0 if self._dynamics is None else self._dynamics.denoiser.evals)
 
     def _actions(self, action: Any, num_rows: int) -> Tensor:
         try:
@@ -98,9 +119,15 @@ class BaseEnv:
         return torch.from_numpy(array.reshape(-1, A)).to(self.dynamics.device)
 
     def _starts(
-        self, generators: Sequence[np.random.Generator], options: dict[str, Any] | None
+        self,
+        generators: Sequence[np.random.Generator],
+        options: dict[str, Any] | None,
+        draw_index: Callable[[int], np.ndarray],
     ) -> tuple[Tensor | None, Tensor | None]:
-        """``(x, index)`` for ``Dynamics.initial``, one row per generator; validates the options."""
+        """``(x, index)`` for ``Dynamics.initial``, one row per generator; validates the options.
+
+        ``draw_index(n)`` draws numbers below ``n`` for these rows, from the same generators.
+        """
         options = dict(options or {})
         dynamics, problem = self.dynamics, self.dynamics.problem
         known = ["noise_index" if dynamics.reference is not None else "x"]
@@ -120,8 +147,8 @@ class BaseEnv:
                     )
                 index = np.broadcast_to(value, (n,)).astype(np.int64)
             else:
-                index = np.array([g.integers(pool) for g in generators], dtype=np.int64)
-            return None, torch.from_numpy(index.copy()).to(dynamics.device)
+                index = draw_index(pool)
+            return None, torch.from_numpy(np.array(index)).to(dynamics.device)
         if "x" in options:
             x = np.asarray(options["x"], dtype=np.float64)
             if x.shape == problem.shape:
@@ -138,16 +165,40 @@ class BaseEnv:
             rows = torch.from_numpy(drawn).to(dynamics.device)
         return torch.from_numpy(np.array(x)).to(dynamics.device), rows
 
-    @staticmethod
-    def _arrays(info: dict[str, Tensor]) -> dict[str, np.ndarray]:
-        """Batched info as Gymnasium wants it."""
-        return {name: value.cpu().numpy() for name, value in info.items()}
+    def _get_obs(self) -> np.ndarray:
+        """``[B, n]``."""
+        assert self._state is not None
+        return self.dynamics.observation(self._state).cpu().numpy()
 
-    def _remember(self, state: State, reward: float, first: bool) -> None:
-        """Row 0, for ``render``."""
+    def _get_info(self, reward: Tensor) -> dict[str, np.ndarray]:
+        """``[B]`` each; ``reward: [B]``, of the last step (0 after a reset)."""
+        assert self._state is not None
+        info = self.dynamics.info(self._state, reward)
+        return {key: value.cpu().numpy().copy() for key, value in info.items()}  # the caller's own
+
+    def _remember(self, rows: Sequence[int] | np.ndarray, reward: Tensor | None = None) -> None:
+        """Keep the state of these rows for ``render``; ``reward: [B]``, of the step into it, None: a start."""
         if self.render_mode is None:
             return
-        if first:
-            self._frames = []
-        error = float(torch.sqrt(state.error[0])) if self.dynamics.paired else None
-        self._frames.append(Frame(float(state.sigma[0]), error, reward))
+        assert self._state is not None
+        error, sigma = torch.sqrt(self._state.error).tolist(), self._state.sigma.tolist()
+        for i in rows:
+            if reward is None:
+                self._frames[i] = []
+            self._frames[i].append(
+                Frame(
+                    sigma[i],
+                    error[i] if self.dynamics.paired else None,
+                    0.0 if reward is None else float(reward[i]),
+                )
+            )
+
+    def _draw(self) -> tuple[np.ndarray, ...] | None:
+        """A picture of each row, with ``render_mode="rgb_array"``.
+
+        Raises:
+            RuntimeError: no episode has begun.
+        """
+        if self.render_mode is None:
+            return None
+        return tuple(draw(self.dynamics, frames) for frames in self._frames)

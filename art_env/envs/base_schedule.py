@@ -100,6 +100,8 @@ class BaseSchedule:
         """
         if self._rows is not None:
             return self._rows.level(t, x)
+        if not t.requires_grad:
+            return _read(self.sigma, t)
         level: Tensor = _Level.apply(t, self.sigma)
         return level
 
@@ -177,13 +179,17 @@ def _table(base: Schedule, num_steps: int, solver: Solver) -> Array | None:
     return pad_weights(base.weights, solver.num_weights)
 
 
+def _read(clock: Clock, t: Tensor) -> Tensor:
+    return torch.from_numpy(clock(t.detach().cpu().numpy())).to(t)
+
+
 class _Level(torch.autograd.Function):
     """A clock that knows no tensors, with its slope by differences."""
 
     @staticmethod
     def forward(ctx: Any, t: Tensor, clock: Clock) -> Tensor:
         """``clock(t)``."""
-        level = torch.from_numpy(clock(t.detach().cpu().numpy())).to(t)
+        level = _read(clock, t)
         ctx.save_for_backward(t)
         ctx.clock = clock
         return level

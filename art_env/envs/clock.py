@@ -30,8 +30,11 @@ class Control(Protocol):
     bound: float
     may_end_early: bool
 
-    def next(self, state: State, action: Tensor) -> tuple[Tensor, Tensor]:
-        """``(t, sigma)`` after the step, ``[B]`` each, for ``action: [B]``."""
+    def next(self, state: State, action: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor]:
+        """``(t, sigma)`` after the step, ``[B]`` each, for ``action: [B]``.
+
+        ``last: [B]`` bool says which rows take their last step; None: no row does.
+        """
 
     def speed(self, state: State, action: Tensor, after: State) -> Tensor:
         """Clock speed theta of the step on the uniform clock, ``[B]``."""
@@ -54,14 +57,16 @@ class LogSpeed:
     def __init__(self, base: BaseSchedule, action_range: float) -> None:
         self.base, self.problem, self.action_range = base, base.problem, action_range
         self._dt = (base.problem.sigma_max - base.problem.sigma_end) / base.num_steps
+        self._end = torch.ones((), dtype=torch.float64, device=base.problem.device)
 
-    def next(self, state: State, action: Tensor) -> tuple[Tensor, Tensor]:
+    def next(self, state: State, action: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor]:
         """See ``Control``."""
-        last = state.k >= self.base.num_steps - 1
-        t = self._spend(state.t, (self.base.num_steps - state.k).to(state.t), action)
-        t = torch.where(last, torch.ones_like(t), t)
-        sigma = self.base.level(t, state.x)
-        return t, torch.where(last, torch.full_like(sigma, self.problem.sigma_end), sigma)
+        after = torch.rsub(state.k, self.base.num_steps - 1).to(state.t)
+        t = self._spend(state.t, after, action)
+        if last is None:
+            return t, self.base.level(t, state.x)
+        t = t.masked_fill(last, 1.0)  # without a gradient too
+        return t, self.base.level(t, state.x).masked_fill(last, self.problem.sigma_end)
 
     def speed(self, state: State, action: Tensor, after: State) -> Tensor:
         """See ``Control``."""
@@ -72,7 +77,7 @@ class LogSpeed:
         K = actions.shape[1]
         times = [torch.zeros_like(actions[:, 0])]
         for k in range(K - 1):
-            times.append(self._spend(times[-1], torch.full_like(times[-1], K - k), actions[:, k]))
+            times.append(self._spend(times[-1], torch.full_like(times[-1], K - 1 - k), actions[:, k]))
         return torch.stack([*times, torch.ones_like(times[0])])
 
     def levels(self, times: Tensor, x: Tensor) -> Tensor:
@@ -81,12 +86,12 @@ class LogSpeed:
         levels[0], levels[-1] = self.problem.sigma_max, self.problem.sigma_end
         return levels
 
-    def _spend(self, t: Tensor, left: Tensor, action: Tensor) -> Tensor:
-        """``t`` after a step with ``left`` steps left, all ``[B]``."""
-        m = torch.exp2(self.action_range * action.clamp(-1, 1))
-        t_next = t + (1.0 - t) * m / (m + left - 1.0)
+    def _spend(self, t: Tensor, after: Tensor, action: Tensor) -> Tensor:
+        """``t`` after a step that ``after`` others follow, all ``[B]``; exactly 1 if none does."""
+        m = torch.exp2(action.clamp(-1, 1) * self.action_range)
+        t_next = torch.lerp(t, self._end, m / (m + after))
         # Extreme actions must not round to a step of no length, nor to the end before the last step.
-        return torch.clamp(t_next, t + MIN_SHARE, 1.0 - MIN_SHARE * (left - 1.0))
+        return torch.clamp(t_next, t + MIN_SHARE, torch.sub(self._end, after, alpha=MIN_SHARE))
 
 
 class Speed:
@@ -102,7 +107,7 @@ class Speed:
         self._horizon = problem.sigma_max - problem.sigma_end
         self._dt = self._horizon / num_steps
 
-    def next(self, state: State, action: Tensor) -> tuple[Tensor, Tensor]:
+    def next(self, state: State, action: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor]:
         """See ``Control``."""
         sigma = (state.sigma - action * self._dt).clamp(self.problem.sigma_end, self.problem.sigma_max)
         return (self.problem.sigma_max - sigma) / self._horizon, sigma

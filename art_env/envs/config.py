@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from art_env._util.limits import MAX_STEPS
 from art_env._util.names import check_name, unknown_name
 from art_env.diffusion.denoiser import Denoiser
 from art_env.diffusion.ode import ReferenceFlow
@@ -42,7 +43,7 @@ class EnvConfig:
         solver: ``"euler"``, ``"heun"``, ``"rk4"``, ``"dpmpp_2m"``, ``"ipndm"``, ``"learned_2m"``, ``"learned_3m"``,
             ``"learned_4m"``, ``"euler_maruyama"``, ``"edm_churn"``, or a ``Solver``, such as
             ``edm_churn(S_churn=10)``.
-        num_steps: K, the length of every episode.
+        num_steps: K, the length of every episode, 1 to 1000.
         reward: ``"euler"``, ``"local"`` or ``"global"``.
         control: ``"log_speed"`` or ``"speed"``.
         features: names from the table of ``ARTEnv``, or ``()``.
@@ -81,6 +82,8 @@ class EnvConfig:
         object.__setattr__(self, "features", tuple(check_name("feature", f, FEATURES) for f in features))
         rule = get_solver(self.solver)
         object.__setattr__(self, "num_steps", check_num_steps(self.num_steps))
+        if self.num_steps > MAX_STEPS:
+            raise ValueError(f"num_steps = {self.num_steps} must be at most {MAX_STEPS}, the longest episode")
         check_reward(self.reward, rule)
         check_name("control", self.control, CONTROLS)
         for name, fits in WITH_WEIGHTS.items():

@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from art_env.diffusion.noise import StepNoise
-from art_env.diffusion.ode import norm
 from art_env.diffusion.solvers import sample
-from art_env.diffusion.steps import to_denoised
 from art_env.envs.base_schedule import BaseSchedule
 from art_env.envs.clock import Control, LogSpeed, Speed
 from art_env.envs.config import EnvConfig
@@ -63,7 +61,9 @@ class Dynamics:
         self.with_gradients = False
         self.horizon = problem.sigma_max - problem.sigma_end
         self.device = torch.device(problem.device)
-        self.observer = Observer(problem, self.config.features, self.num_steps)
+        self.observer = Observer(
+            problem, self.config.features, self.num_steps, exact_curvature=self.reward_name == "euler"
+        )
         self.base = BaseSchedule(self.config.base_schedule, problem, self.num_steps, self.solver)
         self.control_rule: Control
         if self.config.control == "log_speed":
@@ -193,9 +193,10 @@ class Dynamics:
             k=long,
             d=d,
             q=torch.full_like(zeros, float("nan")) if q is None else q,
-            change=torch.zeros_like(x),
-            turn=zeros,
-            denoised_change=zeros,
+            x_before=x,
+            sigma_before=sigma,
+            d_before=d,
+            off=zeros,
             error=zeros,
             nfe=long,
             index=rows,
@@ -220,42 +221,41 @@ class Dynamics:
             return self._transition(state, action.reshape(len(action), -1))
 
     def _transition(self, state: State, action: Tensor) -> State:
-        last = state.k >= self.num_steps - 1
-        t_next, sigma_next = self.control_rule.next(state, action[:, 0])
-        self.denoiser.step = int(state.k.max())
+        step = int(state.k.max())
+        last = self.stepper.last_rows(state.k, step)
+        t_next, sigma_next = self.control_rule.next(state, action[:, 0], last)
+        dt = t_next - state.t
+        self.denoiser.step = step
         weights = None
         if self.weight_rule is not None:
-            weights = self.weight_rule.weights(action[:, 1:], t_next - state.t, state.dt, state.k)
-        x, past, past_sigma = self.stepper.advance(state, sigma_next, last, weights)
+            weights = self.weight_rule.weights(action[:, 1:], dt, state.dt, state.k)
+        euler = self.stepper.euler_rows(sigma_next, last)
+        x, past, past_sigma = self.stepper.advance(state, sigma_next, euler, weights)
         self.stepper.check_finite(x, sigma_next)
-        d, exact = self._next_slope(state, x, sigma_next, last)
-        step = (sigma_next - state.sigma).abs().clamp_min(1e-12)
-        change = d - state.d
-        q = norm(change) / step
-        if exact is not None:
-            q = torch.where(last, q, exact)
-        lengths = (norm(d) * norm(state.d)).clamp_min(1e-30)
-        error = state.error
+        k_next = state.k + 1
+        d, q = self._first_slope(x, sigma_next, k_next, state.index, last)
+        off, error = state.off, state.error
         if self.paired:
             assert self.reference is not None
             off = self.problem.error(x, self.reference.at(sigma_next, state.index))
-            error = off / (sigma_next**2 + self.problem.extent(x)[1] ** 2)
+            error = off / (sigma_next.square() + self.problem.extent(x)[1] ** 2)
         return State(
             x=x,
             sigma=sigma_next,
             t=t_next,
-            k=state.k + 1,
+            k=k_next,
             d=d,
-            q=q,
-            change=change,
-            turn=(d * state.d).flatten(1).sum(1) / lengths,
-            denoised_change=norm(to_denoised(x, sigma_next, d) - to_denoised(state.x, state.sigma, state.d)),
+            q=state.q if q is None else q,
+            x_before=state.x,
+            sigma_before=state.sigma,
+            d_before=state.d,
+            off=off,
             error=error,
-            nfe=state.nfe + self.stepper.evaluations(sigma_next, last),
+            nfe=state.nfe + self.stepper.evaluations(euler),
             index=state.index,
             past=past,
             past_sigma=past_sigma,
-            dt=t_next - state.t,
+            dt=dt,
         )
 
     def observation(self, state: State) -> Tensor:
@@ -263,7 +263,6 @@ class Dynamics:
         with torch.set_grad_enabled(self.with_gradients):
             return self.observer(state)
 
-    @torch.no_grad()
     def reward(self, state: State, action: Tensor, after: State) -> Tensor:
         """Reward of the step from ``state`` to ``after``, ``[B]`` (see the classes of ``rewards``).
 
@@ -275,31 +274,29 @@ class Dynamics:
             raise ValueError(
                 f"reward = {self.reward_name!r} needs exact trajectories; these are without rewards"
             )
-        return self.reward_rule(state, action.reshape(len(action), -1), after)
+        with torch.no_grad():
+            return self.reward_rule(state, action.reshape(len(action), -1), after)
 
     def terminal(self, state: State) -> Tensor:
         """``[B]`` bool: all K steps are done."""
         return state.k >= self.num_steps
 
-    def state_info(self, state: State) -> dict[str, Tensor]:
-        """Entries of ``info`` about a state, ``[B]`` each."""
-        info = {"sigma": state.sigma, "nfe": state.nfe}
-        if self.paired:
-            info["error"] = torch.sqrt(state.error)
-        return info
+    def info(self, state: State, reward: Tensor) -> dict[str, Tensor]:
+        """``info`` of a state, ``[B]`` each, the same entries at every step.
 
-    def transition_info(self, state: State, reward: Tensor) -> dict[str, Tensor]:
-        """Entries of ``info`` about the step from ``state`` that earned ``reward``, ``[B]`` each."""
-        local = None if self.reward_rule is None else self.reward_rule.local_error(state, reward)
-        return {} if local is None else {"local_error": local}
-
-    def final_info(self, state: State) -> dict[str, Tensor]:
-        """Entries of ``info`` at the end of an episode, ``[B]`` each."""
-        info = {"final_sigma_mismatch": state.sigma - self.problem.sigma_end}
+        Args:
+            state: after a step or a reset.
+            reward: ``[B]``, of the step into it; 0 after a reset.
+        """
+        info = {
+            "sigma": state.sigma,
+            "sigma_mismatch": state.sigma - self.problem.sigma_end,
+            "nfe": state.nfe,
+        }
         if self.paired:
-            spread = self.problem.extent(state.x)[1]
-            info["final_rmse"] = torch.sqrt(state.error * (state.sigma**2 + spread**2))
-        return info
+            info |= {"error": torch.sqrt(state.error), "rmse": torch.sqrt(state.off)}
+        local = None if self.reward_rule is None else self.reward_rule.local_error(reward)
+        return info if local is None else info | {"local_error": local}
 
     # Whole episodes
 
@@ -359,19 +356,21 @@ class Dynamics:
         unit = torch.as_tensor(size * (self.problem.sigma_end**2 + spread**2), dtype=x.dtype).sqrt()
         return self.problem.visible(x - exact).flatten(1) / unit.reshape(-1, 1)
 
-    def _next_slope(
-        self, state: State, x: Tensor, sigma_next: Tensor, last: Tensor
+    def _first_slope(
+        self, x: Tensor, sigma: Tensor, k: Tensor, index: Tensor, ended: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """The next step's first slope, and exact ``|Q|`` if known; 0 for rows that have ended: nobody steps on."""
-        if not bool(last.any()):
-            self.denoiser.step = int(state.k.max()) + 1
-            return self.stepper.first_slope(x, sigma_next, state.k + 1, state.index)
-        d, exact = torch.zeros_like(x), None
-        if not bool(last.all()):  # rows may end at different times
-            going = ~last
-            self.denoiser.step = int(state.k[going].max()) + 1
-            steps = state.k[going] + 1
-            d[going], part = self.stepper.first_slope(x[going], sigma_next[going], steps, state.index[going])
-            if part is not None:
-                exact = torch.zeros_like(sigma_next).masked_scatter(going, part)
-        return d, exact
+        """The first slope of step ``k``, and the exact ``|Q|`` if asked for; 0 and NaN where nobody steps on.
+
+        ``ended: [B]`` says where; None: nowhere.
+        """
+        if ended is None:
+            self.denoiser.step = int(k.max())
+            return self.stepper.first_slope(x, sigma, k, index)
+        d = torch.zeros_like(x)
+        q = torch.full_like(sigma, float("nan")) if self.stepper.with_curvature else None
+        if not bool(ended.all()):  # rows may end at different times
+            going = ~ended
+            d[going], part = self._first_slope(x[going], sigma[going], k[going], index[going], None)
+            if q is not None and part is not None:
+                q = q.masked_scatter(going, part)
+        return d, q

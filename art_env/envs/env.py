@@ -6,12 +6,11 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from torch import Tensor
 
 from art_env.envs.base import METADATA, BaseEnv
 from art_env.envs.config import EnvConfig
-from art_env.envs.render import draw
-from art_env.envs.state import State
 
 
 class ARTEnv(BaseEnv, gym.Env):
@@ -35,7 +34,7 @@ class ARTEnv(BaseEnv, gym.Env):
     steps (see ``SlopeWeights``); the first step reads none of them, the second one the first only.
     ``Box(-1e4, 1e4, (1,), float32)`` with ``control="speed"``: the paper's raw theta (the bound is there
     because SB3 wants a finite one, far beyond what its policy draws); sigma falls by
-    ``theta T / K``, is held within the range, and may miss the end (``info["final_sigma_mismatch"]``).
+    ``theta T / K``, is held within the range, and may miss the end (``info["sigma_mismatch"]``).
 
     ## Observation space
     ``Box`` float32, bounded and clipped:
@@ -80,9 +79,31 @@ class ARTEnv(BaseEnv, gym.Env):
     ``reset(options={"noise_index": i})`` picks one; with ``"euler"``, ``options={"x": array}``.
 
     ## Episode end
-    ``terminated`` after K steps (the budget is observed); never ``truncated``. ``info`` holds ``sigma``,
-    ``nfe`` and, where known, ``error`` and ``local_error``; the last step adds ``final_sigma_mismatch`` and,
-    with ``error``, ``final_rmse``.
+    ``terminated`` after K steps (the budget is observed); never ``truncated``, unless the caller asks for it with
+    ``max_episode_steps``. The ids are registered with ``max_episode_steps=1001``, one more than the longest episode
+    that there is, for wrappers that want a limit (``TimeAwareObservation``).
+
+    ## Reward threshold
+    ``spec.reward_threshold`` means near the oracle at the id's default settings: the mean return over the whole pool
+    of a schedule whose RMSE is 1.05 times that of the best fixed one. With the ``"euler"`` reward, whose return is no
+    squared error, it is 1.05 times the mean return of the closed form. A policy that sees the sample can go beyond.
+    ``python -m benchmarks.reward_thresholds`` computes them. ``Mnist``, ``RandomMixture``
+    and ``Diffusion`` have none.
+
+    ## Info
+    The same entries at every step and reset, NumPy scalars:
+
+    | entry | meaning |
+    |---|---|
+    | sigma | the noise level |
+    | sigma_mismatch | sigma minus the last noise level: what is left to go, and at the end what was missed |
+    | nfe | network evaluations of the episode so far, as samplers count them |
+    | error | RMS distance to the exact trajectory over sqrt(sigma^2 + sigma_data^2) |
+    | rmse | RMS distance to the exact trajectory; at the end the RMSE of the sample |
+    | local_error | the error that the last step made by itself; 0 after a reset |
+
+    ``error`` and ``rmse`` are there with ``"local"`` and ``"global"`` rewards of solvers that follow the ODE,
+    ``local_error`` with ``"euler"`` and ``"local"``.
 
     ## Arguments
     ```python
@@ -107,7 +128,6 @@ class ARTEnv(BaseEnv, gym.Env):
         self, config: EnvConfig | None = None, *, render_mode: str | None = None, **settings: Any
     ) -> None:
         self.observation_space, self.action_space = self._set_up(config, render_mode, settings)
-        self._state: State | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -118,10 +138,10 @@ class ARTEnv(BaseEnv, gym.Env):
             ValueError: an unknown option, or a value out of range.
         """
         super().reset(seed=seed)
-        x, index = self._starts([self.np_random], options)
+        x, index = self._starts([self.np_random], options, lambda n: np.array([self.np_random.integers(n)]))
         self._state = self.dynamics.initial(x, index)
-        self._remember(self._state, 0.0, first=True)
-        return self._get_obs(), self._row(self.dynamics.state_info(self._state))
+        self._remember([0])
+        return self._get_obs()[0], self._row_info(torch.zeros_like(self._state.t))
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Take one solver step; ``action: [A]``.
@@ -133,29 +153,20 @@ class ARTEnv(BaseEnv, gym.Env):
         """
         if self._state is None:
             raise RuntimeError("step without an episode: call reset() first, and again after terminated=True")
-        before = self._state
-        actions = self._actions(action, 0)
-        after = self.dynamics.transition(before, actions)
-        earned = self.dynamics.reward(before, actions, after)
-        self._state = after
-        reward = float(earned[0])
-        done = bool(self.dynamics.terminal(after)[0])
-        info = self.dynamics.state_info(after) | self.dynamics.transition_info(before, earned)
-        obs = self._get_obs()
-        self._remember(after, reward, first=False)
-        if done:
-            info |= self.dynamics.final_info(after)
+        before, actions = self._state, self._actions(action, 0)
+        self._state = self.dynamics.transition(before, actions)
+        reward = self.dynamics.reward(before, actions, self._state)
+        self._remember([0], reward)
+        obs, info = self._get_obs()[0], self._row_info(reward)
+        terminated = bool(self.dynamics.terminal(self._state))
+        if terminated:
             self._state = None
-        return obs, reward, done, False, self._row(info)
+        return obs, reward.item(), terminated, False, info
 
     def render(self) -> np.ndarray | None:
         """``[H, W, 3]`` uint8 with ``render_mode="rgb_array"``, else None."""
-        return draw(self.dynamics, self._frames) if self.render_mode == "rgb_array" else None
+        frames = self._draw()
+        return None if frames is None else frames[0]
 
-    def _get_obs(self) -> np.ndarray:
-        assert self._state is not None
-        return self.dynamics.observation(self._state)[0].cpu().numpy()
-
-    @staticmethod
-    def _row(info: dict[str, Tensor]) -> dict[str, Any]:
-        return {key: value[0].item() for key, value in info.items()}
+    def _row_info(self, reward: Tensor) -> dict[str, Any]:
+        return {key: value[0] for key, value in self._get_info(reward).items()}

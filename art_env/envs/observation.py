@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -38,6 +39,16 @@ WHOLE, MAX_COORDINATES = ("x", "denoised", "change"), 8
 
 # Features hold log10 of a norm between 1e-6 and 1e6, divided by 6.
 LOG_SPAN = 6.0
+# Features that are logarithms, by the octaves that 1 stands for.
+OCTAVES = {
+    **dict.fromkeys(
+        ("log_velocity", "log_curvature", "log_change", "denoised_change"), LOG_SPAN * math.log2(10.0)
+    ),
+    **dict.fromkeys(("rms", "denoised_rms"), 4.0),
+    "level": 10.0,
+}
+# What the others are divided by; those that are left out: 1.
+SPANS = dict.fromkeys(("x", "denoised"), 4.0)
 
 
 class Observer:
@@ -47,6 +58,7 @@ class Observer:
         problem: what is sampled.
         features: names from ``FEATURES``, observed after time and budget.
         num_steps: K.
+        exact_curvature: whether states hold the exact ``|Q|``, but at the end.
 
     Attributes:
         names: what each entry of the observation is.
@@ -56,7 +68,10 @@ class Observer:
         ValueError: an unknown feature, a whole sample of more than 8 coordinates, or ``class`` where there is none.
     """
 
-    def __init__(self, problem: Problem, features: Sequence[str], num_steps: int) -> None:
+    def __init__(
+        self, problem: Problem, features: Sequence[str], num_steps: int, *, exact_curvature: bool = False
+    ) -> None:
+        self.exact_curvature = exact_curvature
         self.features = tuple(check_name("feature", f, FEATURES) for f in features)
         self.num_steps = num_steps
         size, self.problem = math.prod(problem.shape), problem
@@ -67,64 +82,131 @@ class Observer:
                 )
             if name == "class" and not problem.num_classes:
                 raise ValueError(f"feature 'class': problem {problem.name!r} has no classes; leave it out")
-        self._num_classes = problem.num_classes
         first = ["time", "remaining"]
-        entries = dict.fromkeys(WHOLE, size) | {"class": self._num_classes}
+        entries = dict.fromkeys(WHOLE, size) | {"class": problem.num_classes}
         rest = [[f"{f}{i}" for i in range(entries[f])] if f in entries else [f] for f in self.features]
         self.names = (*first, *(name for part in rest for name in part))
         self.high = np.ones(len(self.names), dtype=np.float32)
         positive = [name in first or name.startswith("class") for name in self.names]
         self.low = np.where(positive, 0.0, -1.0).astype(np.float32)
+        whole = [name for name in self.features for _ in range(entries.get(name, 1))]
+        spans = [num_steps, 1.0, *((OCTAVES | SPANS).get(name, 1.0) for name in whole)]
+        self._spans = torch.tensor(spans, dtype=torch.float64, device=problem.device)
+        self._logarithmic = torch.tensor(
+            [name in OCTAVES for name in [*first, *whole]], device=problem.device
+        )
 
     def __call__(self, state: State) -> Tensor:
         """``[B, n]`` float32, each entry within its bounds."""
-        size, sigma_data = self.problem.extent(state.x)
-        root_n = size**0.5
-        spread = torch.sqrt(state.sigma**2 + sigma_data**2)
-        columns = [(state.k / self.num_steps).to(state.x), 1.0 - state.t]
+        seen = Measured(state, self.problem, self.exact_curvature)
+        columns = [state.k.to(state.t), torch.rsub(state.t, 1.0)]
         for name in self.features:
-            if name == "log_velocity":
-                columns.append(_log_feature(norm(state.d) / root_n))
-            elif name == "log_curvature":
-                columns.append(torch.nan_to_num(_log_feature(state.q), nan=0.0))
-            elif name == "rms":
-                columns.append(_octaves(norm(self.problem.visible(state.x)) / root_n / spread, 4))
-            elif name == "level":
-                columns.append(_octaves(state.sigma / sigma_data, 10))
-            elif name == "denoised_rms":
-                denoised = to_denoised(state.x, state.sigma, state.d)
-                columns.append(_octaves(norm(self.problem.visible(denoised)) / root_n / sigma_data, 4))
-            elif name == "denoised_change":
-                change = state.denoised_change / root_n / sigma_data
-                columns.append(_log_feature(torch.where(state.k > 0, change, torch.ones_like(change))))
-            elif name == "turn":
-                columns.append(state.turn.clamp(-1, 1))
-            elif name == "log_change":
-                change = torch.where(state.k > 0, norm(state.change) / root_n, torch.ones_like(state.q))
-                columns.append(_log_feature(change))
-            elif name == "class":
-                label = state.x[:, -1].flatten(1)[:, 0].round().long()
-                columns.extend(one_hot(label, self._num_classes).to(state.x).unbind(1))
-            else:
-                columns.extend(self._whole(name, state, spread, sigma_data).clamp(-1, 1).unbind(1))
-        return torch.stack(columns, dim=1).to(torch.float32)
-
-    @staticmethod
-    def _whole(name: str, state: State, spread: Tensor, sigma_data: Tensor | float) -> Tensor:
-        """Every coordinate of a sample, ``[B, d]``."""
-        if name == "x":
-            return state.x.flatten(1) / spread[:, None] / 4
-        if name == "change":
-            return state.change.flatten(1)
-        return to_denoised(state.x, state.sigma, state.d).flatten(1) / sigma_data / 4
+            value: Tensor = seen.label() if name == "class" else getattr(seen, name)()
+            columns.extend(value.unbind(1) if value.ndim > 1 else (value,))
+        entries = torch.stack(columns, dim=1)
+        entries = torch.where(self._logarithmic, torch.log2(entries.clamp_min(1e-12)), entries)
+        return (entries / self._spans.to(entries)).clamp(-1, 1).to(torch.float32)
 
 
-def _octaves(value: Tensor, span: float) -> Tensor:
-    return (torch.log2(value.clamp_min(1e-9)) / span).clamp(-1, 1)
+class Measured:
+    """What features are made of: a method for each of ``FEATURES``, before the logarithm and the division.
 
+    What several of them need is computed once, and only if one of them is asked for.
 
-def _log_feature(value: Tensor) -> Tensor:
-    return (torch.log10(value.clamp_min(1e-12)) / LOG_SPAN).clamp(-1, 1)
+    Args:
+        state: B trajectories.
+        problem: what is sampled.
+        exact_curvature: as ``Observer``.
+    """
+
+    def __init__(self, state: State, problem: Problem, exact_curvature: bool) -> None:
+        self.state, self.problem, self.exact_curvature = state, problem, exact_curvature
+        size, self.sigma_data = problem.extent(state.x)
+        self.root_n = size**0.5
+
+    def log_velocity(self) -> Tensor:
+        """``[B]``."""
+        return self._slope / self.root_n
+
+    def log_curvature(self) -> Tensor:
+        """``[B]``, of the exact ``|Q|`` if it is known, else of the secant of the last two slopes."""
+        state = self.state
+        step = (state.sigma - state.sigma_before).abs().clamp_min(1e-12)
+        secant = (self._slope_change / step).masked_fill(self._first, 1.0)
+        return torch.where(state.q.isnan(), secant, state.q) if self.exact_curvature else secant
+
+    def rms(self) -> Tensor:
+        """``[B]``."""
+        return self._rms(self.state.x) / self._spread
+
+    def turn(self) -> Tensor:
+        """``[B]``."""
+        state = self.state
+        lengths = (self._slope * norm(state.d_before)).clamp_min(1e-30)
+        return ((state.d * state.d_before).flatten(1).sum(1) / lengths).masked_fill(self._first, 0.0)
+
+    def log_change(self) -> Tensor:
+        """``[B]``."""
+        return (self._slope_change / self.root_n).masked_fill(self._first, 1.0)
+
+    def level(self) -> Tensor:
+        """``[B]``."""
+        return self.state.sigma / self.sigma_data
+
+    def denoised_rms(self) -> Tensor:
+        """``[B]``."""
+        return self._rms(self._denoised) / self.sigma_data
+
+    def denoised_change(self) -> Tensor:
+        """``[B]``."""
+        state = self.state
+        before = to_denoised(state.x_before, state.sigma_before, state.d_before)
+        change = norm(self._denoised - before) / self.root_n / self.sigma_data
+        return change.masked_fill(self._first, 1.0)
+
+    def x(self) -> Tensor:
+        """``[B, d]``."""
+        return self.state.x.flatten(1) / self._spread[:, None]
+
+    def denoised(self) -> Tensor:
+        """``[B, d]``."""
+        return self._denoised.flatten(1) / self.sigma_data
+
+    def change(self) -> Tensor:
+        """``[B, d]``."""
+        return self._change.flatten(1)
+
+    def label(self) -> Tensor:
+        """``[B, num_classes]``."""
+        number = self.state.x[:, -1].flatten(1)[:, 0].round().long()
+        return one_hot(number, self.problem.num_classes).to(self.state.x)
+
+    @cached_property
+    def _first(self) -> Tensor:
+        return self.state.k == 0
+
+    @cached_property
+    def _slope(self) -> Tensor:
+        return norm(self.state.d)
+
+    @cached_property
+    def _change(self) -> Tensor:
+        return self.state.d - self.state.d_before
+
+    @cached_property
+    def _slope_change(self) -> Tensor:
+        return norm(self._change)
+
+    @cached_property
+    def _denoised(self) -> Tensor:
+        return to_denoised(self.state.x, self.state.sigma, self.state.d)
+
+    @cached_property
+    def _spread(self) -> Tensor:
+        return torch.sqrt(self.state.sigma.square() + self.sigma_data**2)
+
+    def _rms(self, x: Tensor) -> Tensor:
+        return norm(self.problem.visible(x)) / self.root_n
 
 
 def norm_from_feature(feature: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ class Reward(Protocol):
     def __call__(self, state: State, action: Tensor, after: State) -> Tensor:
         """``[B]``, for the step from ``state`` to ``after`` with ``action: [B, A]``."""
 
-    def local_error(self, state: State, reward: Tensor) -> Tensor | None:
+    def local_error(self, reward: Tensor) -> Tensor | None:
         """``[B]``, the step's own error as ``info`` shows it, if the reward is made of it."""
 
 
@@ -46,7 +46,7 @@ class EulerReward:
         """See ``Reward``."""
         return -state.q * self.control.speed(state, action[:, 0], after) ** 2 * self.dt
 
-    def local_error(self, state: State, reward: Tensor) -> Tensor:
+    def local_error(self, reward: Tensor) -> Tensor:
         """``|Q| h^2 / 2`` for a step of length ``h = theta dt``."""
         return -reward * self.dt / 2
 
@@ -68,17 +68,18 @@ class LocalReward:
     def __call__(self, state: State, action: Tensor, after: State) -> Tensor:
         """See ``Reward``; costs the evaluations of one more step."""
         exact = self.reference.at(state.sigma, state.index)
-        self.stepper.denoiser.step = int(state.k.max())
+        step = int(state.k.max())
+        self.stepper.denoiser.step = step
         d, _ = self.stepper.slope(exact, state.sigma)
         on_path = state._replace(x=exact, d=d, past=self.stepper.exact_past(self.reference, state))
         weights = None
         if self.weight_rule is not None:
             weights = self.weight_rule.weights(action[:, 1:], after.dt, state.dt, state.k)
-        last = state.k >= self.stepper.num_steps - 1
-        end, _, _ = self.stepper.advance(on_path, after.sigma, last, weights)
+        euler = self.stepper.euler_rows(after.sigma, self.stepper.last_rows(state.k, step))
+        end, _, _ = self.stepper.advance(on_path, after.sigma, euler, weights)
         return -norm(end - self.reference.at(after.sigma, state.index))
 
-    def local_error(self, state: State, reward: Tensor) -> Tensor:
+    def local_error(self, reward: Tensor) -> Tensor:
         """Minus the reward."""
         return -reward
 
@@ -90,7 +91,7 @@ class GlobalReward:
         """See ``Reward``."""
         return state.error - after.error
 
-    def local_error(self, state: State, reward: Tensor) -> None:
+    def local_error(self, reward: Tensor) -> None:
         """The error of a step by itself is not computed."""
 
 
@@ -153,7 +154,7 @@ class WassersteinReward:
             reward[ended] = -self.distance.contributions(self._compared(after.x[ended]))
         return reward
 
-    def local_error(self, state: State, reward: Tensor) -> None:
+    def local_error(self, reward: Tensor) -> None:
         """A distance between distributions has no error of a step."""
 
     def _compared(self, x: Tensor) -> Tensor:

@@ -74,11 +74,9 @@ class VectorEnvToSB3(VecEnv):
         for key, value in infos.items():
             if key.startswith("_") or not isinstance(value, np.ndarray):
                 continue
-            # Python scalars all at once: row by row this costs more than the environment's own step.
-            plain = value[indices].tolist() if value.ndim == 1 else list(value[indices])
             mask = infos.get(f"_{key}")
             known = [True] * len(rows) if mask is None else mask[indices].tolist()
-            for row, item, there in zip(rows, plain, known, strict=True):
+            for row, item, there in zip(rows, value[indices], known, strict=True):
                 if there:
                     row[key] = item
         return rows

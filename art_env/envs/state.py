@@ -17,13 +17,11 @@ class State(NamedTuple):
         k: ``[B]``, steps done.
         d: ``[B, *shape]``, cached first evaluation of the next step: the slope ``dx/dsigma`` at ``(x, sigma)``, or
             after churn if the solver adds it.
-        q: ``[B]``, ``|Q|`` where ``d`` is: exact with ``reward="euler"``, else the secant of the last two
-            slopes; NaN before there are two.
-        change: ``[B, *shape]``, the last slope minus the one before, 0 before there are two.
-        turn: ``[B]``, cosine between the last two slopes, 0 before there are two.
-        denoised_change: ``[B]``, norm of the last change of the denoised sample, 0 before there are two.
-        error: ``[B]``, squared distance to the exact trajectory, per coordinate, over
-            ``sigma^2 + sigma_data^2``; 0 with a stochastic solver, which does not follow it.
+        q: ``[B]``, the exact ``|Q|`` where ``d`` is, with ``reward="euler"``; NaN with others and at the end.
+        x_before, sigma_before, d_before: where the last step began; ``x``, ``sigma`` and ``d`` before the first.
+        off: ``[B]``, squared distance to the exact trajectory, per coordinate; 0 with a stochastic solver, which does
+            not follow it.
+        error: ``[B]``, the same over ``sigma^2 + sigma_data^2``.
         nfe: ``[B]``, network evaluations so far, as samplers count them.
         index: ``[B]``, row of the pools of initial noises and of step noise; -1 if there is neither.
         past: ``[B, m, *shape]``, what a multistep solver keeps of its last m steps, the latest first.
@@ -37,12 +35,21 @@ class State(NamedTuple):
     k: Tensor
     d: Tensor
     q: Tensor
-    change: Tensor
-    turn: Tensor
-    denoised_change: Tensor
+    x_before: Tensor
+    sigma_before: Tensor
+    d_before: Tensor
+    off: Tensor
     error: Tensor
     nfe: Tensor
     index: Tensor  # type: ignore[assignment]
     past: Tensor
     past_sigma: Tensor
     dt: Tensor
+
+    def pick(self, rows: Tensor) -> State:
+        """The trajectories ``rows``: their numbers, or ``[B]`` bool."""
+        return State(*(value[rows] for value in self))
+
+    def put(self, rows: Tensor, part: State) -> State:
+        """The same with the trajectories ``rows``, their numbers, replaced by those of ``part``."""
+        return State(*(old.index_copy(0, rows, new) for old, new in zip(self, part, strict=True)))

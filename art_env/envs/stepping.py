@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from art_env.diffusion.denoiser import CheckedDenoiser
+from art_env.diffusion.denoiser import CheckedDenoiser, all_finite
 from art_env.diffusion.noise import StepNoise
 from art_env.diffusion.ode import ReferenceFlow, curvature, norm
 from art_env.diffusion.solvers import Solver
-from art_env.diffusion.steps import SolverState, to_d
+from art_env.diffusion.steps import SolverState, Step, to_d
 from art_env.envs.state import State
 from art_env.problems.problem import Problem
 
@@ -64,39 +62,61 @@ class Stepper:
             x, sigma = self.solver.add_churn(x, sigma, self._solver_state(None, nothing, nothing, k, index))
         return self.slope(x, sigma)
 
-    def evaluations(self, sigma_next: Tensor, last: Tensor) -> Tensor:
-        """``[B]``, network evaluations of the step to ``sigma_next``; ``last``: which rows take their last step."""
-        calls = torch.where(self._is_euler(sigma_next, last), 1, self.solver.evals_per_step)
-        return calls * self.denoiser.nfe_per_call
+    def last_rows(self, k: Tensor, latest: int) -> Tensor | None:
+        """``[B]`` bool: the rows whose step ``k`` is their last; None: no row's. ``latest`` is the largest ``k``."""
+        return k >= self.num_steps - 1 if latest >= self.num_steps - 1 else None
+
+    def euler_rows(self, sigma_next: Tensor, last: Tensor | None) -> Tensor | None:
+        """``[B]`` bool: the rows that take an Euler step instead of the solver's; None: no row does.
+
+        Args:
+            sigma_next: ``[B]``, where the step leads.
+            last: ``[B]``, which rows take their last step; None: no row does.
+        """
+        if not self.solver.ends_with_euler:
+            return None
+        if self.may_end_early:
+            # A stage at the final noise level could not be evaluated.
+            early = sigma_next < self.problem.sigma_floor
+            return early if last is None else last | early
+        return last
+
+    def evaluations(self, euler: Tensor | None) -> Tensor | int:
+        """Network evaluations of a step, ``[B]`` or the same for all rows; ``euler`` as ``euler_rows`` says."""
+        once, often = self.denoiser.nfe_per_call, self.solver.evals_per_step * self.denoiser.nfe_per_call
+        return often if euler is None else torch.where(euler, once, often)
 
     def advance(
-        self, state: State, sigma_next: Tensor, last: Tensor, weights: Tensor | None = None
+        self, state: State, sigma_next: Tensor, euler: Tensor | None, weights: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The next ``x``, ``past`` and ``past_sigma``; ``weights: [B, m]`` of a learned solver's step."""
+        """The next ``x``, ``past`` and ``past_sigma``.
 
-        def take(
-            rows: Tensor | None, step: Callable[..., tuple[Tensor, SolverState]]
-        ) -> tuple[Tensor, SolverState]:
-            pick = (lambda v: v) if rows is None else (lambda v: v[rows])
-            kept = (state.d, state.past, state.past_sigma, state.k, state.index)
-            solver_state = self._solver_state(*(pick(v) for v in kept))
-            if weights is not None:
-                solver_state = solver_state._replace(weights=pick(weights))
-            return step(self.denoiser, pick(state.x), pick(state.sigma), pick(sigma_next), solver_state)
-
-        euler = self._is_euler(sigma_next, last)
-        if bool(euler.all()):
-            x, solver_state = take(None, self.solver.last_step)
-        elif not bool(euler.any()):
-            x, solver_state = take(None, self.solver.step)
+        Args:
+            state: before the step.
+            sigma_next: ``[B]``, where it leads.
+            euler: as ``euler_rows`` says.
+            weights: ``[B, m]``, of a learned solver's step.
+        """
+        count = 0 if euler is None else int(euler.sum())
+        if euler is None or count in (0, len(euler)):
+            step = self.solver.last_step if count else self.solver.step
+            x, solver_state = self._take(step, state, sigma_next, weights)
         else:
             x = torch.empty_like(state.x)
-            x[euler], _ = take(euler, self.solver.last_step)
-            x[~euler], solver_state = take(~euler, self.solver.step)
+            x[euler], _ = self._take(self.solver.last_step, state.pick(euler), sigma_next[euler], None)
+            x[~euler], solver_state = self._take(
+                self.solver.step, state.pick(~euler), sigma_next[~euler], None
+            )
         if not self.solver.memory:
             return x, state.past, state.past_sigma
         values, levels = zip(*solver_state.past, strict=True)
         return x, torch.stack(values, 1), torch.stack(levels, 1)
+
+    def _take(
+        self, step: Step, state: State, sigma_next: Tensor, weights: Tensor | None
+    ) -> tuple[Tensor, SolverState]:
+        known = self._solver_state(state.d, state.past, state.past_sigma, state.k, state.index)
+        return step(self.denoiser, state.x, state.sigma, sigma_next, known._replace(weights=weights))
 
     def exact_past(self, reference: ReferenceFlow, state: State) -> Tensor:
         """``State.past`` as it would be on the exact trajectories."""
@@ -114,7 +134,7 @@ class Stepper:
         Raises:
             ValueError: names the problem, the step and the noise level.
         """
-        if not torch.isfinite(x).all():
+        if not all_finite(x):
             raise ValueError(
                 f"sample of {self.problem.name!r} is not finite after step {self.denoiser.step} "
                 f"(sigma={float(sigma.max()):.6g}); the initial noise or the step is out of range"
@@ -124,17 +144,8 @@ class Stepper:
         self, d: Tensor | None, past: Tensor, past_sigma: Tensor, k: Tensor, index: Tensor
     ) -> SolverState:
         """The solver's own state before step ``k``."""
-        known = tuple(zip(past.unbind(1), past_sigma.unbind(1), strict=True))
+        known = tuple(zip(past.unbind(1), past_sigma.unbind(1), strict=True)) if self.solver.memory else ()
         if self.noise is None:
             return SolverState(d, known)
         noise = self.noise.rows(k, index % self.pool_size).to(past)
         return SolverState(d, known, noise, self.num_steps, self.problem.sigma_max)
-
-    def _is_euler(self, sigma_next: Tensor, last: Tensor) -> Tensor:
-        """``[B]`` bool: which rows take an Euler step instead of the solver's."""
-        if not self.solver.ends_with_euler:
-            return torch.zeros_like(last)
-        if self.may_end_early:
-            # A stage at the final noise level could not be evaluated.
-            return last | (sigma_next < self.problem.sigma_floor)
-        return last

@@ -10,12 +10,12 @@ import torch
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
+from torch import Tensor
 
 from art_env._util.names import check_name
 from art_env.envs.base import METADATA, BaseEnv
 from art_env.envs.config import EnvConfig
-from art_env.envs.render import draw
-from art_env.envs.state import State
+from art_env.envs.index_streams import IndexStreams
 
 
 class ARTVectorEnv(BaseEnv, VectorEnv):
@@ -30,6 +30,7 @@ class ARTVectorEnv(BaseEnv, VectorEnv):
         noise_groups: the rows are that many groups that meet the same initial noises: row ``i`` is seeded with
             ``s + i % (num_envs / noise_groups)``, so groups differ by their actions only. The ``"global"`` reward
             of a stochastic solver is that of a group.
+        max_episode_steps: rows are ``truncated`` after so many steps, as by Gymnasium's ``TimeLimit``; None: never.
         config, render_mode, settings: as ``ARTEnv``.
 
     Raises:
@@ -45,6 +46,7 @@ class ARTVectorEnv(BaseEnv, VectorEnv):
         *,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         noise_groups: int = 1,
+        max_episode_steps: int | None = None,
         render_mode: str | None = None,
         **settings: Any,
     ) -> None:
@@ -52,18 +54,22 @@ class ARTVectorEnv(BaseEnv, VectorEnv):
             raise ValueError(f"num_envs = {num_envs!r} must be a whole number of at least 1")
         if noise_groups < 1 or num_envs % noise_groups:
             raise ValueError(f"noise_groups = {noise_groups} must divide num_envs = {num_envs}")
+        if max_episode_steps is not None and max_episode_steps < 1:
+            raise ValueError(f"max_episode_steps = {max_episode_steps} must be at least 1, or None")
         self.num_envs = int(num_envs)
+        self.max_episode_steps = max_episode_steps
         self.noise_groups = int(noise_groups)
         self.autoreset_mode = _autoreset_mode(autoreset_mode)
         self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
         members = self.num_envs // self.noise_groups
         self.single_observation_space, self.single_action_space = self._set_up(
-            config, render_mode, settings, group_size=members
+            config, render_mode, settings, num_rows=self.num_envs, group_size=members
         )
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._generators: list[np.random.Generator] = []
-        self._state: State | None = None
+        self._streams: IndexStreams | None = None
+        self._rewards = torch.zeros(self.num_envs, dtype=torch.float64)
         self._done = np.zeros(self.num_envs, dtype=np.bool_)
 
     @property
@@ -105,135 +111,133 @@ class ARTVectorEnv(BaseEnv, VectorEnv):
                 )
         if self._state is None and len(rows) < self.num_envs:
             raise ValueError("reset_mask before the first reset: reset every row once first")
-        fresh = self._begin(rows, options)
-        self._state = fresh if len(rows) == self.num_envs else self._merge(fresh, rows)
+        self._start(rows, options)
         self._done[rows] = False
-        if mask[0]:
-            self._remember(self._state, 0.0, first=True)
-        return self._get_obs(), self._masked(self._arrays(self.dynamics.state_info(self._state)), mask)
+        return self._get_obs(), _masked(self._get_info(self._rewards), mask)
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Take one solver step in every row; ``actions: [num_envs, A]``.
+        """Step every row; ``actions: [num_envs, A]``.
 
         Raises:
             ValueError: actions of the wrong shape, or not finite.
-            RuntimeError: ``reset`` has not been called, or (``DISABLED``) a row has ended and was not reset.
+            RuntimeError: no episode is under way, or (``DISABLED``) a row has ended and was not reset.
             DenoiserError: the model returned something that is not finite; names problem, sigma and step.
         """
         if self._state is None:
             raise RuntimeError("step without an episode: call reset() first")
         tensor = self._actions(actions, self.num_envs)
-        ended = self._done.copy()
-        if ended.any() and self.autoreset_mode == AutoresetMode.DISABLED:
+        ended = np.flatnonzero(self._done)
+        if len(ended) and self.autoreset_mode == AutoresetMode.DISABLED:
             raise RuntimeError(
-                f"step after the end of row {int(np.flatnonzero(ended)[0])}: "
-                'reset it first, reset(options={"reset_mask": terminated})'
+                f"step after the end of row {ended[0]}: "
+                'reset it first, reset(options={"reset_mask": terminated | truncated})'
             )
-        live = np.flatnonzero(~ended)
-        rewards = np.zeros(self.num_envs)
-        terminated = np.zeros(self.num_envs, dtype=np.bool_)
-        truncated = np.zeros(self.num_envs, dtype=np.bool_)
-        infos: dict[str, Any] = {}
-        if len(live):
-            whole = len(live) == self.num_envs
-            pick = torch.from_numpy(live).to(self.dynamics.device)
-            before = self._state if whole else State(*(v[pick] for v in self._state))
-            acted = tensor if whole else tensor[pick]
-            after = self.dynamics.transition(before, acted)
-            earned = self.dynamics.reward(before, acted, after)
-            self._state = after if whole else self._merge(after, live)
-            rewards[live] = earned.cpu().numpy()
-            terminated[live] = self.dynamics.terminal(after).cpu().numpy()
-            if not ended[0]:
-                self._remember(self._state, float(rewards[0]), first=False)
-            info = self._arrays(self.dynamics.state_info(self._state))
-            for name, value in self._arrays(self.dynamics.transition_info(before, earned)).items():
-                info[name] = np.zeros(self.num_envs)
-                info[name][live] = value
-            infos = self._masked(info, ~ended)
-            if terminated.any():
-                infos.update(self._masked(self._arrays(self.dynamics.final_info(self._state)), terminated))
-        if ended.any():  # NEXT_STEP: the step after the end starts the next episode
-            rows = np.flatnonzero(ended)
-            self._state = self._merge(self._begin(rows, {}), rows)
-            if ended[0]:
-                self._remember(self._state, 0.0, first=True)
-            for key, value in self._masked(
-                self._arrays(self.dynamics.state_info(self._state)), ended
-            ).items():
-                if key in infos:
-                    infos[key] = np.where(ended, value, infos[key])
-                else:
-                    infos[key] = value
-        self._done = terminated.copy()
-        obs = self._get_obs()
-        if terminated.any() and self.autoreset_mode == AutoresetMode.SAME_STEP:
-            final = np.full(self.num_envs, None, dtype=object)
-            for i in np.flatnonzero(terminated):
-                final[i] = obs[i].copy()
-            last = {k: v for k, v in infos.items() if not k.startswith("_")}
-            rows = np.flatnonzero(terminated)
-            self._state = self._merge(self._begin(rows, {}), rows)
-            self._done[:] = False
-            if terminated[0]:
-                self._remember(self._state, 0.0, first=True)
-            started = self._arrays(self.dynamics.state_info(self._state))
-            infos = {
-                **self._masked(
-                    {k: np.where(terminated, started[k], v) for k, v in last.items() if k in started},
-                    np.ones(self.num_envs, dtype=np.bool_),
-                ),
-                "final_obs": final,
-                "_final_obs": terminated.copy(),
-                "final_info": self._masked(last, terminated),
-                "_final_info": terminated.copy(),
-            }
-            if "local_error" in last and not terminated.all():
-                infos.update(self._masked({"local_error": last["local_error"]}, ~terminated))
-            obs = self._get_obs()
+        if len(ended) < self.num_envs:
+            self._advance(np.flatnonzero(~self._done), tensor)
+        if len(ended):  # NEXT_STEP: the step after the end starts the next episode
+            self._start(ended, {})
+        rewards = self._rewards.cpu().numpy()
+        terminated = self.dynamics.terminal(self._state).cpu().numpy()
+        truncated = self._truncated()
+        self._done = terminated | truncated
+        obs, infos = self._get_obs(), _masked(self._get_info(self._rewards))
+        if self._done.any() and self.autoreset_mode == AutoresetMode.SAME_STEP:
+            obs, infos = self._restart(self._done, obs, infos)
+            self._done = np.zeros_like(self._done)
         return obs, rewards, terminated, truncated, infos
 
     def render(self) -> tuple[np.ndarray, ...] | None:
-        """One frame, of row 0, with ``render_mode="rgb_array"``."""
-        return (draw(self.dynamics, self._frames),) if self.render_mode == "rgb_array" else None
+        """A frame of each row, ``[H, W, 3]`` uint8, with ``render_mode="rgb_array"``, else None."""
+        return self._draw()
 
-    def _begin(self, rows: np.ndarray, options: dict[str, Any]) -> State:
-        x, index = self._starts([self._generators[i] for i in rows], options)
-        return self.dynamics.initial(x, index)
-
-    def _merge(self, part: State, rows: np.ndarray) -> State:
-        """The state with ``rows`` replaced by those of ``part``."""
-        if len(rows) == self.num_envs:
-            return part
+    def _advance(self, rows: np.ndarray, actions: Tensor) -> None:
+        """One solver step of these rows; the others earn 0."""
         assert self._state is not None
-        pick = torch.from_numpy(rows).to(self.dynamics.device)
-        return State(*(old.index_copy(0, pick, new) for old, new in zip(self._state, part, strict=True)))
+        before, pick = self._state, self._pick(rows)
+        if pick is not None:
+            before, actions = before.pick(pick), actions[pick]
+        after = self.dynamics.transition(before, actions)
+        earned = self.dynamics.reward(before, actions, after)
+        if pick is None:
+            self._state, self._rewards = after, earned
+        else:
+            self._state = self._state.put(pick, after)
+            self._rewards = torch.zeros_like(self._state.t).index_copy(0, pick, earned)
+        self._remember(rows, self._rewards)
 
-    def _get_obs(self) -> np.ndarray:
+    def _start(self, rows: np.ndarray, options: dict[str, Any]) -> None:
+        """Begin an episode in these rows."""
+        generators = [self._generators[i] for i in rows]
+        x, index = self._starts(generators, options, lambda n: self._indices(n).draw(rows))
+        fresh, pick = self.dynamics.initial(x, index), self._pick(rows)
+        if self._state is None or pick is None:
+            self._state, self._rewards = fresh, torch.zeros_like(fresh.t)
+        else:
+            self._state = self._state.put(pick, fresh)
+            self._rewards = self._rewards.index_fill(0, pick, 0.0)
+        self._remember(rows)
+
+    def _indices(self, bound: int) -> IndexStreams:
+        """Numbers below ``bound``, the size of the pool, for each row."""
+        if self._streams is None:
+            self._streams = IndexStreams(self._generators, bound)
+        return self._streams
+
+    def _restart(
+        self, done: np.ndarray, obs: np.ndarray, infos: dict[str, Any]
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """``SAME_STEP``: begin again where ``done``; what these rows ended with goes along in ``infos``."""
+        final = np.full(self.num_envs, None, dtype=object)
+        rows = np.flatnonzero(done)
+        for i, row in zip(rows, obs[rows], strict=True):
+            final[i] = row
+        last = {key: value for key, value in infos.items() if not key.startswith("_")}
+        self._start(rows, {})
+        infos = _masked(self._get_info(self._rewards))
+        infos |= {
+            "final_obs": final,
+            "_final_obs": done,
+            "final_info": _masked(last, done),
+            "_final_info": done,
+        }
+        return self._get_obs(), infos
+
+    def _truncated(self) -> np.ndarray:
+        """``[num_envs]`` bool: rows that have taken ``max_episode_steps``."""
         assert self._state is not None
-        return self.dynamics.observation(self._state).cpu().numpy()
+        if self.max_episode_steps is None or self.max_episode_steps > self.num_steps:
+            return np.zeros(self.num_envs, dtype=np.bool_)
+        return (self._state.k >= self.max_episode_steps).cpu().numpy()
+
+    def _pick(self, rows: np.ndarray) -> Tensor | None:
+        """``rows`` on the device; None: all of them."""
+        return None if len(rows) == self.num_envs else torch.from_numpy(rows).to(self.dynamics.device)
 
     def _seed(self, seed: int | Sequence[int | None] | None, mask: np.ndarray) -> None:
         members = self.num_envs // self.noise_groups
-        if isinstance(seed, (int, np.integer)):
-            seeds: list[int | None] = [int(seed) + i % members for i in range(self.num_envs)]
-        elif seed is None:
+        if seed is None:
             if self._generators:
                 return
-            first = seeding.np_random(None)[1] % 2**31
-            seeds = [first + i % members for i in range(self.num_envs)]
+            first = int(self.np_random.integers(2**31))
+            seeds: list[int | None] = [first + i % members for i in range(self.num_envs)]
+        elif isinstance(seed, (int, np.integer)):
+            super().reset(seed=int(seed))
+            seeds = [int(seed) + i % members for i in range(self.num_envs)]
         else:
             seeds = list(seed)
             if len(seeds) != self.num_envs:
                 raise ValueError(
                     f"seed has {len(seeds)} entries; give one int, or num_envs = {self.num_envs}"
                 )
+            super().reset(seed=seeds[0])
         if not self._generators:
             self._generators = [seeding.np_random(s)[0] for s in seeds]
             return
-        for i in np.flatnonzero(mask):
-            if seeds[i] is not None:
-                self._generators[i] = seeding.np_random(seeds[i])[0]
+        rows = np.array([i for i in np.flatnonzero(mask) if seeds[i] is not None], dtype=np.int64)
+        for i in rows:
+            self._generators[i] = seeding.np_random(seeds[i])[0]
+        if self._streams is not None:
+            self._streams.restart(rows)
 
     def _reset_mask(self, mask: Any) -> np.ndarray:
         if mask is None:
@@ -247,14 +251,13 @@ class ARTVectorEnv(BaseEnv, VectorEnv):
             )
         return mask
 
-    @staticmethod
-    def _masked(info: dict[str, np.ndarray], mask: np.ndarray) -> dict[str, Any]:
-        """Gymnasium's batched info: each key with its mask, zeros where it is not set."""
-        out: dict[str, Any] = {}
-        for key, value in info.items():
-            out[key] = np.where(mask, value, np.zeros_like(value))
-            out[f"_{key}"] = mask.copy()
-        return out
+
+def _masked(info: dict[str, np.ndarray], mask: np.ndarray | None = None) -> dict[str, Any]:
+    """Gymnasium's batched info: each key with its mask (None: every row), zeros where it is not set."""
+    if mask is not None:
+        info = {key: np.where(mask, value, 0) for key, value in info.items()}
+    known = np.ones(len(info["sigma"]), dtype=np.bool_) if mask is None else mask.copy()
+    return info | {f"_{key}": known for key in info}
 
 
 def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:

@@ -78,9 +78,8 @@ class SlopeWeights:
 
     def _reach(self, dt: Tensor, dt_before: Tensor) -> Tensor:
         """``[B]``, at least 1."""
-        known = dt_before > 0
-        ratio = torch.where(known, dt / dt_before.clamp_min(1e-300), torch.ones_like(dt))
-        return torch.maximum(ratio, 1 / ratio.clamp_min(1e-300)).clamp_max(MOST_UNLIKE).sqrt()
+        ratio = torch.maximum(dt, dt_before) / torch.minimum(dt, dt_before).clamp_min(1e-300)
+        return ratio.masked_fill(dt_before == 0, 1.0).clamp_max(MOST_UNLIKE).sqrt()
 
 
 def step_parts(times: Tensor) -> tuple[Tensor, Tensor]:

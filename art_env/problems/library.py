@@ -15,6 +15,7 @@ from art_env._util.names import check_name, look_up
 from art_env.adapters.conditional import InpaintingDenoiser, LabelledDenoiser
 from art_env.diffusion.analytic import GaussianDenoiser, GaussianMixtureDenoiser
 from art_env.diffusion.levels import FINAL_SIGMAS_TYPES
+from art_env.networks.autoencoder import Autoencoder
 from art_env.networks.bundled import load_autoencoder, load_bundled
 from art_env.networks.classifier import DIGIT_FEATURES, MNIST_FEATURES, MNIST_STATISTICS, PHOTO_FEATURES
 from art_env.networks.data import digit_images, photo_patches
@@ -106,7 +107,7 @@ def _digits_class(final_sigmas_type: str) -> Problem:
         _digits(final_sigmas_type),
         name="digits-class",
         denoiser=LabelledDenoiser(model),
-        given=lambda n, seed: _labels(n, seed)[:, None, None, None].expand(n, 1, *model.shape[1:]),
+        given=partial(_label_channels, shape=tuple(model.shape[1:])),
         given_channels=1,
         num_classes=10,
     )
@@ -122,7 +123,7 @@ def _digits_inpaint(final_sigmas_type: str) -> Problem:
         whole,
         name="digits-inpaint",
         denoiser=InpaintingDenoiser(whole.denoiser, known),
-        given=lambda n, seed: _digit_images(n, seed) * known,
+        given=partial(_known_pixels, known=known),
         given_channels=1,
     )
 
@@ -133,7 +134,7 @@ def _photos(final_sigmas_type: str) -> Problem:
         _digits(final_sigmas_type),
         name="photos",
         denoiser=load_bundled("photos-base"),
-        data=lambda n, seed: photo_patches(n, seed).double(),
+        data=_photo_patches,
         features=PHOTO_FEATURES,
         num_data=None,
         num_noises=256,
@@ -147,7 +148,7 @@ def _photos_latent(final_sigmas_type: str) -> Problem:
         _photos(final_sigmas_type),
         name="photos-latent",
         denoiser=load_bundled("photos-latent"),
-        decode=torch.no_grad()(lambda z: autoencoder.decode(z.float()).double()),
+        decode=partial(_decode, autoencoder),
     )
 
 
@@ -180,6 +181,26 @@ def _random_mixtures(final_sigmas_type: str, held_out: bool = False) -> Problem:
 def _labels(n: int, seed: int) -> Tensor:
     """``n`` digits, evenly drawn; the first rows do not depend on ``n``."""
     return torch.from_numpy(np.random.default_rng([seed, 0x1ABE1]).integers(10, size=n))
+
+
+def _label_channels(n: int, seed: int, shape: tuple[int, ...]) -> Tensor:
+    """The digit of each noise as a channel, ``[n, 1, *shape]``."""
+    return _labels(n, seed)[:, None, None, None].expand(n, 1, *shape)
+
+
+def _known_pixels(n: int, seed: int, known: Tensor) -> Tensor:
+    """Real digits, ``[n, 1, 8, 8]``, 0 where they are not ``known``."""
+    return _digit_images(n, seed) * known
+
+
+def _photo_patches(n: int, seed: int) -> Tensor:
+    return photo_patches(n, seed).double()
+
+
+@torch.no_grad()
+def _decode(autoencoder: Autoencoder, z: Tensor) -> Tensor:
+    """Images of latents, in float64."""
+    return autoencoder.decode(z.float()).double()
 
 
 def _digit_images(n: int, seed: int) -> Tensor:

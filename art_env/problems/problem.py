@@ -215,11 +215,11 @@ class Problem:
 
     def error(self, x: Tensor, exact: Tensor) -> Tensor:
         """Mean squared differences of samples, over their own coordinates: ``[B, *shape] -> [B]``."""
-        return norm(x - exact) ** 2 / self.extent(exact)[0]
+        return norm(x - exact).square() / self.extent(exact)[0]
 
     def visible(self, x: Tensor) -> Tensor:
         """Samples ``[n, *shape]`` without the channels of the condition."""
-        return x[:, : x.shape[1] - self.given_channels]
+        return x[:, : x.shape[1] - self.given_channels] if self.given_channels else x
 
     def images(self, x: Tensor) -> Tensor:
         """Samples ``[n, *shape]`` in the space of the data: without conditions, and decoded."""

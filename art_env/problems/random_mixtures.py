@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -148,6 +149,13 @@ def random_mixtures(
     return MixtureRowsDenoiser(weights, means, variances, sizes)
 
 
+def _numbers(n: int, seed: int, num_mixtures: int) -> Tensor:
+    """Which mixture each noise belongs to, ``[n, 1]``: all of them in a random order, then again."""
+    rng = np.random.default_rng([seed, 0x3117])
+    rounds = [rng.permutation(num_mixtures) for _ in range(-(-n // num_mixtures))]
+    return torch.from_numpy(np.concatenate(rounds)[:n]).double()[:, None]
+
+
 EFFORT = Effort(rows=512, episodes=1500, oracle_with_dp=False, cma_evaluations=300)
 
 
@@ -174,13 +182,6 @@ def random_mixture_problem(
         ValueError: as ``random_mixtures`` and ``Problem``.
     """
     denoiser = random_mixtures(num_mixtures, seed, families)
-
-    def numbers(n: int, seed: int) -> Tensor:
-        """Which mixture each noise belongs to: all of them in a random order, then again."""
-        rng = np.random.default_rng([seed, 0x3117])
-        rounds = [rng.permutation(num_mixtures) for _ in range(-(-n // num_mixtures))]
-        return torch.from_numpy(np.concatenate(rounds)[:n]).double()[:, None]
-
     return Problem(
         name="random-mixtures",
         denoiser=denoiser,
@@ -188,7 +189,7 @@ def random_mixture_problem(
         sigma_min=sigma_min,
         final_sigmas_type=final_sigmas_type,
         prior_std=sigma_max,
-        given=numbers,
+        given=partial(_numbers, num_mixtures=num_mixtures),
         given_channels=1,
         num_knots=65,
         num_noises=noises_each * num_mixtures,

@@ -313,7 +313,7 @@ def test_the_group_reward_is_minus_w2_squared(name, mode):
             assert (by_group[g] < 0).all()
         assert len({round(m, 12) for m in by_group.mean(1)}) == 3
         last = infos.get("final_info", infos)
-        assert "final_rmse" not in last
+        assert "rmse" not in last
         assert "error" not in last
         if mode == "NEXT_STEP":
             env.step(actions)

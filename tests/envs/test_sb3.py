@@ -54,7 +54,7 @@ def test_same_as_sb3s_own_dummy_vec_env():
                 )
                 assert info["terminal_observation"][0] == 1.0
                 assert info["TimeLimit.truncated"] is info_["TimeLimit.truncated"] is False
-                for key in ("sigma", "nfe", "error", "final_rmse", "final_sigma_mismatch"):
+                for key in ("sigma", "nfe", "error", "rmse", "sigma_mismatch"):
                     assert info[key] == pytest.approx(info_[key], rel=1e-9), key
                     assert type(info[key]) is type(info_[key])
 
