@@ -353,7 +353,8 @@ class Dynamics:
             weights=weights,
         )
         size, spread = self.problem.extent(x)
-        unit = torch.as_tensor(size * (self.problem.sigma_end**2 + spread**2), dtype=x.dtype).sqrt()
+        variance = torch.as_tensor(self.problem.sigma_end**2 + spread**2).to(x)
+        unit = (torch.as_tensor(size).to(x) * variance).sqrt()
         return self.problem.visible(x - exact).flatten(1) / unit.reshape(-1, 1)
 
     def _first_slope(
