@@ -75,7 +75,7 @@ class LocalReward:
         if self.weight_rule is not None:
             weights = self.weight_rule.weights(action[:, 1:], after.dt, state.dt, state.k)
         last = state.k >= self.stepper.num_steps - 1
-        end, _, _ = self.stepper.advance(on_path, after.sigma, last, weights)
+        end, _, _ = self.stepper.advance(on_path, after.sigma, last, weights, exact=True)
         return -norm(end - self.reference.at(after.sigma, state.index))
 
     def local_error(self, state: State, reward: Tensor) -> Tensor:

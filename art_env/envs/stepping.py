@@ -70,16 +70,30 @@ class Stepper:
         return calls * self.denoiser.nfe_per_call
 
     def advance(
-        self, state: State, sigma_next: Tensor, last: Tensor, weights: Tensor | None = None
+        self,
+        state: State,
+        sigma_next: Tensor,
+        last: Tensor,
+        weights: Tensor | None = None,
+        *,
+        exact: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The next ``x``, ``past`` and ``past_sigma``; ``weights: [B, m]`` of a learned solver's step."""
+        """The next ``x``, ``past`` and ``past_sigma``.
+
+        Args:
+            state: before the step.
+            sigma_next: ``[B]``, where it goes.
+            last: ``[B]`` bool, which rows take their last step.
+            weights: ``[B, m]``, of a learned solver's step.
+            exact: ``state.x`` lies on the exact trajectory (``SolverState.exact``).
+        """
 
         def take(
             rows: Tensor | None, step: Callable[..., tuple[Tensor, SolverState]]
         ) -> tuple[Tensor, SolverState]:
             pick = (lambda v: v) if rows is None else (lambda v: v[rows])
             kept = (state.d, state.past, state.past_sigma, state.k, state.index)
-            solver_state = self._solver_state(*(pick(v) for v in kept))
+            solver_state = self._solver_state(*(pick(v) for v in kept))._replace(exact=exact)
             if weights is not None:
                 solver_state = solver_state._replace(weights=pick(weights))
             return step(self.denoiser, pick(state.x), pick(state.sigma), pick(sigma_next), solver_state)
@@ -125,10 +139,11 @@ class Stepper:
     ) -> SolverState:
         """The solver's own state before step ``k``."""
         known = tuple(zip(past.unbind(1), past_sigma.unbind(1), strict=True))
+        state = SolverState(d, known, steps_left=self.num_steps - k)
         if self.noise is None:
-            return SolverState(d, known)
+            return state
         noise = self.noise.rows(k, index % self.pool_size).to(past)
-        return SolverState(d, known, noise, self.num_steps, self.problem.sigma_max)
+        return state._replace(noise=noise, num_steps=self.num_steps, sigma_max=self.problem.sigma_max)
 
     def _is_euler(self, sigma_next: Tensor, last: Tensor) -> Tensor:
         """``[B]`` bool: which rows take an Euler step instead of the solver's."""
