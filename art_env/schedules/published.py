@@ -29,8 +29,8 @@ def gits(
     The cost of a step ``i -> j`` is the mean distance between the exact state at j and one Euler step from the
     exact state at i. The best cost from i with k steps left is ``min_j cost[i, j] + coefficient * best[j, k - 1]``:
     a step that has n before it counts ``coefficient ** n`` times. Theirs is 1.15 with 61 levels of EDM's grid to
-    choose from; the levels here are those of ``dynamic_programming``, which does exactly the same for every solver with
-    one evaluation a step: on an exact trajectory its local error is that of Euler's step.
+    choose from; the levels here are those of ``dynamic_programming``. That does exactly the same for every solver
+    with one evaluation a step, whose local error there is that of Euler's step.
 
     Raises:
         ValueError: as ``dynamic_programming``.

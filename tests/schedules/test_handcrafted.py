@@ -193,7 +193,7 @@ def test_by_names_with_several_options():
     digits, mixture = make_problem("digits"), make_problem("mixture-1d")
     assert make_schedule("edm:rho=3,zero=replace", digits, 5) == edm(5, 0.002, 80.0, 3.0, zero="replace")
     assert make_schedule("edm:zero=append", digits, 5) == edm(5, 0.002, 80.0)
-    tuned = make_schedule("edm_tuned:zero=replace", make_problem("mixture-1d", "zero"), 3)
+    tuned = make_schedule("edm_tuned:zero=replace", make_problem("mixture-1d", final_sigmas_type="zero"), 3)
     assert (tuned.name, tuned.sigmas[-1]) == ("edm_tuned:zero=replace", 0.0)
     assert tuned.sigmas[-2] > 0.01
     # Log-SNR of a range that runs to 0 may end there after all.
