@@ -48,16 +48,18 @@ class Settings(ModelOptions):
     """Score noise schedules: paired error to the exact solution, distance to the data, ratio to the oracle."""
 
     solver: str | None = None
-    """euler, heun, rk4, dpmpp_2m, ipndm, learned_2m, learned_3m or learned_4m; stochastic: euler_maruyama or
-    edm_churn (no rmse, no oracle). By default that of a schedule with weights, else heun (euler on gaussian-1d)."""
+    """euler, heun, rk4, dpmpp_2m, ipndm, deis_2, deis_3, unipc_2, unipc_3; learned_2m, learned_3m, learned_4m and so
+    on; stochastic: euler_maruyama or edm_churn (no rmse, no oracle). By default that of a schedule with weights, else
+    heun (euler on gaussian-1d)."""
     steps: tuple[int, ...] = (3, 5, 7, 10)
     """Numbers of steps K."""
     schedules: tuple[str, ...] = ("uniform", "log_snr", "edm", "closed_form", "oracle")
-    """uniform, edm, edm:rho=3, edm_tuned, log_snr, cosine, arctan, arctan:c=0.5, closed_form, dp,
-    dp:coefficient=1.15, gits, gits:coefficient=1.15, sdm, sdm:q=0.1, dmn, cma (extra [cma]),
-    cma:max_evaluations=2000, universal and universal_clock (learned_2m to learned_4m), oracle, or the path of a
-    schedule.json. The oracle is a search: seconds on analytic problems, minutes a K on networks; the ratio column
-    needs it."""
+    """uniform, edm, edm:rho=3, edm_tuned, log_snr, cosine, arctan, arctan:c=0.5, vp, polyexponential:rho=2, each also
+    with zero=replace (edm:rho=3,zero=replace: K steps to sigma_min, whose last level is called 0); simple, beta,
+    beta:table=vp, sgm_uniform, ays_sd15, ays_sdxl, ays_svd; closed_form, dp, dp:coefficient=1.15,
+    gits, gits:coefficient=1.15, sdm, sdm:q=0.1, dmn, cma (extra [cma]), cma:max_evaluations=2000, universal and
+    universal_clock (learned_2m to learned_4m), oracle, or the path of a schedule.json. The oracle is a search:
+    seconds on analytic problems, minutes a K on networks; the ratio column needs it."""
     agents: tuple[str, ...] = ()
     """Trained agents (model.zip); each is distilled into a schedule, and a policy with features is scored itself too,
     at its own number of steps. An agent trained on another problem is applied here without retraining, along this

@@ -41,8 +41,26 @@ LEARNED = ("search", "evolution", "art", "ppo", "sac")
 SLOW = ("ppo", "sac")
 SEARCHES = (*LEARNED, "cma", "gradient")
 COMPUTED = ("edm_tuned", "closed_form", "gits", "gits:coefficient=1.15", "sdm", "dmn", "dp")
-HANDCRAFTED = ("uniform", "log_snr", "cosine", "arctan", "edm")
-METHODS = (ORACLE, *HANDCRAFTED, *COMPUTED, "gradient", "cma", "evolution", "search", "art", "ppo", "sac")
+HANDCRAFTED = (
+    *("uniform", "log_snr", "cosine", "arctan", "edm", "vp"),
+    *("simple", "simple:table=vp", "beta", "beta:table=vp", "sgm_uniform"),
+    *("ays_sd15", "ays_sdxl", "ays_svd"),
+)
+# K steps to sigma_min whose last level is called 0: another list only where lists end at 0.
+REPLACED = ("log_snr:zero=replace", "edm:zero=replace", "edm_tuned:zero=replace")
+METHODS = (
+    ORACLE,
+    *HANDCRAFTED,
+    *REPLACED,
+    *COMPUTED,
+    "gradient",
+    "cma",
+    "evolution",
+    "search",
+    "art",
+    "ppo",
+    "sac",
+)
 # A schedule with a smaller ratio than this shows that the search for the oracle missed a basin.
 LEAST_RATIO = 0.999
 # If the best of all searches has a larger ratio than this, the basin of one of them may be better than the oracle's.
@@ -168,6 +186,10 @@ class CellRunner:
 
     def seeds(self, method: str) -> tuple[int, ...]:
         """Those that a method is run with in this cell."""
+        if method in REPLACED and self.problem.final_sigmas_type != "zero":
+            return ()
+        if method == "dp" and get_solver(self.solver).evals_per_step == 1:
+            return ()  # It is GITS: the path of Euler's jumps.
         if method in SLOW:
             return self.args.few_seeds if self.cell.option in self.args.slow_cells else ()
         if method not in (*LEARNED, "cma"):

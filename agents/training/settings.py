@@ -45,9 +45,9 @@ class Settings(ModelOptions):
     positive: ClassVar[tuple[str, ...]] = ()
 
     solver: str = AUTO
-    """By default heun; with --effort none or quick learned_2m. euler, heun, rk4, dpmpp_2m or ipndm; learned_2m,
-    learned_3m or learned_4m, whose slope has 1, 2 or 3 weights that the agent sets too; stochastic: euler_maruyama or
-    edm_churn."""
+    """By default heun; with --effort none or quick learned_2m. euler, heun, rk4, dpmpp_2m, ipndm,
+    deis_2, deis_3, unipc_2 or unipc_3; learned_2m, learned_3m, learned_4m and so on, whose slope has 1, 2, 3 weights
+    that the agent sets too; stochastic: euler_maruyama or edm_churn."""
     num_steps: tuple[int, ...] = (5,)
     """Solver steps K; several are trained one after the other."""
     effort: str = "full"

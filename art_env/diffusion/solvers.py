@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from art_env._util.names import look_up
+from art_env.diffusion.deis import DEIS
 from art_env.diffusion.denoiser import CheckedDenoiser, Denoiser
 from art_env.diffusion.noise import StepNoise
 from art_env.diffusion.steps import (
@@ -25,6 +27,7 @@ from art_env.diffusion.steps import (
     to_denoised,
 )
 from art_env.diffusion.stochastic import Churn, euler_maruyama_step
+from art_env.diffusion.unipc import UniPC
 
 
 def _keep_slope(x: Tensor, sigma: Tensor, d: Tensor) -> Tensor:
@@ -104,12 +107,24 @@ def _learned(num_weights: int) -> Solver:
     return Solver(name, rule.step, 2, 1, memory=num_weights, learned=rule)
 
 
+def _unipc(p: int) -> Solver:
+    return Solver(f"unipc_{p}", UniPC(p).step, 3, 1, memory=p, remember=to_denoised)
+
+
+def _deis(p: int) -> Solver:
+    return Solver(f"deis_{p}", DEIS(p).step, 2, 1, memory=p - 1)
+
+
 SOLVERS = {
     "euler": Solver("euler", euler_step, 1, 1),
     "heun": Solver("heun", heun_step, 2, 2),
     "rk4": Solver("rk4", rk4_step, 4, 4),
     "dpmpp_2m": Solver("dpmpp_2m", dpmpp_2m_step, 2, 1, memory=1, remember=to_denoised),
     "ipndm": Solver("ipndm", ipndm_step, 2, 1, memory=3),
+    "deis_2": _deis(2),
+    "deis_3": _deis(3),
+    "unipc_2": _unipc(2),
+    "unipc_3": _unipc(3),
     "learned_2m": _learned(1),
     "learned_3m": _learned(2),
     "learned_4m": _learned(3),
@@ -119,12 +134,17 @@ SOLVERS = {
 
 
 def get_solver(solver: str | Solver) -> Solver:
-    """A solver by name.
+    """A solver by name: a key of ``SOLVERS``, or ``learned_Nm`` of any N, which looks back at N - 1 slopes.
 
     Raises:
         ValueError: no solver of that name; suggests the nearest.
     """
-    return solver if isinstance(solver, Solver) else look_up("solver", solver, SOLVERS)
+    if isinstance(solver, Solver):
+        return solver
+    learned = re.fullmatch(r"learned_([1-9]\d*)m", solver) if isinstance(solver, str) else None
+    if solver not in SOLVERS and learned and int(learned[1]) > 1:
+        return _learned(int(learned[1]) - 1)
+    return look_up("solver", solver, SOLVERS)
 
 
 def require_deterministic(solver: str | Solver, what: str) -> Solver:
@@ -211,6 +231,7 @@ def sample(
     per_step = None if weights is None else check_weights(weights, rule, K).to(x)
     state = NO_STATE
     for k in range(K):
+        state = state._replace(steps_left=K - k)
         if isinstance(denoiser, CheckedDenoiser):
             denoiser.step = k
         if rule.stochastic:

@@ -30,6 +30,9 @@ class SolverState(NamedTuple):
         num_steps: K of the whole run, which ``edm_churn`` spreads its noise over.
         sigma_max: highest noise level that the denoiser may be asked about.
         weights: of this step of a ``LearnedMultistep``, ``[m]`` or ``[B, m]``.
+        steps_left: of the run, this one included, a number or ``[B]``; None: not known.
+        exact: x lies on the exact trajectory and not where the last step has led, so that a corrector has nothing to
+            correct.
     """
 
     d: Tensor | None = None
@@ -38,6 +41,8 @@ class SolverState(NamedTuple):
     num_steps: int | None = None
     sigma_max: Tensor | float = math.inf
     weights: Tensor | None = None
+    steps_left: Tensor | int | None = None
+    exact: bool = False
 
 
 NO_STATE = SolverState()

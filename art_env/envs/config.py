@@ -40,9 +40,9 @@ class EnvConfig:
         final_sigmas_type: ``"zero"`` or ``"sigma_min"``; None: the problem's own.
         sigma_min, sigma_max: another noise range.
         device: where the denoiser runs.
-        solver: ``"euler"``, ``"heun"``, ``"rk4"``, ``"dpmpp_2m"``, ``"ipndm"``, ``"learned_2m"``, ``"learned_3m"``,
-            ``"learned_4m"``, ``"euler_maruyama"``, ``"edm_churn"``, or a ``Solver``, such as
-            ``edm_churn(S_churn=10)``.
+        solver: ``"euler"``, ``"heun"``, ``"rk4"``, ``"dpmpp_2m"``, ``"ipndm"``, ``"deis_2"``, ``"deis_3"``,
+            ``"unipc_2"``, ``"unipc_3"``, ``"learned_2m"`` or any ``"learned_Nm"``, ``"euler_maruyama"``,
+            ``"edm_churn"``, or a ``Solver``, such as ``edm_churn(S_churn=10)``.
         num_steps: K, the length of every episode, 1 to 1000.
         reward: ``"euler"``, ``"local"`` or ``"global"``.
         control: ``"log_speed"`` or ``"speed"``.

@@ -353,8 +353,8 @@ class Dynamics:
             weights=weights,
         )
         size, spread = self.problem.extent(x)
-        variance = torch.as_tensor(self.problem.sigma_end**2 + spread**2).to(x)
-        unit = (torch.as_tensor(size).to(x) * variance).sqrt()
+        square = size * (self.problem.sigma_end**2 + spread**2)
+        unit = torch.as_tensor(square, dtype=x.dtype, device=x.device).sqrt()
         return self.problem.visible(x - exact).flatten(1) / unit.reshape(-1, 1)
 
     def _first_slope(

@@ -76,7 +76,7 @@ class LocalReward:
         if self.weight_rule is not None:
             weights = self.weight_rule.weights(action[:, 1:], after.dt, state.dt, state.k)
         euler = self.stepper.euler_rows(after.sigma, self.stepper.last_rows(state.k, step))
-        end, _, _ = self.stepper.advance(on_path, after.sigma, euler, weights)
+        end, _, _ = self.stepper.advance(on_path, after.sigma, euler, weights, exact=True)
         return -norm(end - self.reference.at(after.sigma, state.index))
 
     def local_error(self, reward: Tensor) -> Tensor:

@@ -87,7 +87,13 @@ class Stepper:
         return often if euler is None else torch.where(euler, once, often)
 
     def advance(
-        self, state: State, sigma_next: Tensor, euler: Tensor | None, weights: Tensor | None = None
+        self,
+        state: State,
+        sigma_next: Tensor,
+        euler: Tensor | None,
+        weights: Tensor | None = None,
+        *,
+        exact: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The next ``x``, ``past`` and ``past_sigma``.
 
@@ -96,16 +102,17 @@ class Stepper:
             sigma_next: ``[B]``, where it leads.
             euler: as ``euler_rows`` says.
             weights: ``[B, m]``, of a learned solver's step.
+            exact: ``state.x`` lies on the exact trajectory (``SolverState.exact``).
         """
         count = 0 if euler is None else int(euler.sum())
         if euler is None or count in (0, len(euler)):
             step = self.solver.last_step if count else self.solver.step
-            x, solver_state = self._take(step, state, sigma_next, weights)
+            x, solver_state = self._take(step, state, sigma_next, weights, exact)
         else:
             x = torch.empty_like(state.x)
-            x[euler], _ = self._take(self.solver.last_step, state.pick(euler), sigma_next[euler], None)
+            x[euler], _ = self._take(self.solver.last_step, state.pick(euler), sigma_next[euler], None, exact)
             x[~euler], solver_state = self._take(
-                self.solver.step, state.pick(~euler), sigma_next[~euler], None
+                self.solver.step, state.pick(~euler), sigma_next[~euler], None, exact
             )
         if not self.solver.memory:
             return x, state.past, state.past_sigma
@@ -113,10 +120,12 @@ class Stepper:
         return x, torch.stack(values, 1), torch.stack(levels, 1)
 
     def _take(
-        self, step: Step, state: State, sigma_next: Tensor, weights: Tensor | None
+        self, step: Step, state: State, sigma_next: Tensor, weights: Tensor | None, exact: bool
     ) -> tuple[Tensor, SolverState]:
         known = self._solver_state(state.d, state.past, state.past_sigma, state.k, state.index)
-        return step(self.denoiser, state.x, state.sigma, sigma_next, known._replace(weights=weights))
+        return step(
+            self.denoiser, state.x, state.sigma, sigma_next, known._replace(weights=weights, exact=exact)
+        )
 
     def exact_past(self, reference: ReferenceFlow, state: State) -> Tensor:
         """``State.past`` as it would be on the exact trajectories."""
@@ -145,7 +154,8 @@ class Stepper:
     ) -> SolverState:
         """The solver's own state before step ``k``."""
         known = tuple(zip(past.unbind(1), past_sigma.unbind(1), strict=True)) if self.solver.memory else ()
+        state = SolverState(d, known, steps_left=self.num_steps - k if self.solver.memory else None)
         if self.noise is None:
-            return SolverState(d, known)
+            return state
         noise = self.noise.rows(k, index % self.pool_size).to(past)
-        return SolverState(d, known, noise, self.num_steps, self.problem.sigma_max)
+        return state._replace(noise=noise, num_steps=self.num_steps, sigma_max=self.problem.sigma_max)

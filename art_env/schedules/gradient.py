@@ -150,7 +150,7 @@ def with_weights(schedule: Schedule, solver: Solver) -> list[Schedule]:
         return [schedule]
     tables = [] if given is None else [pad_weights(given, m)]
     if given is None:
-        for most in range(1, m + 1):
+        for most in range(1, min(m, len(EVEN_WEIGHTS) - 1) + 1):
             table = np.zeros((K, m))
             for k in range(K):
                 row = EVEN_WEIGHTS[min(k, most)]

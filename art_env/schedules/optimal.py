@@ -79,7 +79,9 @@ def dynamic_programming(
 ) -> Schedule:
     """Shortest path over the matrix of local errors, as GITS (Chen et al. 2024) but for any solver.
 
-    The cost of a step ``i -> j`` is the mean error of the solver's step that starts on the exact trajectory.
+    The cost of a step ``i -> j`` is the mean error of the solver's step that starts on the exact trajectory. What is
+    before a step is not known yet, so that of a solver with one evaluation a step it is Euler's: the path is ``gits``
+    then, and another one only of a multistage solver.
 
     Args:
         denoiser: the model; a candidate costs one evaluation a row, and with a multistage solver each pair of

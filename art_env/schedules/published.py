@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.optimize import LinearConstraint, minimize
 
+from art_env._util.names import check_name
 from art_env.diffusion.denoiser import Denoiser
-from art_env.diffusion.levels import check_sigma_range
+from art_env.diffusion.levels import FINAL_SIGMAS_TYPES, check_sigma_range
 from art_env.diffusion.ode import ReferenceFlow
-from art_env.diffusion.solvers import Solver, get_solver
-from art_env.schedules.handcrafted import edm, log_snr
 from art_env.schedules.optimal import dynamic_programming, equal_areas
 from art_env.schedules.schedule import Array, Schedule, check_num_steps, from_sigmas
 
@@ -29,7 +29,8 @@ def gits(
     The cost of a step ``i -> j`` is the mean distance between the exact state at j and one Euler step from the
     exact state at i. The best cost from i with k steps left is ``min_j cost[i, j] + coefficient * best[j, k - 1]``:
     a step that has n before it counts ``coefficient ** n`` times. Theirs is 1.15 with 61 levels of EDM's grid to
-    choose from; the levels here are those of ``dynamic_programming``.
+    choose from; the levels here are those of ``dynamic_programming``. That does exactly the same for every solver
+    with one evaluation a step, whose local error there is that of Euler's step.
 
     Raises:
         ValueError: as ``dynamic_programming``.
@@ -76,8 +77,7 @@ def dmn(
     num_steps: int,
     sigma_min: float,
     sigma_max: float,
-    sigma_data: float,
-    solver: str | Solver = "dpmpp_2m",
+    sigma_data: float = 1.0,
     *,
     final_sigmas_type: str = "zero",
 ) -> Schedule:
@@ -89,56 +89,54 @@ def dmn(
     scale), then the end is off by at most ``sum_k |w_k| eps_k``, which is minimised over the levels: no network is
     evaluated.
 
-    Euler is such a solver, of order 1, and DPM-Solver++ 2M nearly one, of order 2. For Heun, iPNDM (2) and RK4 (3,
-    the most there is) the bound is used as it is and says nothing exact. A grid that ends at 0 is one to
-    ``sigma_min`` and then 0, since the weights of a step to 0 are infinite.
+    As in the authors' code the bound is that of order 3 for every solver, and the search starts from even steps of
+    lambda and follows one local minimum. With more than 7 steps the bound has so many kinks that where a search stops
+    depends on rounding. The list has ``num_steps + 1`` levels to ``sigma_min``; if it is to end at 0
+    the last one is called 0 (``zero="replace"`` of the hand-crafted ones).
 
     Args:
         num_steps: K.
         sigma_min, sigma_max: noise range, ``sigma_min`` above 0.
-        sigma_data: standard deviation of the data.
-        solver: a name or a ``Solver``, for its order.
+        sigma_data: standard deviation of the data; theirs is 1 for every model.
         final_sigmas_type: ``"zero"`` or ``"sigma_min"``.
 
     Raises:
         ValueError: a range that is not one, or ``sigma_data`` that is not positive.
     """
-    check_num_steps(num_steps)
+    K = check_num_steps(num_steps)
     check_sigma_range(sigma_min, sigma_max)
+    check_name("final_sigmas_type", final_sigmas_type, FINAL_SIGMAS_TYPES)
     if sigma_min == 0:
         raise ValueError("sigma_min = 0 is infinitely far away in log sigma; pass for example 1e-4")
     if not (math.isfinite(sigma_data) and sigma_data > 0):
         raise ValueError(f"sigma_data = {sigma_data} must be a positive number")
-    rule = get_solver(solver)
-    K = num_steps - 1 if final_sigmas_type == "zero" else num_steps
-    order, length = min(rule.order, 3), math.log(sigma_max / sigma_min)
 
-    def levels(z: Array) -> Array:
-        steps = np.exp(z - z.max())
-        inside = sigma_max * np.exp(-length * np.cumsum(steps[:-1]) / steps.sum())
-        return np.concatenate([[sigma_max], inside, [sigma_min]])
+    def levels(inside: Array) -> Array:
+        return np.concatenate([[sigma_max], np.exp(-inside), [sigma_min]])
 
-    starts = [
-        make(num_steps, sigma_min, sigma_max, final_sigmas_type=final_sigmas_type).sigmas
-        for make in (log_snr, edm)
-    ]
-    best = starts[0]
+    lam = np.linspace(-math.log(sigma_max), -math.log(sigma_min), K + 1)
+    inside = lam[1:-1]
     if K > 1:
+        # Each level below the one before it; the first and the last row are bounds.
+        steps = np.eye(K, K - 1) - np.eye(K, K - 1, -1)
+        least = np.zeros(K)
+        least[0], least[-1] = lam[0], -lam[-1]
+        with warnings.catch_warnings():
+            # Two equal gradients in a row are no sign that the bound is linear.
+            warnings.filterwarnings("ignore", "delta_grad == 0.0", UserWarning)
+            inside = minimize(
+                lambda z: error_bound(levels(z), sigma_data) * sigma_data / sigma_min,
+                inside,
+                method="trust-constr",
+                constraints=[LinearConstraint(steps, least, np.inf)],
+            ).x
+    best = levels(inside)
+    if final_sigmas_type == "zero":
+        best[-1] = 0.0
+    return from_sigmas(best, "dmn", evaluations=0)
 
-        def objective(z: Array) -> float:
-            return math.log(error_bound(levels(z), sigma_data, order))
 
-        first = [np.log(-np.diff(np.log(start[: K + 1]))) for start in starts]
-        smooth = [minimize(objective, z, method="BFGS") for z in first]
-        found = min(smooth, key=lambda result: float(result.fun)).x
-        # Where a weight changes its sign the bound has a kink, at which BFGS stops too soon.
-        tolerances = {"xatol": 1e-5, "fatol": 1e-7, "maxfev": 2000, "adaptive": True}
-        nodes = levels(minimize(objective, found, method="Nelder-Mead", options=tolerances).x)
-        best = np.append(nodes, 0.0) if final_sigmas_type == "zero" else nodes
-    return from_sigmas(best, "dmn", order=order, evaluations=0)
-
-
-def error_bound(sigmas: Array, sigma_data: float, order: int) -> float:
+def error_bound(sigmas: Array, sigma_data: float, order: int = 3) -> float:
     """The bound that ``dmn`` minimises, in units of the data; ``sigmas: [K + 1]``, descending, above 0.
 
     Step n interpolates ``min(order, n + 1, K - n)`` denoised samples. As in the authors' code, the first three steps

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,13 +16,15 @@ from art_env.diffusion.solvers import Solver, get_solver, require_deterministic
 from art_env.problems.problem import Problem
 from art_env.schedules.cma_es import evolve, require_cma
 from art_env.schedules.gradient import gradient_search
-from art_env.schedules.handcrafted import HANDCRAFTED, edm, log_snr
+from art_env.schedules.handcrafted import HANDCRAFTED, ZEROS, check_zero, edm, log_snr
+from art_env.schedules.model_lists import MODEL_LISTS, TABLES
 from art_env.schedules.optimal import closed_form, dynamic_programming, final_rmse
 from art_env.schedules.published import dmn, gits, sdm
 from art_env.schedules.schedule import Schedule, check_num_steps, pad_weights
 from art_env.schedules.universal import LIST, STEPS, WEIGHTS, universal_table
 
-# Where log-SNR ends on a problem that runs to 0, which it cannot reach (the paper's table 1).
+# Where log-SNR ends on a problem that runs to 0, which it cannot reach (the paper's table 1). Others that need a
+# lowest noise level above 0 have this one.
 LOG_SNR_END = 1e-4
 # Trajectories that the closed form, dynamic programming and others read.
 PILOT_NOISES = 256
@@ -61,22 +63,31 @@ COMPUTED = (
 UNIVERSAL = ("universal", "universal_clock")
 # Those of COMPUTED that minimise an error to the exact trajectory of the same noise.
 PAIRED = ("edm_tuned", "dp", "cma", "oracle")
-SCHEDULES = (*HANDCRAFTED, *COMPUTED)
-# name -> its one option, a positive number
-_OPTIONS = {
-    "edm": "rho",
-    "arctan": "c",
-    "dp": "coefficient",
-    "gits": "coefficient",
-    "sdm": "q",
-    "cma": "max_evaluations",
-    "universal_clock": "noises",
+BY_HAND: dict[str, Callable[..., Schedule]] = {**HANDCRAFTED, **MODEL_LISTS}
+SCHEDULES = (*BY_HAND, *COMPUTED)
+# Those that need a lowest noise level above 0.
+ABOVE_ZERO = ("log_snr", "polyexponential", *MODEL_LISTS)
+# Options that are one of some words; all others are positive numbers.
+_CHOICES = {"zero": ZEROS, "table": tuple(TABLES)}
+# name -> its options
+_OPTIONS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(HANDCRAFTED, ("zero",)),
+    "edm": ("rho", "zero"),
+    "polyexponential": ("rho", "zero"),
+    "arctan": ("c", "zero"),
+    "edm_tuned": ("zero",),
+    **dict.fromkeys(("simple", "beta", "sgm_uniform"), ("table",)),
+    "dp": ("coefficient",),
+    "gits": ("coefficient",),
+    "sdm": ("q",),
+    "cma": ("max_evaluations",),
+    "universal_clock": ("noises",),
 }
 
 
 class _Spec(NamedTuple):
     name: str
-    options: dict[str, float]
+    options: dict[str, Any]
     file: Schedule | None
 
 
@@ -124,21 +135,9 @@ def _parse(spec: str, problem: Problem, solver: str | Solver | None) -> _Spec:
     name, _, text = spec.partition(":")
     if name not in SCHEDULES:
         raise ValueError(f"{unknown_name('schedule', name, SCHEDULES)}, or the path of a schedule.json")
-    options: dict[str, float] = {}
-    known = _OPTIONS.get(name)
-    for part in text.split(",") if text else []:
-        key, _, value = part.partition("=")
-        if known is None:
-            raise ValueError(f"schedule {spec!r}: {name} has no options; write {name!r}")
-        if key != known:
-            why = unknown_name("option", key, [known])
-            raise ValueError(f"schedule {spec!r}: {why}, as in {name}:{known}=2")
-        try:
-            options[key] = float(value)
-        except ValueError:
-            raise ValueError(f"schedule {spec!r}: {key} = {value!r} is not a number") from None
-        if not (math.isfinite(options[key]) and options[key] > 0):
-            raise ValueError(f"schedule {spec!r}: {key} = {value} must be a positive number")
+    options = _parse_options(spec, name, text)
+    if "zero" in options:
+        check_zero(problem.final_sigmas_type, options["zero"])
     if name == "cma":
         require_cma()
     if solver is not None and name in UNIVERSAL:
@@ -146,6 +145,30 @@ def _parse(spec: str, problem: Problem, solver: str | Solver | None) -> _Spec:
     if solver is not None and name in PAIRED:
         require_deterministic(solver, f"schedule {name!r}")
     return _Spec(name, options, None)
+
+
+def _parse_options(spec: str, name: str, text: str) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    known = _OPTIONS.get(name)
+    for part in text.split(",") if text else []:
+        key, _, value = part.partition("=")
+        if known is None:
+            raise ValueError(f"schedule {spec!r}: {name} has no options; write {name!r}")
+        if key not in known:
+            why, example = unknown_name("option", key, known), _CHOICES.get(known[0], ("2",))[-1]
+            raise ValueError(f"schedule {spec!r}: {why}, as in {name}:{known[0]}={example}")
+        if key in _CHOICES:
+            if value not in _CHOICES[key]:
+                raise ValueError(f"schedule {spec!r}: {unknown_name(key, value, _CHOICES[key])}")
+            options[key] = value
+            continue
+        try:
+            options[key] = float(value)
+        except ValueError:
+            raise ValueError(f"schedule {spec!r}: {key} = {value!r} is not a number") from None
+        if not (math.isfinite(options[key]) and options[key] > 0):
+            raise ValueError(f"schedule {spec!r}: {key} = {value} must be a positive number")
+    return options
 
 
 def make_schedule(
@@ -160,8 +183,10 @@ def make_schedule(
 
     Args:
         spec: ``uniform``, ``edm``, ``edm:rho=3``, ``log_snr``, ``cosine``, ``arctan`` (c: the data's
-            standard deviation), ``arctan:c=0.5``, ``edm_tuned`` (the best rho for this solver
-            and K), ``closed_form``, ``dp``,
+            standard deviation), ``arctan:c=0.5``, ``vp``, ``polyexponential:rho=2``, ``edm_tuned`` (the best rho for
+            this solver and K), each of them with ``zero=replace`` too (K steps to ``sigma_min``, whose last level is
+            then called 0), as in ``edm:rho=3,zero=replace``; ``simple``, ``beta``, ``sgm_uniform`` (a table of noise
+            levels, ``beta:table=vp``), ``ays_sd15``, ``ays_sdxl``, ``ays_svd``; ``closed_form``, ``dp``,
             ``dp:coefficient=1.15``, ``gits``, ``gits:coefficient=1.15``, ``sdm``, ``sdm:q=0.1``, ``dmn``, ``cma``,
             ``cma:max_evaluations=2000`` (the final errors it may compute), ``universal`` and ``universal_clock``
             (``Schedule.universal``; ``universal_clock:noises=64``: trajectories that the model's clock is made of,
@@ -183,18 +208,11 @@ def make_schedule(
     name, options, file = _parse(spec, problem, solver)
     if file is not None:
         return file.resample(K, keep_zero=False)
-    if name == "log_snr" and problem.sigma_min == 0:
-        return log_snr(K, LOG_SNR_END, problem.sigma_max, final_sigmas_type="sigma_min")
-    if name == "arctan":
-        options = {"c": float(problem.denoiser.sigma_data), **options}
-    if name in HANDCRAFTED:
-        make: Callable[..., Schedule] = HANDCRAFTED[name]
-        return make(
-            K, problem.sigma_min, problem.sigma_max, final_sigmas_type=problem.final_sigmas_type, **options
-        )
+    if name in BY_HAND:
+        return _by_hand(name, problem, K, options)
     if name == "oracle":
         # The error has several local minima: the search starts from every named grid, so that none is better.
-        named = [make_schedule(name, problem, K, solver) for name in (*HANDCRAFTED, "edm_tuned")]
+        named = [make_schedule(name, problem, K, solver) for name in (*BY_HAND, "edm_tuned")]
         usable = [s for s in (*starts, *named) if _fits(s, problem)]
         known = reference or problem.reference()
         effort = problem.effort
@@ -209,9 +227,7 @@ def make_schedule(
             with_dp=effort.oracle_with_dp,
         )
     if name == "dmn":
-        data = float(problem.denoiser.sigma_data)
-        low, high = problem.sigma_floor, problem.sigma_max
-        return dmn(K, low, high, data, solver, final_sigmas_type=problem.final_sigmas_type)
+        return dmn(K, problem.sigma_floor, problem.sigma_max, final_sigmas_type=problem.final_sigmas_type)
     if name == "cma":
         known = problem.reference(
             problem.effort.cma_noises and min(problem.effort.cma_noises, problem.num_noises)
@@ -223,7 +239,9 @@ def make_schedule(
         return universal(problem, K, solver, on_clock=name == "universal_clock", **options)
     pilot = problem.reference(min(problem.num_noises, PILOT_NOISES))
     if name == "edm_tuned":
-        return edm_tuned(problem, pilot.first(problem.effort.rho_noises or PILOT_NOISES), K, solver)
+        return edm_tuned(
+            problem, pilot.first(problem.effort.rho_noises or PILOT_NOISES), K, solver, **options
+        )
     if name == "closed_form":
         return closed_form(pilot, K)
     if name == "sdm":
@@ -232,6 +250,17 @@ def make_schedule(
     if name == "gits":
         return gits(problem.denoiser, pilot, K, coefficient, candidates)
     return dynamic_programming(problem.denoiser, pilot, K, solver, candidates, coefficient)
+
+
+def _by_hand(name: str, problem: Problem, num_steps: int, options: dict[str, Any]) -> Schedule:
+    low, high, end = problem.sigma_min, problem.sigma_max, problem.final_sigmas_type
+    if name == "log_snr" and low == 0 and not options:
+        return log_snr(num_steps, LOG_SNR_END, high, final_sigmas_type="sigma_min")
+    if low == 0 and name in ABOVE_ZERO:
+        low = LOG_SNR_END
+    if name == "arctan":
+        options = {"c": float(problem.denoiser.sigma_data), **options}
+    return BY_HAND[name](num_steps, low, high, final_sigmas_type=end, **options)
 
 
 def check_universal(solver: str | Solver, num_steps: int = STEPS[0]) -> None:
@@ -282,16 +311,17 @@ def universal(
     return Schedule(found.sigmas, found.name, {**found.meta, "evaluations": spent}, weights)
 
 
-def edm_tuned(problem: Problem, pilot: ReferenceFlow, num_steps: int, solver: str | Solver) -> Schedule:
+def edm_tuned(
+    problem: Problem, pilot: ReferenceFlow, num_steps: int, solver: str | Solver, zero: str = ZEROS[0]
+) -> Schedule:
     """EDM's family with the rho that has the least final error on the pilot noises (20 values, 1 to 100)."""
     rhos = [float(rho) for rho in np.geomspace(1.0, 100.0, 20)]
-    family = [
-        edm(num_steps, problem.sigma_min, problem.sigma_max, rho, final_sigmas_type=problem.final_sigmas_type)
-        for rho in rhos
-    ]
+    low, high, end = problem.sigma_min, problem.sigma_max, problem.final_sigmas_type
+    family = [edm(num_steps, low, high, rho, final_sigmas_type=end, zero=zero) for rho in rhos]
     errors = [final_rmse(problem.denoiser, pilot, s.sigmas, solver) for s in family]
     best = int(np.argmin(errors))
-    return Schedule(family[best].sigmas, "edm_tuned", {"rho": rhos[best]})
+    name = "edm_tuned" if zero == ZEROS[0] else f"edm_tuned:zero={zero}"
+    return Schedule(family[best].sigmas, name, {"rho": rhos[best]})
 
 
 def _fits(schedule: Schedule, problem: Problem) -> bool:

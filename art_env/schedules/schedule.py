@@ -19,8 +19,6 @@ from art_env.schedules.universal import universal_table
 FORMAT = "art-schedule"
 # Version 2 has weights; a schedule without them is written as version 1, which older releases read.
 VERSION, VERSION_WITH_WEIGHTS = 1, 2
-# Of a step: learned_4m has three.
-MAX_WEIGHTS = 3
 Array = NDArray[np.float64]
 
 
@@ -326,9 +324,9 @@ def _checked_weights(given: object, num_steps: int) -> Array:
         weights = np.array(given, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"weights is not a table of numbers: {error}") from error
-    if weights.ndim != 2 or len(weights) != num_steps or not 1 <= weights.shape[1] <= MAX_WEIGHTS:
+    if weights.ndim != 2 or len(weights) != num_steps or not weights.shape[1]:
         raise ValueError(
-            f"weights has shape {weights.shape}; give 1 to {MAX_WEIGHTS} weights for each of {num_steps} steps"
+            f"weights has shape {weights.shape}; give 1 weight or more for each of {num_steps} steps"
         )
     if not np.isfinite(weights).all():
         k, j = (int(i) for i in np.argwhere(~np.isfinite(weights))[0])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from art_env.diffusion import SOLVERS, CheckedDenoiser, sample
+from art_env.diffusion import SOLVERS, CheckedDenoiser, get_solver, sample
 from art_env.problems.library import make_problem
 from art_env.schedules import edm
 
@@ -33,11 +33,12 @@ def test_all_weights_zero_is_euler(mixture, name):
     torch.testing.assert_close(ours, sample(denoiser, x, sigmas, "euler"), rtol=1e-13, atol=1e-13)
 
 
-def test_ipndm_is_a_point(mixture):
+@pytest.mark.parametrize("name", ["learned_4m", "learned_6m"])
+def test_ipndm_is_a_point(mixture, name):
     denoiser, x = mixture
-    sigmas, rows = edm(7, 0.002, 80.0).sigmas, np.zeros((7, 3))
-    rows[1, :1], rows[2, :2], rows[3:] = 1 / 2, (16 / 12, -5 / 12), (59 / 24, -37 / 24, 9 / 24)
-    ours = sample(denoiser, x, sigmas, "learned_4m", weights=rows)
+    sigmas, rows = edm(7, 0.002, 80.0).sigmas, np.zeros((7, get_solver(name).num_weights))
+    rows[1, :1], rows[2, :2], rows[3:, :3] = 1 / 2, (16 / 12, -5 / 12), (59 / 24, -37 / 24, 9 / 24)
+    ours = sample(denoiser, x, sigmas, name, weights=rows)
     torch.testing.assert_close(ours, sample(denoiser, x, sigmas, "ipndm"), rtol=1e-12, atol=1e-12)
 
 
@@ -105,3 +106,12 @@ def test_bad_weights(mixture):
         sample(denoiser, x, sigmas, "heun", weights=np.zeros((3, 1)))
     with pytest.raises(ValueError, match=r"shape \(3, 1\); solver 'learned_3m' takes 2 for each of 3 steps"):
         sample(denoiser, x, sigmas, "learned_3m", weights=np.zeros((3, 1)))
+
+
+def test_any_number_of_slopes_by_name():
+    rule = get_solver("learned_7m")
+    assert (rule.num_weights, rule.memory, rule.nfe(7)) == (6, 6, 7)
+    assert get_solver("learned_3m") is SOLVERS["learned_3m"]
+    for name in ("learned_1m", "learned_0m", "learned_02m", "learned_m"):
+        with pytest.raises(ValueError, match=f"unknown solver '{name}'"):
+            get_solver(name)

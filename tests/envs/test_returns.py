@@ -56,3 +56,21 @@ def test_returns_of_every_kind(settings: dict) -> None:
         total += dynamics.reward(state, actions[:, k], after)
         state = after
     torch.testing.assert_close(dynamics.returns(index, actions), total, rtol=1e-9, atol=1e-12)
+
+
+def test_a_corrector_corrects_nothing_on_the_exact_path() -> None:
+    """The local error of a step of UniPC-2 is that of its predictor, DPM-Solver++(2M)."""
+    index = torch.arange(16)
+    actions = torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, (16, 4, 1)))
+    returns = [
+        Dynamics(
+            problem="mixture-1d",
+            num_steps=4,
+            num_noises=32,
+            solver=solver,
+            reward="local",
+            final_sigmas_type="zero",
+        ).returns(index, actions)
+        for solver in ("unipc_2", "dpmpp_2m")
+    ]
+    torch.testing.assert_close(*returns, rtol=1e-9, atol=1e-12)

@@ -226,7 +226,8 @@ def test_schedules_from_files(tmp_path, mixture: Problem) -> None:
         ("edm:rho=x", "rho = 'x' is not a number"),
         ("edm:rho=-1", "must be a positive number"),
         ("edm:rho=nan", "must be a positive number"),
-        ("uniform:rho=3", "no options"),
+        ("uniform:rho=3", "unknown option 'rho'"),
+        ("closed_form:rho=3", "no options"),
         ("", "unknown schedule ''"),
     ],
 )

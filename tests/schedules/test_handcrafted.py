@@ -5,9 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from export.programs import k_module
 
 from art_env.diffusion import GaussianDenoiser, sample
+from art_env.problems.library import make_problem
 from art_env.schedules import HANDCRAFTED, arctan, cosine, edm, log_snr, uniform
+from art_env.schedules.handcrafted import BETA_MIN, BETA_RANGE, polyexponential, vp
+from art_env.schedules.registry import check_spec, make_schedule
 
 torch.set_num_threads(1)
 
@@ -68,6 +72,38 @@ def test_two_steps_to_zero_are_the_same_for_everybody(name):
     assert HANDCRAFTED[name](2, 0.002, 80.0).sigmas.tolist() == [80.0, 0.002, 0.0]
 
 
+@pytest.mark.parametrize("name", HANDCRAFTED)
+@pytest.mark.parametrize("K", [1, 2, 6])
+def test_the_last_of_k_steps_to_sigma_min_may_be_called_zero(name, K):
+    """The convention of DPM-Solver and diff-sampler: the ramp to sigma_min of as many steps, but for its end."""
+    build = HANDCRAFTED[name]
+    replaced = build(K, 0.002, 80.0, zero="replace")
+    ramp = build(K, 0.002, 80.0, final_sigmas_type="sigma_min")
+    np.testing.assert_array_equal(replaced.sigmas[:-1], ramp.sigmas[:-1])
+    assert replaced.sigmas[-1] == 0
+    assert replaced.name == f"{name}:zero=replace"
+    with pytest.raises(ValueError, match="zero = 'replace': a list that ends at sigma_min has no 0"):
+        build(K, 0.002, 80.0, final_sigmas_type="sigma_min", zero="replace")
+    with pytest.raises(ValueError, match=r"unknown zero 'replaced'\. Did you mean 'replace'"):
+        build(K, 0.002, 80.0, zero="replaced")
+
+
+def test_names_say_all_options():
+    assert edm(5, 0.002, 80.0, 3.0, zero="replace").name == "edm:rho=3,zero=replace"
+    assert edm(5, 0.0, 80.0, zero="replace").sigmas.tolist() == edm(5, 0.0, 80.0).sigmas.tolist()
+
+
+@pytest.mark.parametrize("n", [4, 11])
+def test_vp_and_polyexponential_are_those_of_k_diffusion(n):
+    sampling = k_module("sampling")
+    theirs = sampling.get_sigmas_vp(n).double().numpy()
+    np.testing.assert_allclose(vp(n, theirs[-2], theirs[0]).sigmas, theirs, rtol=2e-4)
+    for rho in (1.0, 0.5, 3.0):
+        theirs = sampling.get_sigmas_polyexponential(n, 0.002, 80.0, rho).double().numpy()
+        np.testing.assert_allclose(polyexponential(n, 0.002, 80.0, rho).sigmas, theirs, rtol=1e-4)
+    np.testing.assert_allclose(polyexponential(n, 0.002, 80.0).sigmas, log_snr(n, 0.002, 80.0).sigmas)
+
+
 def test_each_is_even_in_its_own_coordinate():
     kwargs = {"sigma_min": 0.01, "sigma_max": 20.0, "final_sigmas_type": "sigma_min"}
     coordinates = {
@@ -78,6 +114,14 @@ def test_each_is_even_in_its_own_coordinate():
         "arctan": (arctan(9, **kwargs), np.arctan),
         "arctan:c=0.5": (arctan(9, c=0.5, **kwargs), lambda s: np.arctan(s / 0.5)),
         "cosine": (cosine(9, **kwargs), np.arctan),
+        "vp": (
+            vp(9, **kwargs),
+            lambda s: np.sqrt(BETA_MIN**2 + 2 * BETA_RANGE * np.log1p(s**2)),
+        ),
+        "polyexponential:rho=2": (
+            polyexponential(9, rho=2, **kwargs),
+            lambda s: np.sqrt(np.log(s / 0.01)),
+        ),
     }
     for name, (schedule, coordinate) in coordinates.items():
         steps = np.diff(coordinate(schedule.sigmas))
@@ -112,7 +156,7 @@ def test_bad_ranges(name, low, high, message):
         HANDCRAFTED[name](5, low, high)
 
 
-@pytest.mark.parametrize("name", ["uniform", "edm", "cosine", "arctan"])
+@pytest.mark.parametrize("name", ["uniform", "edm", "cosine", "arctan", "vp"])
 def test_negative_sigma_min(name):
     with pytest.raises(ValueError, match="sigma_min = -1 must not be negative"):
         HANDCRAFTED[name](5, -1.0, 80.0)
@@ -131,13 +175,36 @@ def test_bad_steps_and_end(name):
 
 @pytest.mark.parametrize("bad", [0.0, -7.0, float("nan"), float("inf")])
 def test_bad_rho_and_c(bad):
-    with pytest.raises(ValueError, match="rho = "):
-        edm(5, 0.002, 80.0, bad)
+    for build in (edm, polyexponential):
+        with pytest.raises(ValueError, match="rho = "):
+            build(5, 0.002, 80.0, bad)
     with pytest.raises(ValueError, match="c = "):
         arctan(5, 0.002, 80.0, bad)
 
 
+@pytest.mark.parametrize("name", ["log_snr", "polyexponential"])
 @pytest.mark.parametrize("low", [0.0, -1.0])
-def test_log_snr_has_no_zero(low):
-    with pytest.raises(ValueError, match="log_snr needs sigma_min above 0"):
-        log_snr(5, low, 80.0)
+def test_even_steps_of_log_sigma_have_no_zero(name, low):
+    with pytest.raises(ValueError, match=f"{name} needs sigma_min above 0"):
+        HANDCRAFTED[name](5, low, 80.0)
+
+
+def test_by_names_with_several_options():
+    digits, mixture = make_problem("digits"), make_problem("mixture-1d")
+    assert make_schedule("edm:rho=3,zero=replace", digits, 5) == edm(5, 0.002, 80.0, 3.0, zero="replace")
+    assert make_schedule("edm:zero=append", digits, 5) == edm(5, 0.002, 80.0)
+    tuned = make_schedule("edm_tuned:zero=replace", make_problem("mixture-1d", final_sigmas_type="zero"), 3)
+    assert (tuned.name, tuned.sigmas[-1]) == ("edm_tuned:zero=replace", 0.0)
+    assert tuned.sigmas[-2] > 0.01
+    # Log-SNR of a range that runs to 0 may end there after all.
+    assert make_schedule("log_snr:zero=replace", make_problem("gaussian-1d"), 4).sigmas[-1] == 0
+    for spec, message in (
+        ("edm:zero=replaced", "unknown zero 'replaced'. Did you mean 'replace'"),
+        ("edm:zero=2", "unknown zero '2'"),
+        ("edm:rho=replace", "rho = 'replace' is not a number"),
+        ("log_snr:rho=3", "unknown option 'rho'.*as in log_snr:zero=replace"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_spec(spec, digits)
+    with pytest.raises(ValueError, match="zero = 'replace': a list that ends at sigma_min has no 0"):
+        check_spec("edm:zero=replace", mixture)

@@ -154,42 +154,41 @@ def test_bound_of_higher_order_by_quadrature(order):
     assert error_bound(s, 0.5, order) == pytest.approx(alone + (abs(together) * eps).sum(), rel=1e-8)
 
 
-@pytest.mark.parametrize("solver", ["euler", "heun", "dpmpp_2m", "rk4"])
 @pytest.mark.parametrize("final_sigmas_type", ["zero", "sigma_min"])
-def test_dmn_minimises_the_bound(solver, final_sigmas_type):
-    K, order = 7, min(get_solver(solver).order, 3)
-    schedule = dmn(K, 0.002, 80.0, 0.5, solver, final_sigmas_type=final_sigmas_type)
-    assert (schedule.num_steps, schedule.sigma_max, schedule.final_sigmas_type) == (
-        K,
-        80.0,
-        final_sigmas_type,
-    )
+def test_dmn_minimises_the_bound(final_sigmas_type):
+    K = 7
+    schedule = dmn(K, 0.002, 80.0, final_sigmas_type=final_sigmas_type)
+    end = 0.0 if final_sigmas_type == "zero" else 0.002
+    assert (schedule.num_steps, schedule.sigma_max, schedule.sigma_end) == (K, 80.0, end)
     assert schedule.meta["evaluations"] == 0
-
-    def bound(sigmas):
-        return error_bound(sigmas[:-1] if final_sigmas_type == "zero" else sigmas, 0.5, order)
-
-    least = bound(schedule.sigmas)
+    # No step from sigma_min to 0: the last of K + 1 levels is called 0.
+    found = np.append(schedule.sigmas[:-1], 0.002)
+    least = error_bound(found, 1.0)
     for other in (edm, log_snr):
-        assert least < 0.95 * bound(other(K, 0.002, 80.0, final_sigmas_type=final_sigmas_type).sigmas)
+        assert least < 0.95 * error_bound(other(K, 0.002, 80.0, final_sigmas_type="sigma_min").sigmas, 1.0)
     rng = np.random.default_rng(0)
     for _ in range(50):
-        moved = schedule.sigmas.copy()
-        last = K - 1 if final_sigmas_type == "zero" else K
-        moved[1:last] *= np.exp(0.02 * rng.standard_normal(last - 1))
-        assert bound(moved) > least * (1 - 1e-6)
+        moved = found.copy()
+        moved[1:-1] *= np.exp(0.02 * rng.standard_normal(K - 1))
+        assert error_bound(moved, 1.0) > least * (1 - 1e-3)
+
+
+def test_dmn_is_that_of_its_authors():
+    """What their code finds for 3 and 5 steps from 80 to 0.002; it was run by itself, and is no part of this."""
+    for K, levels in ((3, (1.366, 0.317)), (5, (4.258, 1.588, 0.611, 0.143))):
+        np.testing.assert_allclose(dmn(K, 0.002, 80.0).sigmas[1:-1], levels, atol=6e-4)
 
 
 def test_dmn_scales_with_the_data():
-    np.testing.assert_allclose(
-        dmn(5, 0.02, 80.0, 1.0, "euler").sigmas, 2 * dmn(5, 0.01, 40.0, 0.5, "euler").sigmas, rtol=1e-3
-    )
+    np.testing.assert_allclose(dmn(5, 0.02, 80.0, 1.0).sigmas, 2 * dmn(5, 0.01, 40.0, 0.5).sigmas, rtol=1e-3)
 
 
 def test_dmn_of_few_steps():
-    assert dmn(1, 0.002, 80.0, 0.5).sigmas.tolist() == [80.0, 0.0]
-    assert dmn(2, 0.002, 80.0, 0.5).sigmas.tolist() == [80.0, 0.002, 0.0]
-    assert dmn(1, 0.002, 80.0, 0.5, final_sigmas_type="sigma_min").sigmas.tolist() == [80.0, 0.002]
+    assert dmn(1, 0.002, 80.0).sigmas.tolist() == [80.0, 0.0]
+    assert dmn(1, 0.002, 80.0, final_sigmas_type="sigma_min").sigmas.tolist() == [80.0, 0.002]
+    first, middle, last = dmn(2, 0.002, 80.0).sigmas
+    assert (first, last) == (80.0, 0.0)
+    assert 0.1 < middle < 10
 
 
 # All

@@ -290,12 +290,18 @@ def test_a_schedule_with_weights_is_kept_exactly(tmp_path):
     assert schedule.resample(3) is schedule
 
 
+def test_weights_for_all_earlier_slopes():
+    schedule = Schedule([80.0, 9.0, 3.0, 1.0, 0.5, 0.0], weights=np.full((5, 4), 0.25))
+    assert schedule.solver == "learned_5m"
+    assert Schedule.from_json(schedule.to_json()) == schedule
+
+
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ([[0.0], [0.5]], r"weights has shape \(2, 1\); give 1 to 3 weights for each of 3 steps"),
+        ([[0.0], [0.5]], r"weights has shape \(2, 1\); give 1 weight or more for each of 3 steps"),
         ([0.0, 0.5, 0.5], r"weights has shape \(3,\)"),
-        ([[0.0] * 4] * 3, r"weights has shape \(3, 4\)"),
+        ([[]] * 3, r"weights has shape \(3, 0\)"),
         ([[0.0], [math.nan], [0.5]], r"weights\[1\]\[0\] = nan is not finite"),
         ([["a"], [0.5], [0.5]], "weights is not a table of numbers"),
     ],
