@@ -111,4 +111,4 @@ class Objective:
             "num_steps": self.num_steps,
             "reward": dynamics.reward_name,
         }
-        return Schedule(levels[:, 0].cpu().numpy(), "search", meta, weights)
+        return Schedule(levels[:, 0].cpu().numpy(), "search", meta, weights, dynamics.problem.space)

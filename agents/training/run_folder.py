@@ -16,7 +16,7 @@ from stable_baselines3.common.logger import Logger, make_output_format
 
 from agents.training.settings import Settings
 from art_env import __version__
-from art_env._util.files import write_text
+from art_env._util.files import parse_json, write_text
 
 
 class RunFolder:
@@ -90,9 +90,12 @@ class RunFolder:
         if run.summary.is_file():
             raise ValueError(f"resume = {str(folder)!r} is finished; its results are in {run.summary}")
         try:
-            body = json.loads(run.config.read_text(encoding="utf-8"))
+            body = parse_json(run.config.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{run.config} cannot be read ({error}); start a new run") from error
+        try:
             settings = Settings.from_dict(body["algorithm"], body["settings"], run_dir=folder, resume=folder)
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise ValueError(f"{run.config} cannot be read ({error!r}); start a new run") from error
         run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         for stray in run.checkpoint.parent.glob(".*"):  # half-written when the run was killed

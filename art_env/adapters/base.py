@@ -3,7 +3,8 @@
 ``load_model`` reads what diffusers, NVlabs' EDM code and this package write; the classes wrap objects that the
 caller has built. Every adapter takes ``x: [B, *shape]``, float64 by convention, runs the network in the network's
 own dtype and returns the dtype of ``x``. Attributes: ``shape``, ``sigma_data``, ``sigma_min`` and ``sigma_max``
-(the noise the model was trained for), ``nfe_per_call``, and ``decode``: None, or the function from latents to
+(the noise the model was trained for), ``nfe_per_call``, ``space`` (``"ve"`` or ``"flow"``: what its own programs
+sample in, see ``Schedule``), and ``decode``: None, or the function from latents to
 images.
 
 diffusers is optional: ``pip install "art-rl[diffusers]"``. Nothing here imports it until a file needs it.
@@ -41,6 +42,7 @@ class _Adapter(nn.Module):
 
     nfe_per_call = 1
     has_condition = False
+    space = "ve"
 
     def __init__(self, shape: Sequence[int], sigma_data: float, sigma_min: float, sigma_max: float) -> None:
         super().__init__()

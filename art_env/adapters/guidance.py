@@ -99,6 +99,7 @@ class GuidedDenoiser(_Adapter):
         )
         self.conditional, self.unconditional = conditional, unconditional
         self.guidance = float(guidance)
+        self.space = getattr(conditional, "space", "ve")
         self.nfe_per_call = sum(int(getattr(d, "nfe_per_call", 1)) for d in both)
 
     @property

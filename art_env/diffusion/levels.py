@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 FINAL_SIGMAS_TYPES = ("zero", "sigma_min")
+# What a model's own programs sample in: x0 + sigma noise, or (1 - t) x0 + t noise with t = sigma / (1 + sigma).
+SPACES = ("ve", "flow")
 
 
 def check_sigma_range(sigma_min: float, sigma_max: float) -> None:

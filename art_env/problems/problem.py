@@ -15,7 +15,7 @@ from torch import Tensor
 
 from art_env._util.names import check_name
 from art_env.diffusion.denoiser import Denoiser
-from art_env.diffusion.levels import FINAL_SIGMAS_TYPES, check_sigma_range
+from art_env.diffusion.levels import FINAL_SIGMAS_TYPES, SPACES, check_sigma_range
 from art_env.diffusion.ode import ReferenceFlow, norm
 
 
@@ -178,6 +178,11 @@ class Problem:
     def shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
         return tuple(self.denoiser.shape)
+
+    @property
+    def space(self) -> str:
+        """``"ve"`` or ``"flow"``: what the model's own programs sample in (see ``Schedule``)."""
+        return check_name("space of the denoiser", getattr(self.denoiser, "space", "ve"), SPACES)
 
     @property
     def sigma_end(self) -> float:

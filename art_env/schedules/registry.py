@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -179,7 +180,19 @@ def make_schedule(
     Raises:
         ValueError, FileNotFoundError, ImportError: as ``check_spec``, or ``num_steps < 1``.
     """
-    K = check_num_steps(num_steps)
+    made = _make(spec, problem, check_num_steps(num_steps), solver, reference, starts)
+    return replace(made, space=problem.space)
+
+
+def _make(
+    spec: str,
+    problem: Problem,
+    K: int,
+    solver: str | Solver,
+    reference: ReferenceFlow | None,
+    starts: Iterable[Schedule],
+) -> Schedule:
+    """``make_schedule``, without the schedule's space."""
     name, options, file = _parse(spec, problem, solver)
     if file is not None:
         return file.resample(K, keep_zero=False)

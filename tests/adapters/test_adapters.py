@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from art_env.adapters import diffusers as diffusers_adapter
 from art_env.adapters import load as load_module
 from art_env.adapters.callables import CallableDenoiser, FlowDenoiser
+from art_env.adapters.conditional import InpaintingDenoiser
 from art_env.adapters.diffusers import DiffusersDenoiser
 from art_env.adapters.edm import EDMDenoiser, load_edm_pickle
 from art_env.adapters.guidance import GuidedDenoiser
@@ -293,6 +294,20 @@ def test_flow_matching_step_agrees(unet: Any) -> None:
         v = unet(x_t.float(), torch.tensor(1000 * t)).sample.double()
         want = scheduler.step(v, scheduler.timesteps[0], x_t).prev_sample
         assert_float32_close(d(x_t / (1 - t), t / (1 - t)), want)
+
+
+def test_what_a_models_own_programs_sample_in(unet: Any) -> None:
+    flow = DiffusersDenoiser(unet, diffusers.FlowMatchEulerDiscreteScheduler())
+    plain = DiffusersDenoiser(unet, diffusers.DDPMScheduler())
+    mine = FlowDenoiser(lambda x, t: x, (2, 4, 4))
+    inpaint = InpaintingDenoiser(mine, torch.eye(4).bool())
+    spaces = [d.space for d in (flow, plain, mine, inpaint, GuidedDenoiser(mine, flow_of(mine), 2.0))]
+    assert spaces == ["flow", "ve", "flow", "flow", "flow"]
+
+
+def flow_of(denoiser: FlowDenoiser) -> FlowDenoiser:
+    """Another object for the same model."""
+    return FlowDenoiser(denoiser.velocity_fn, denoiser.shape)
 
 
 def test_flow_shift_is_a_factor_of_sigma(unet: Any) -> None:
