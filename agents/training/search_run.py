@@ -48,6 +48,7 @@ def run_search(
     rows: int,
     budget: int,
     run: RunFolder,
+    record: Record,
     log: ScheduleLog,
     say: Callable[[str], None],
 ) -> SearchResult:
@@ -57,11 +58,12 @@ def run_search(
         settings: of the search.
         config, budget: as ``make_search``.
         rows: episodes of a rollout.
-        run: where logs and checkpoints go.
+        run: where logs go.
+        record: of what was evaluated, also before the search was killed.
         log: logs schedules.
         say: called with lines of progress.
     """
-    record, logger = Record(run.search), run.logger()
+    logger = run.logger()
     if record.replaying:
         say(f"going on after {record.seconds:.0f} s of searching")
     lines, schedules = 0, 0

@@ -77,8 +77,8 @@ class BaseEnv:
 
     @property
     def denoiser_evals(self) -> int:
-        """Denoiser evaluations so far, rewards included and one a row (reference trajectories not)."""
-        return self.dynamics.denoiser.evals
+        """Rows that have passed the network so far, rewards included, reference trajectories not."""
+        return self.dynamics.stepper.counter.evals
 
     def _actions(self, action: Any, num_rows: int) -> Tensor:
         try:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from art_env._util.names import check_name
+from art_env.adapters.counting import uncounted
 from art_env.diffusion.mixture_rows import MixtureRowsDenoiser
 from art_env.diffusion.solvers import Solver
 from art_env.problems.problem import Problem
@@ -58,9 +59,10 @@ class BaseSchedule:
         self._clock: Clock | None = None
         if isinstance(base, str):
             check_name("base_schedule", base, BASE_SCHEDULES)
-            if isinstance(problem.denoiser, MixtureRowsDenoiser):
-                schedules = _of_rows(base, problem, problem.denoiser, num_steps, solver)
-                self._rows, base = RowClocks(schedules, problem.denoiser), schedules[0]
+            denoiser = uncounted(problem.denoiser)
+            if isinstance(denoiser, MixtureRowsDenoiser):
+                schedules = _of_rows(base, problem, denoiser, num_steps, solver)
+                self._rows, base = RowClocks(schedules, denoiser), schedules[0]
             elif base == "closed_form":
                 reference = problem.reference(min(problem.num_noises, CLOSED_FORM_NOISES))
                 base = closed_form(reference, CLOSED_FORM_STEPS)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from art_env._util.names import check_name
+from art_env.adapters.counting import counting
 from art_env.diffusion.denoiser import Denoiser
 from art_env.diffusion.levels import FINAL_SIGMAS_TYPES, SPACES, check_sigma_range
 from art_env.diffusion.ode import ReferenceFlow, norm
@@ -255,14 +256,15 @@ class Problem:
 
 @lru_cache(maxsize=8)
 def _reference(problem: Problem, n: int, seed: int, num_knots: int) -> ReferenceFlow:
-    return ReferenceFlow.integrate(
-        problem.denoiser,
-        problem.sample_noise(n, seed),
-        problem.sigma_max,
-        problem.sigma_floor,
-        problem.sigma_end,
-        num_knots,
-    )
+    with counting(problem.denoiser, "references"):
+        return ReferenceFlow.integrate(
+            problem.denoiser,
+            problem.sample_noise(n, seed),
+            problem.sigma_max,
+            problem.sigma_floor,
+            problem.sigma_end,
+            num_knots,
+        )
 
 
 def check_device(device: str) -> str:

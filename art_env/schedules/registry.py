@@ -281,7 +281,8 @@ def universal(
     clock, spent = None, 0
     if on_clock:
         known = problem.reference(int(noises), num_knots=CLOCK_KNOTS)
-        clock, spent = closed_form(known, CLOCK_STEPS), known.evaluations
+        clock = closed_form(known, CLOCK_STEPS)
+        spent = known.evaluations * int(getattr(problem.denoiser, "nfe_per_call", 1))
     found = Schedule.universal(
         num_steps,
         clock=clock,

@@ -19,12 +19,13 @@ from art_env.adapters import diffusers as diffusers_adapter
 from art_env.adapters import load as load_module
 from art_env.adapters.callables import CallableDenoiser, FlowDenoiser
 from art_env.adapters.conditional import InpaintingDenoiser
+from art_env.adapters.counting import CountedDenoiser
 from art_env.adapters.diffusers import DiffusersDenoiser
 from art_env.adapters.edm import EDMDenoiser, load_edm_pickle
 from art_env.adapters.guidance import GuidedDenoiser
 from art_env.adapters.load import load_model
 from art_env.diffusion.analytic import GaussianDenoiser
-from art_env.diffusion.denoiser import CheckedDenoiser, Denoiser, DenoiserError, append_dims
+from art_env.diffusion.denoiser import Denoiser, DenoiserError, append_dims
 from art_env.diffusion.ode import curvature, velocity
 from art_env.networks.unet import UNetConfig, UNetDenoiser
 from art_env.problems.custom import custom_problem
@@ -496,7 +497,7 @@ def test_guidance_is_one_batch_of_the_same_network(text_unet: Any) -> None:
     GuidedDenoiser(longer, u, 3.0)(x, sigma)
     assert calls == [3, 3]
     hook.remove()
-    checked = CheckedDenoiser(guided)
+    checked = CountedDenoiser(guided)
     checked(x, 1.0)
     assert (guided.nfe_per_call, checked.nfe, checked.evals) == (2, 2, 6)
 

@@ -11,7 +11,8 @@ from agents.schedule_search.objective import Objective
 from art_env.adapters import CallableDenoiser, FlowDenoiser
 from art_env.envs.dynamics import Dynamics
 from art_env.problems.custom import custom_problem
-from art_env.schedules import edm, make_schedule
+from art_env.schedules import edm
+from art_env.schedules.registry import make_schedule
 
 
 @pytest.mark.parametrize("kind", [CallableDenoiser, FlowDenoiser])
