@@ -82,7 +82,10 @@ class BaseEnv:
 
     def _actions(self, action: Any, num_rows: int) -> Tensor:
         try:
-            array = np.asarray(action, dtype=np.float64)
+            array = np.asarray(action)
+            if array.dtype.kind not in "iuf":  # NumPy makes numbers of texts and booleans
+                raise TypeError(f"entries of type {array.dtype}")
+            array = array.astype(np.float64)
         except (TypeError, ValueError) as error:
             raise ValueError(f"action = {action!r} is not an array of numbers") from error
         A = self.dynamics.num_actions

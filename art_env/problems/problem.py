@@ -268,18 +268,23 @@ def _reference(problem: Problem, n: int, seed: int, num_knots: int) -> Reference
 
 
 def check_device(device: str) -> str:
-    """Return ``device`` if torch can use it.
+    """Return ``device`` if denoisers can run on it: a CPU, or a CUDA device that is there.
 
     Raises:
-        ValueError: not a device, or a CUDA device that is not there.
+        ValueError: not a device, one without float64 or without values, or a CUDA device that is not there.
     """
     try:
         kind = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ValueError(f"device = {device!r} is not a device; use 'cpu', 'cuda' or 'cuda:0'") from error
+    if kind.type not in ("cpu", "cuda"):
+        why = {"mps": "it has no float64", "meta": "its tensors have no values"}.get(
+            kind.type, "it is not tested"
+        )
+        raise ValueError(f"device = {device!r} is not supported ({why}); use 'cpu', 'cuda' or 'cuda:0'")
     if kind.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (kind.index or 0) >= count:
+        if not 0 <= (kind.index or 0) < count:
             raise ValueError(
                 f"device = {device!r} is not there: torch sees {count} CUDA device(s); use 'cpu'"
             )

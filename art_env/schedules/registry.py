@@ -73,6 +73,8 @@ _OPTIONS = {
     "cma": "max_evaluations",
     "universal_clock": "noises",
 }
+# Options that count something, and the range of all.
+WHOLE, OPTION_RANGE = ("max_evaluations", "noises"), (1e-6, 1e6)
 
 
 class _Spec(NamedTuple):
@@ -140,6 +142,11 @@ def _parse(spec: str, problem: Problem, solver: str | Solver | None) -> _Spec:
             raise ValueError(f"schedule {spec!r}: {key} = {value!r} is not a number") from None
         if not (math.isfinite(options[key]) and options[key] > 0):
             raise ValueError(f"schedule {spec!r}: {key} = {value} must be a positive number")
+        if not OPTION_RANGE[0] <= options[key] <= OPTION_RANGE[1]:
+            low, high = OPTION_RANGE
+            raise ValueError(f"schedule {spec!r}: {key} = {value} must lie between {low:g} and {high:g}")
+        if key in WHOLE and not options[key].is_integer():
+            raise ValueError(f"schedule {spec!r}: {key} = {value} must be a whole number")
     if name == "cma":
         require_cma()
     if solver is not None and name in UNIVERSAL:

@@ -353,7 +353,8 @@ class Schedule:
             text = file.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise ValueError(
-                f"{path}: not a text file, so no schedule; give the schedule.json of a run (model.zip is its agent)"
+                f"{path}: not a text file; give the schedule.json of a run "
+                "(evaluate.py takes a model.zip as --agents)"
             ) from error
         try:
             return cls.from_json(text)
