@@ -55,6 +55,25 @@ def parse_json(text: str) -> Any:
         raise ValueError("not valid JSON: its brackets are nested too deeply") from error
 
 
+def read_json(path: str | os.PathLike[str], what: str) -> Any:
+    """What a JSON file says.
+
+    Args:
+        path: of the file.
+        what: it should be, for the error.
+
+    Raises:
+        OSError: no such file, or one that cannot be read.
+        ValueError: as ``parse_json``, or not a text file; begins with the path.
+    """
+    try:
+        return parse_json(Path(path).read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file; give {what}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; give {what}") from error
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

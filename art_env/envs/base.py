@@ -98,6 +98,8 @@ class BaseEnv:
                 f"action[{place // (A if num_rows else 1)}] = {array.flat[place]} is not finite; "
                 "the policy has diverged, or its input was NaN"
             )
+        bound = self.dynamics.control_rule.bound  # far beyond it the reward would not be finite
+        array = array.clip(-bound, bound)
         return torch.from_numpy(array.reshape(-1, A)).to(self.dynamics.device)
 
     def _starts(

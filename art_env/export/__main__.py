@@ -21,7 +21,7 @@ from typing import Any
 import tyro
 
 from art_env._util.cli import run_command
-from art_env._util.files import parse_json, write_text
+from art_env._util.files import read_json, write_text
 from art_env._util.names import check_name
 from art_env.diffusion.levels import SPACES
 from art_env.export.diffusers import FLOW_START, STEPS, _ramp, check_start, diffusers_kwargs
@@ -73,12 +73,7 @@ def _diffusers(args: Args, schedule: Schedule, name: str) -> dict[str, Any] | No
 def _config(args: Args) -> dict[str, Any]:
     """The settings of the config file."""
     assert args.scheduler_config is not None
-    try:
-        config = parse_json(args.scheduler_config.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{args.scheduler_config}: {error}; give the model's scheduler_config.json"
-        ) from error
+    config = read_json(args.scheduler_config, "the model's scheduler_config.json")
     if not isinstance(config, dict):
         raise ValueError(f"{args.scheduler_config}: not a scheduler config (an object expected)")
     return config

@@ -19,7 +19,7 @@ SENSIBLE = {
     "reward": ["global", "local", "euler"],
     "control": ["log_speed", "speed"],
     "features": [(), ("rms", "turn")],
-    "base_schedule": [7.0, "universal", 0.5, 300],
+    "base_schedule": [7.0, "universal", 0.5, 30],
     "action_range": [5, 0.1, 49.0],
     "num_noises": [4],
     "final_sigmas_type": ["zero", "sigma_min"],
