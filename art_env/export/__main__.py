@@ -146,7 +146,7 @@ def _text_diffusers_flow(args: Args, schedule: Schedule) -> str:
 
 
 def _text_diffusers_learned(args: Args, schedule: Schedule) -> str:
-    text = diffusers_script(schedule)
+    text = diffusers_script(schedule, image_to_image=args.image_to_image)
     if args.scheduler_config is not None:
         config = _config(args)
         scheduler = _class(str(config.get("_class_name"))).from_config(config)
@@ -159,19 +159,19 @@ def _flow(args: Args) -> bool | None:
     return None if args.space is None else args.space == "flow"
 
 
-def _sampler(schedule: Schedule, prefix: str = "") -> str:
-    """The sampler to choose: that of the solver which the schedule was made for, if it says so."""
+def _made_for(schedule: Schedule, known: tuple[str, ...]) -> str | None:
+    """The solver that the schedule was made for, if it says so and the program has it."""
     solver = schedule.meta.get("solver")
-    return f"{prefix}{solver}" if solver in SAMPLERS else ""
+    return solver if solver in known else None
 
 
 def _text_k_diffusion(args: Args, schedule: Schedule) -> str:
     sigmas = levels_of(schedule, _flow(args))
-    sampler = _sampler(schedule, "sample_")
-    what = f"made for {sampler}" if sampler else "and so for every sample_*"
+    solver = _made_for(schedule, SOLVERS_OF_K_DIFFUSION)
+    what = "and so for every sample_*" if solver is None else "which they were made for"
     space = "; times of a model that denoises (1 - t) x0 + t noise" if args.space == "flow" else ""
     return (
-        f"# k-diffusion: {sampler or 'sample_heun'}(model, torch.randn(shape) * sigmas[0], sigmas), {what}{space}\n"
+        f"# k-diffusion: sample_{solver or 'heun'}(model, torch.randn(shape) * sigmas[0], sigmas), {what}{space}\n"
         f"sigmas = torch.tensor({_numbers(sigmas)})\n"
     )
 
@@ -186,12 +186,14 @@ def _text_edm(args: Args, schedule: Schedule) -> str:
 
 
 def _text_comfyui(args: Args, schedule: Schedule) -> str:
+    solver = _made_for(schedule, SOLVERS_OF_COMFYUI)
     if schedule.space == "flow":
-        what = "times of a flow model, for the sampler euler"
+        what = (
+            "times of a flow model; in them only the sampler euler takes the steps of this package's solver"
+        )
     else:
-        made_for = _sampler(schedule)
         what = "noise levels of a model that is no flow model (of one: --space flow)"
-        what += f", for the sampler {made_for}" if made_for else ""
+    what += "" if solver is None else f"; made for {solver}"
     head = "# ComfyUI: paste the next line, without this one, into the node ManualSigmas"
     return f"{head}: {what}\n{to_comfyui(schedule)}\n"
 
@@ -200,8 +202,9 @@ def _text_diff_sampler(args: Args, schedule: Schedule) -> str:
     return f"# diff-sampler, gits-main: append to python sample.py ...\n{to_diff_sampler(schedule)}\n"
 
 
-# Solvers that k-diffusion and ComfyUI have, under the same names.
-SAMPLERS = ("euler", "heun", "dpmpp_2m", "ipndm")
+# Solvers that these have under the same names.
+SOLVERS_OF_K_DIFFUSION = ("euler", "heun", "dpmpp_2m")
+SOLVERS_OF_COMFYUI = (*SOLVERS_OF_K_DIFFUSION, "ipndm")
 # Of schedules without weights, and with them.
 TARGETS: dict[str, Callable[[Args, Schedule], str]] = {
     "diffusers-euler": _text_diffusers_euler,

@@ -164,7 +164,9 @@ def least_start(scheduler: Any) -> float:
     """The noise level that a pipeline's noise is a fair start for, with the scheduler's model."""
     if _is_flow(scheduler):
         return FLOW_START
-    return min(START, _euler_range(scheduler)[1]) if hasattr(scheduler, "alphas_cumprod") else START
+    if hasattr(scheduler, "alphas_cumprod"):
+        return min(START, _euler_range(scheduler)[1])
+    return min(START, float(_get(scheduler.config, "sigma_max", START)))  # EDM's
 
 
 def _is_flow(scheduler: Any) -> bool:

@@ -94,13 +94,17 @@ def comfyui_node(schedule: Schedule) -> str:
     )
 
 
-def diffusers_script(schedule: Schedule) -> str:
+def diffusers_script(schedule: Schedule, *, image_to_image: bool = False) -> str:
     """Python that puts ``learned_scheduler`` into a pipeline ``pipe``; it imports this package.
+
+    Args:
+        image_to_image: as ``learned_scheduler``.
 
     Raises:
         ValueError: the schedule has no weights.
     """
     check_weighted(schedule, "diffusers_kwargs")
+    more = ", image_to_image=True" if image_to_image else ""
     return (
         f"# {_title(schedule)}\n"
         f"# diffusers, where art_env is installed: pipe(..., num_inference_steps={schedule.num_steps})\n"
@@ -108,7 +112,7 @@ def diffusers_script(schedule: Schedule) -> str:
         "from art_env.export import learned_scheduler\n\n"
         f"schedule = Schedule({_numbers(schedule.sigmas)}, weights={_table(schedule)}, "
         f'space="{schedule.space}")\n'
-        "pipe.scheduler = learned_scheduler(schedule, pipe.scheduler)\n"
+        f"pipe.scheduler = learned_scheduler(schedule, pipe.scheduler{more})\n"
     )
 
 

@@ -721,8 +721,7 @@ def test_a_policy_begins_with_a_schedule(run, tmp_path) -> None:
         ["--problem", "mixture-1d", "--num-steps", "3", "--num-envs", "64", "--init", str(given)]
     )
     training = Training(settings)
-    model, found = training.new_model(training.make_env(0))
-    assert found is None
+    model = training.new_model(training.make_env(0))
     assert training.schedule(model).sigmas == pytest.approx([80.0, 7.0, 1.5, 0.002], rel=1e-5)
     code, _, err = run("--init", tmp_path / "missing.json", "--run-dir", tmp_path / "run")
     assert code == 2

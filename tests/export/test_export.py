@@ -464,9 +464,12 @@ def test_a_list_for_the_schedulers_own_solver_is_not_warned_of(files, capsys):
     assert err.startswith("export: warning: schedule 'mine' was made for the solver 'heun'")
     assert err.count("\n") == 1
     assert main([str(files["zero"]), "--to", "k-diffusion"]) == 0
-    assert "made for sample_heun" in capsys.readouterr().out
+    assert (
+        "sample_heun(model, torch.randn(shape) * sigmas[0], sigmas), which they were made for"
+        in capsys.readouterr().out
+    )
     assert main([str(files["zero"]), "--to", "comfyui"]) == 0
-    assert "for the sampler heun" in capsys.readouterr().out
+    assert "; made for heun" in capsys.readouterr().out
 
 
 # Sabour et al. 2024, as diffusers has them (AysSchedules["StableDiffusionSigmas"]).
@@ -783,3 +786,8 @@ def test_help_names_every_target(capsys):
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for target in TARGETS:
         assert target in shown
+
+
+def test_a_model_of_little_noise_begins_at_its_own_top():
+    scheduler = diffusers.EDMEulerScheduler(sigma_min=0.002, sigma_max=3.0)
+    assert "sigmas" in diffusers_kwargs(grid(5, 3.0, 0.002), scheduler)
