@@ -298,17 +298,15 @@ def test_flow_matching_step_agrees(unet: Any) -> None:
 
 
 def test_what_a_models_own_programs_sample_in(unet: Any) -> None:
+    class Conditional(FlowDenoiser):
+        has_condition = True
+
     flow = DiffusersDenoiser(unet, diffusers.FlowMatchEulerDiscreteScheduler())
     plain = DiffusersDenoiser(unet, diffusers.DDPMScheduler())
-    mine = FlowDenoiser(lambda x, t: x, (2, 4, 4))
+    mine, other = (Conditional(lambda x, t: x, (2, 4, 4)) for _ in range(2))
     inpaint = InpaintingDenoiser(mine, torch.eye(4).bool())
-    spaces = [d.space for d in (flow, plain, mine, inpaint, GuidedDenoiser(mine, flow_of(mine), 2.0))]
+    spaces = [d.space for d in (flow, plain, mine, inpaint, GuidedDenoiser(mine, other, 2.0))]
     assert spaces == ["flow", "ve", "flow", "flow", "flow"]
-
-
-def flow_of(denoiser: FlowDenoiser) -> FlowDenoiser:
-    """Another object for the same model."""
-    return FlowDenoiser(denoiser.velocity_fn, denoiser.shape)
 
 
 def test_flow_shift_is_a_factor_of_sigma(unet: Any) -> None:

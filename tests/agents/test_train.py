@@ -98,6 +98,9 @@ def _check_folder(folder: Path) -> dict:
     assert [summary["num_steps"]] == config["settings"]["num_steps"]
     assert summary["env_steps"] == agent.num_timesteps
     assert summary["denoiser_evals"] >= summary["env_steps"]
+    told = summary["evaluations"]
+    assert told["training"] == summary["denoiser_evals"]
+    assert told["total"] == sum(told.values()) - told["total"]
     assert summary["rmse"] > 0
     assert summary["seconds"] > 0
     assert schedule.num_steps == summary["num_steps"] == dynamics.num_steps
