@@ -58,12 +58,12 @@ class CountedDenoiser:
             self.rows[self.purpose] += rows
             self.nfe += rows // max(len(x), 1)
 
-    # Two wrappers of one model are one model to a cache.
+    # To a cache of exact trajectories it is the model itself.
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, CountedDenoiser) and self.inner == other.inner
+        return bool(self.inner == (other.inner if isinstance(other, CountedDenoiser) else other))
 
     def __hash__(self) -> int:
-        return hash((CountedDenoiser, self.inner))
+        return hash(self.inner)
 
     def __getattr__(self, name: str) -> Any:
         if name == "inner" or name.startswith("__"):  # not there yet in a copy

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,7 @@ from art_env.envs.dynamics import Dynamics
 from art_env.evaluation.evaluator import Evaluator
 from art_env.networks.unet import UNetDenoiser
 from art_env.problems.custom import custom_problem
+from art_env.problems.library import make_problem
 from art_env.problems.problem import _reference
 from art_env.schedules.registry import make_schedule
 from art_env.schedules.schedule import Schedule
@@ -100,10 +102,18 @@ def test_everything_else_is_the_models_own():
     assert denoiser.relative is inner.relative
     with pytest.raises(AttributeError):
         _ = denoiser.nothing_of_the_kind
-    assert denoiser == CountedDenoiser(inner)
-    assert hash(denoiser) == hash(CountedDenoiser(inner))
+    assert denoiser == inner == CountedDenoiser(inner) == CountedDenoiser(denoiser)
+    assert hash(denoiser) == hash(inner)
     assert denoiser != CountedDenoiser(GaussianDenoiser())
     assert copy.deepcopy(denoiser).sigma_data == denoiser.sigma_data
+
+
+def test_exact_trajectories_are_integrated_once_for_a_model_and_its_counter():
+    problem = make_problem("mixture-1d")
+    known = problem.reference(4, 123, 5)
+    counted = replace(problem, denoiser=CountedDenoiser(problem.denoiser))
+    assert counted.reference(4, 123, 5) is known
+    assert counted.denoiser.evals == 0
 
 
 class NoForwardMode(torch.autograd.Function):
