@@ -18,6 +18,7 @@ import tyro
 from tqdm import tqdm
 
 from art_env._util.cli import ModelOptions, parse, run_command
+from art_env._util.numbers import check_whole
 from art_env.diffusion.solvers import require_deterministic
 from art_env.envs.dynamics import Dynamics
 from art_env.envs.observation import Observer
@@ -38,6 +39,7 @@ from art_env.schedules.registry import (
     is_file_spec,
     load_for,
 )
+from art_env.schedules.schedule import check_num_steps
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -89,10 +91,12 @@ class Settings(ModelOptions):
     def check(self) -> None:
         """See ``CheckedSettings``."""
         super().check()
-        if self.threads < 1:
-            raise ValueError(f"--threads {self.threads} must be at least 1")
+        check_whole("threads", self.threads, 1, 1024)
+        check_whole("num_images", self.num_images, 1, 1_000_000)
         if not self.steps or min(self.steps) < 1:
             raise ValueError(f"--steps {' '.join(map(str, self.steps))}: give whole numbers of at least 1")
+        for K in self.steps:
+            check_num_steps(K)
         if not self.schedules and not self.agents:
             raise ValueError("nothing to score: give --schedules or --agents")
         if self.bound and "oracle" not in self.schedules:

@@ -12,6 +12,7 @@ from stable_baselines3.common.logger import Figure as LoggedFigure
 from stable_baselines3.common.logger import Logger
 
 from agents.distill import distill
+from art_env.adapters.counting import counting
 from art_env.diffusion.ode import ReferenceFlow
 from art_env.diffusion.solvers import sample
 from art_env.envs.dynamics import Dynamics
@@ -70,20 +71,23 @@ class ScheduleLog:
         self._logged = 0
         self.dynamics, self.reference, self.others = dynamics, reference, others
         solver = dynamics.solver
-        self.oracle_rmse = (
-            None if oracle is None else final_rmse(dynamics.problem.denoiser, reference, oracle, solver)
-        )
+        self.oracle_rmse: float | None = None
+        if oracle is not None:
+            with counting(dynamics.problem.denoiser, "log"):
+                self.oracle_rmse = final_rmse(dynamics.problem.denoiser, reference, oracle, solver)
 
     def __call__(self, schedule: Schedule, logger: Logger, env_steps: int) -> None:
         """Log ``art/rmse``, ``art/ratio``, ``art/clock_speed/*``, ``art/weight_*`` and now and then a figure.
 
         With a stochastic solver ``art/sliced_w2`` to the exact samples takes the place of the first two.
         """
-        problem = self.dynamics.problem
+        denoiser = self.dynamics.problem.denoiser
         if self.dynamics.solver.stochastic:
-            logger.record("art/sliced_w2", self._distance(schedule))
+            with counting(denoiser, "log"):
+                logger.record("art/sliced_w2", self._distance(schedule))
         else:
-            error = final_rmse(problem.denoiser, self.reference, schedule, self.dynamics.solver)
+            with counting(denoiser, "log"):
+                error = final_rmse(denoiser, self.reference, schedule, self.dynamics.solver)
             logger.record("art/rmse", error)
             if self.oracle_rmse:
                 logger.record("art/ratio", error / self.oracle_rmse)
@@ -132,7 +136,8 @@ class ScheduleCallback(EveryNSteps):
         """Distil and log."""
         # A policy that sees only time and budget acts alike on every trajectory.
         noises = 1 if not self.log.dynamics.features else 64
-        schedule = distill(self.model, self.log.dynamics, noises, name="now")
+        with counting(self.log.dynamics.problem.denoiser, "log"):
+            schedule = distill(self.model, self.log.dynamics, noises, name="now")
         self.log(schedule, self.logger, self.model.num_timesteps)
 
 

@@ -78,7 +78,7 @@ def distill(
     }
     if clipped:
         meta["note"] = f"{clipped:.1%} of the speeds were below {least:g} and raised to it before averaging"
-    return Schedule(sigmas, name, meta, _mean_weights(done, dynamics, meta))
+    return Schedule(sigmas, name, meta, _mean_weights(done, dynamics, meta), problem.space)
 
 
 def _mean_weights(done: Rollout, dynamics: Dynamics, meta: dict[str, Any]) -> np.ndarray | None:

@@ -151,7 +151,7 @@ def _error_cases() -> list[tuple[list[object], str]]:
         (["--problem", "gaussian-1d", "--steps", 0], "at least 1"),
         (["--problem", "gaussian-1d", "--final-sigmas-type", "zreo"], "Did you mean 'zero'"),
         (["--problem", "gaussian-1d", "--seeds", 1, 1], "repeats"),
-        (["--problem", "gaussian-1d", "--threads", 0], "--threads 0"),
+        (["--problem", "gaussian-1d", "--threads", 0], "threads = 0"),
         (["--problem", "gaussian-1d", "--model", "x.safetensors"], "give one of them"),
         (["--problem", "gaussian-1d", "--guidance", 2.0], "give --model too"),
         (["--problem", "gaussian-1d", "--device", "cuda:77"], "is not there"),

@@ -123,11 +123,12 @@ class Objective:
         G, M, device = len(actions), len(noises), self.dynamics.device
         played = torch.from_numpy(actions).to(device).repeat_interleave(M, 0)
         index = torch.from_numpy(np.tile(noises, G)).to(device)
-        size, before = self.batch or len(index), self.dynamics.denoiser.evals
+        counter = self.dynamics.stepper.counter
+        size, before = self.batch or len(index), counter.evals
         pieces = zip(index.split(size), played.split(size), strict=True)
         answers = torch.cat([play(*piece) for piece in pieces])
         self.rows += len(index)
-        self.evaluations += self.dynamics.denoiser.evals - before
+        self.evaluations += counter.evals - before
         return answers
 
     def schedule(self, actions: np.ndarray) -> Schedule:
@@ -146,4 +147,4 @@ class Objective:
             "num_steps": self.num_steps,
             "reward": dynamics.reward_name,
         }
-        return Schedule(levels[:, 0].cpu().numpy(), "search", meta, weights)
+        return Schedule(levels[:, 0].cpu().numpy(), "search", meta, weights, dynamics.problem.space)

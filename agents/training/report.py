@@ -7,6 +7,7 @@ from typing import Any
 
 from agents.training.training import Result
 from art_env._util.files import atomic_path, write_text
+from art_env.adapters.counting import counting
 from art_env.evaluation.plots import samples_figure, schedule_figure
 from art_env.evaluation.results import format_table, write_csv
 
@@ -24,6 +25,8 @@ def report(result: Result) -> str:
         f"training: {result.seconds:.0f} s, {result.env_steps:,} env steps, "
         f"{result.denoiser_evals:,} denoiser evaluations"
     )
+    counted = ", ".join(f"{rows:,} {purpose}" for purpose, rows in result.evaluations.items() if rows)
+    lines.append(f"rows through the network: {counted}")
     lines.append("sigmas: " + " ".join(f"{s:.5g}" for s in result.schedule.sigmas))
     if result.schedule.weights is not None:
         steps = (" ".join(f"{w:.3g}" for w in row) for row in result.schedule.weights[1:])
@@ -46,11 +49,12 @@ def draw(result: Result) -> None:
     K, n = schedule.num_steps, evaluator.problem.effort.pictures
     title = f"{evaluator.problem.name}, {evaluator.solver.name}, K = {K}, {evaluator.nfe(K)} NFE"
     edm = next(s for s in result.rivals if s.name == "edm")
-    sets = {
-        "exact": evaluator.exact_samples(n),
-        schedule.name: evaluator.samples(schedule, n),
-        "edm": evaluator.samples(edm, n),
-    }
+    with counting(result.training.counter, "pictures"):
+        sets = {
+            "exact": evaluator.exact_samples(n),
+            schedule.name: evaluator.samples(schedule, n),
+            "edm": evaluator.samples(edm, n),
+        }
     pictures = {
         "schedule": schedule_figure(result.shown, title, highlight=schedule.name),
         "samples": samples_figure(sets, title),
@@ -84,5 +88,6 @@ def summary(result: Result) -> dict[str, Any]:
         **scores,
         "seconds": round(result.seconds, 2),
         "denoiser_evals": result.denoiser_evals,
+        "evaluations": {**result.evaluations, "total": sum(result.evaluations.values())},
         "env_steps": result.env_steps,
     }

@@ -16,7 +16,7 @@ from stable_baselines3.common.logger import Logger, make_output_format
 
 from agents.training.settings import Settings
 from art_env import __version__
-from art_env._util.files import write_text
+from art_env._util.files import read_json, write_text
 
 
 class RunFolder:
@@ -89,10 +89,10 @@ class RunFolder:
             raise ValueError(f"resume = {str(folder)!r} is not a run folder: it has no config.json")
         if run.summary.is_file():
             raise ValueError(f"resume = {str(folder)!r} is finished; its results are in {run.summary}")
+        body = read_json(run.config, "a run folder whose config.json is whole, or start a new run")
         try:
-            body = json.loads(run.config.read_text(encoding="utf-8"))
             settings = Settings.from_dict(body["algorithm"], body["settings"], run_dir=folder, resume=folder)
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise ValueError(f"{run.config} cannot be read ({error!r}); start a new run") from error
         run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         for stray in run.checkpoint.parent.glob(".*"):  # half-written when the run was killed

@@ -55,6 +55,7 @@ def run_search(
     rows: int,
     budget: int,
     run: RunFolder,
+    record: Record,
     log: ScheduleLog,
     say: Callable[[str], None],
 ) -> SearchResult:
@@ -63,11 +64,12 @@ def run_search(
     Args:
         settings: of the search.
         config, rows, budget: as ``make_search``.
-        run: where logs and checkpoints go.
+        run: where logs go.
+        record: of what was evaluated, also before the search was killed.
         log: logs schedules.
         say: called with lines of progress.
     """
-    record, logger = Record(run.search), run.logger()
+    logger = run.logger()
     if record.replaying:
         say(f"going on after {record.seconds:.0f} s of searching")
     lines, schedules = 0, 0

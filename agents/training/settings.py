@@ -19,12 +19,18 @@ from agents.schedule_search.evolution import EvolutionOptions
 from agents.schedule_search.least_squares import LeastSquaresOptions
 from art_env._util.cli import ModelOptions
 from art_env._util.names import check_name, unknown_name
+from art_env._util.numbers import check_whole
 from art_env.envs.base_schedule import BASE_SCHEDULES
 from art_env.envs.config import EnvConfig
 from art_env.problems.problem import Problem
 from art_env.schedules.registry import check_universal
 
 AUTO = "auto"
+# Limits of what is counted: a slip of the finger must not take all memory or threads.
+MOST_ROWS = 1_000_000
+MOST = {"threads": 1024, "total_timesteps": 10**12, "iterations": 10**9}
+# Of widths and steps in units of the action, and of seeds (NumPy's have 32 bits, and a resumed run adds to it).
+MOST_WIDTH, MOST_SEED = 10.0, 2**31
 EFFORTS = ("none", "quick", "full")
 # Rows of a training with features, unless the problem's own are fewer.
 ROWS_WITH_FEATURES = 256
@@ -113,14 +119,15 @@ class Settings(ModelOptions):
             )
         for name in self.counts:
             count = getattr(self, name)
-            if count is not None and count < 1:
-                raise ValueError(f"{name} = {count} must be at least 1")
+            if count is not None:
+                check_whole(name, count, 1, MOST.get(name, MOST_ROWS))
         for name in self.positive:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} = {value} must be a positive number")
-        if self.seed < 0:
-            raise ValueError(f"seed = {self.seed} must not be negative")
+            if value is not None and value > MOST_WIDTH:
+                raise ValueError(f"{name} = {value} must be at most {MOST_WIDTH:g}; actions lie in [-1, 1]")
+        check_whole("seed", self.seed, 0, MOST_SEED)
         for one in self.one_by_one():
             config = one.env_config()
             if one.effort != "full":

@@ -34,6 +34,7 @@ from agents.training.settings import ArtSettings, SearchSettings, Settings
 from art_env import __version__
 from art_env._util.files import atomic_path, write_text
 from art_env._util.names import check_name
+from art_env.adapters.counting import CountedDenoiser, counting
 from art_env.envs.dynamics import Dynamics
 from art_env.envs.rewards import compares_groups
 from art_env.envs.sb3 import to_sb3
@@ -57,6 +58,7 @@ class Training:
         settings: what to train, on what.
 
     Attributes:
+        counter: the problem's denoiser, which counts the rows that pass its network.
         config: the environment's settings, around the problem itself.
         dynamics: the environment's functions.
         num_envs, total_timesteps: rows that step together, and env steps.
@@ -72,6 +74,10 @@ class Training:
         plain = settings.env_config()
         self.plain_config = plain.to_dict()
         problem = plain.make_problem()
+        self.counter = CountedDenoiser(problem.denoiser)
+        if settings.model is not None:  # it has been tried on a batch
+            self.counter.rows["model_check"] = int(getattr(problem.denoiser, "evals", 0))
+        problem = replace(problem, denoiser=self.counter)
         in_groups = compares_groups(plain.rule, plain.reward)
         self.num_envs, total = settings.size(problem, in_groups)
         self.init = settings.init if isinstance(settings, ArtSettings) else "base"
@@ -101,22 +107,19 @@ class Training:
         """A schedule, searched for without run folder, log and checkpoints."""
         settings = self.settings
         assert isinstance(settings, SearchSettings)
-        rows = self.num_envs
-        return make_search(
-            self.config, rows, self.total_timesteps, settings.options(rows), settings.seed
-        ).run()
+        rows, budget = self.num_envs, self.total_timesteps
+        with counting(self.counter, "training"):
+            return make_search(self.config, rows, budget, settings.options(rows), settings.seed).run()
 
     def fit(self) -> tuple[BaseAlgorithm, int]:
-        """An agent, trained without run folder, log and checkpoints, and the denoiser's evaluations."""
-        env = self.make_env(self.settings.seed)
-        model, found = self.new_model(env)
-        model.learn(self.total_timesteps)
-        return model, int(env.get_attr("denoiser_evals")[0]) + (found.evaluations if found else 0)
+        """An agent, trained without run folder, log and checkpoints, and the evaluations of that."""
+        with counting(self.counter, "training"):
+            model = self.new_model(self.make_env(self.settings.seed))
+            model.learn(self.total_timesteps)
+        return model, self.counter.rows["training"]
 
-    def new_model(
-        self, env: VecEnv, record: Record | None = None
-    ) -> tuple[BaseAlgorithm, SearchResult | None]:
-        """A fresh agent, and the search for its first actions if there was one.
+    def new_model(self, env: VecEnv, record: Record | None = None) -> BaseAlgorithm:
+        """A fresh agent, after the search for its first actions if there is one.
 
         Args:
             env: as ``make_env`` gives it.
@@ -130,6 +133,7 @@ class Training:
             if self.dynamics.has_final_errors:
                 options = LeastSquaresOptions()
             budget, seed = self.init_timesteps, self.settings.seed
+            self.count_again(record)
             found = make_search(self.config, rows, budget, options, seed, record).run()
         if isinstance(model, ARTRL) and self.init != "base":
             if found is None:
@@ -137,12 +141,18 @@ class Training:
                 model.policy.set_table(SchedulePolicy(given, self.dynamics).actions)
             else:
                 model.policy.set_table(found.actions)
-        return model, found
+        return model
+
+    def count_again(self, record: Record | None) -> None:
+        """Count the evaluations of a search's first part, before it was killed."""
+        if record is not None:
+            self.counter.rows["training"] += record.evaluations
 
     def schedule(self, model: BaseAlgorithm) -> Schedule:
         """The agent as a plain list of noise levels."""
         settings = self.settings
-        found = distill(model, self.dynamics, name=settings.algorithm)
+        with counting(self.counter, "distillation"):
+            found = distill(model, self.dynamics, name=settings.algorithm)
         meta = {**found.meta, "seed": settings.seed, "version": __version__}
         return replace(found, name=settings.algorithm, meta=meta)
 
@@ -167,7 +177,8 @@ class Result:
         schedule: the agent's.
         oracle: the best fixed schedule on the evaluator's noises; None: it was not searched for.
         rows: of the table.
-        seconds, env_steps, denoiser_evals: of the training itself, all parts of a resumed run together.
+        seconds, env_steps, denoiser_evals: of the training itself, all parts of a resumed run together. With an
+            effort below full, the evaluations that the universal schedule takes.
     """
 
     training: Training
@@ -181,6 +192,17 @@ class Result:
     seconds: float
     env_steps: int
     denoiser_evals: int
+
+    @property
+    def evaluations(self) -> dict[str, int]:
+        """Rows that have passed the network until now, by purpose.
+
+        ``model_check`` (a trial of a model in a file), ``references`` (exact trajectories), ``schedules`` (that are
+        computed), ``oracle``, ``training``, ``log`` (schedules measured on the way), ``distillation``, ``table`` and
+        ``pictures``. Of a resumed run ``training`` has all parts, the others the last. Exact trajectories that
+        another run in this process has integrated are not counted again.
+        """
+        return dict(self.training.counter.rows)
 
     @property
     def shown(self) -> list[Schedule]:
@@ -212,39 +234,51 @@ def train(settings: Settings, say: Callable[[str], None] = silent) -> Result:
     what = settings.algorithm if settings.effort == "full" else "universal schedule"
     say(f"{what} on {problem.name}: {solver}, K = {K}, run folder {run.folder}")
 
-    rivals = [make_schedule(name, problem, K, solver) for name in RIVALS]
+    counter = training.counter
+    with counting(counter, "schedules"):
+        rivals = [make_schedule(name, problem, K, solver) for name in RIVALS]
     oracle = None
     if settings.wants_oracle:
         if not run.oracle.is_file():
             say("searching for the oracle (gradients through the sampler) ...")
-        oracle = evaluator.oracle(K, run.oracle, rivals)
+        with counting(counter, "oracle"):
+            oracle = evaluator.oracle(K, run.oracle, rivals)
     log = ScheduleLog(
         training.dynamics, evaluator.reference(), oracle, [s for s in rivals if s.name == "edm"]
     )
     model: BaseAlgorithm | None = None
     if settings.effort != "full":
         began = time.perf_counter()
-        schedule = make_schedule(
-            "universal" if settings.effort == "none" else "universal_clock", problem, K, solver
-        )
+        with counting(counter, "schedules"):
+            schedule = make_schedule(
+                "universal" if settings.effort == "none" else "universal_clock", problem, K, solver
+            )
         seconds, env_steps, evals = time.perf_counter() - began, 0, int(schedule.meta["evaluations"])
     elif isinstance(settings, SearchSettings):
-        found = run_search(
-            settings, training.config, training.num_envs, training.total_timesteps, run, log, say
-        )
-        schedule, seconds = found.schedule, found.seconds
-        env_steps, evals = found.env_steps, found.evaluations
+        record = Record(run.search)
+        training.count_again(record)
+        with counting(counter, "training"):
+            found = run_search(
+                settings, training.config, training.num_envs, training.total_timesteps, run, record, log, say
+            )
+        schedule, seconds, env_steps = found.schedule, found.seconds, found.env_steps
+        evals = counter.rows["training"]
     else:
-        model, seconds, evals = learn(training, run, log, say)
+        model, seconds = learn(training, run, log, say)
         schedule, env_steps = training.schedule(model), model.num_timesteps + training.init_timesteps
-    if oracle and evaluator.ratio(schedule, oracle) < 1.0:
+        evals = counter.rows["training"]
+    with counting(counter, "table"):
+        better = oracle is not None and evaluator.ratio(schedule, oracle) < 1.0
+    if better:
         say("the agent's schedule is better than the oracle: searching on from there ...")
-        oracle = evaluator.oracle(K, run.oracle, [*rivals, schedule], again=True)
+        with counting(counter, "oracle"):
+            oracle = evaluator.oracle(K, run.oracle, [*rivals, schedule], again=True)
     shown = [*rivals, schedule, *([oracle] if oracle else [])]
-    rows = [row for s in shown for row in evaluator.rows(s, oracle)]
-    if model is not None and training.acts_on_samples:
-        sampler = partial(policy_samples, model, training.dynamics)
-        rows += evaluator.policy_rows(f"{settings.algorithm} policy", K, sampler, oracle)
+    with counting(counter, "table"):
+        rows = [row for s in shown for row in evaluator.rows(s, oracle)]
+        if model is not None and training.acts_on_samples:
+            sampler = partial(policy_samples, model, training.dynamics)
+            rows += evaluator.policy_rows(f"{settings.algorithm} policy", K, sampler, oracle)
     return Result(training, run, evaluator, model, rivals, schedule, oracle, rows, seconds, env_steps, evals)
 
 
@@ -253,24 +287,25 @@ def learn(
     run: RunFolder,
     log: ScheduleLog,
     say: Callable[[str], None],
-) -> tuple[BaseAlgorithm, float, int]:
-    """Train, or go on training; the model, and the seconds and evaluations of all parts of the run."""
-    settings, total = training.settings, training.total_timesteps
+) -> tuple[BaseAlgorithm, float]:
+    """Train, or go on training; the model, and the seconds of all parts of the run."""
+    settings, total, counter = training.settings, training.total_timesteps, training.counter
     algorithm = settings.algorithm
-    spent: dict[str, Any] = {"seconds": 0.0, "denoiser_evals": 0}
+    spent: dict[str, Any] = {"seconds": 0.0}
     # The checkpoint counts from when its progress file is there too, the last to be written.
     old = run.checkpoint if run.checkpoint.is_file() and run.progress.is_file() else None
     done = 0
     if old is not None:
         spent = json.loads(run.progress.read_text(encoding="utf-8"))
         done = int(spent.pop("env_steps"))
+        counter.rows["training"] += int(spent.pop("denoiser_evals"))
     began = time.time()
     env = training.make_env(settings.seed + done)
     if old is None:
         if training.init == "search":
             say("searching for the actions to begin with ...")
-        model, found = training.new_model(env, Record(run.search))
-        spent["denoiser_evals"] = found.evaluations if found else 0
+        with counting(counter, "training"):
+            model = training.new_model(env, Record(run.search))
     else:
         check_name("algorithm of the checkpoint", read_settings(old)["algorithm"], [algorithm])
         model = ALGORITHMS[algorithm].load(old, env=env, device="cpu")
@@ -286,7 +321,7 @@ def learn(
         return {
             "env_steps": model.num_timesteps,
             "seconds": spent["seconds"] + time.time() - began,
-            "denoiser_evals": spent["denoiser_evals"] + int(env.get_attr("denoiser_evals")[0]),
+            "denoiser_evals": counter.rows["training"],
         }
 
     def save(path: Path) -> None:
@@ -304,12 +339,12 @@ def learn(
         callbacks.append(ProgressBarCallback())
     remaining = total - model.num_timesteps
     if remaining > 0:
-        model.learn(remaining, CallbackList(callbacks), log_interval=10, reset_num_timesteps=old is None)
+        with counting(counter, "training"):
+            model.learn(remaining, CallbackList(callbacks), log_interval=10, reset_num_timesteps=old is None)
     elif isinstance(model, ARTRL):  # killed after the last checkpoint, before the end
         model.use_average()
     save_agent(model, run.model, algorithm, training.plain_config)
-    final = so_far()
-    return model, final["seconds"], final["denoiser_evals"]
+    return model, so_far()["seconds"]
 
 
 def policy_samples(model: BaseAlgorithm, dynamics: Dynamics, x: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,8 @@
 ``load_model`` reads what diffusers, NVlabs' EDM code and this package write; the classes wrap objects that the
 caller has built. Every adapter takes ``x: [B, *shape]``, float64 by convention, runs the network in the network's
 own dtype and returns the dtype of ``x``. Attributes: ``shape``, ``sigma_data``, ``sigma_min`` and ``sigma_max``
-(the noise the model was trained for), ``nfe_per_call``, and ``decode``: None, or the function from latents to
+(the noise the model was trained for), ``nfe_per_call``, ``space`` (``"ve"`` or ``"flow"``: what its own programs
+sample in, see ``Schedule``), and ``decode``: None, or the function from latents to
 images.
 
 diffusers is optional: ``pip install "art-rl[diffusers]"``. Nothing here imports it until a file needs it.
@@ -34,13 +35,17 @@ DEFAULT_SIGMA_MIN, DEFAULT_SIGMA_MAX = 0.002, 80.0
 
 
 class _Adapter(nn.Module):
-    """Checks the arguments, keeps the attributes, and sees that forward mode works.
+    """Checks the arguments, keeps the attributes, sees that forward mode works, and counts.
 
-    Subclasses define ``_denoise(x, sigma)``.
+    Subclasses define ``_denoise(x, sigma)``: one pass of the network.
+
+    Attributes:
+        evals: rows that have passed the network (see ``CountedDenoiser``).
     """
 
     nfe_per_call = 1
     has_condition = False
+    space = "ve"
 
     def __init__(self, shape: Sequence[int], sigma_data: float, sigma_min: float, sigma_max: float) -> None:
         super().__init__()
@@ -51,6 +56,7 @@ class _Adapter(nn.Module):
         if self.sigma_min >= self.sigma_max:
             raise ValueError(f"sigma_min = {sigma_min:g} must be below sigma_max = {sigma_max:g}")
         self._forward_mode = True
+        self.evals = 0
 
     @property
     def decode(self) -> Callable[[Tensor], Tensor] | None:
@@ -71,11 +77,11 @@ class _Adapter(nn.Module):
                 f"sigma has shape {tuple(s.shape)}; give a scalar or [{len(x)}], one per row of x"
             )
         if not _has_tangent(x, s):
-            return self._denoise(x, s)
+            return self._pass(x, s)
         if self._forward_mode:
             try:
                 with sdpa_kernel(SDPBackend.MATH), _ForwardMode():
-                    return self._denoise(x, s)
+                    return self._pass(x, s)
             except RuntimeError as error:
                 failure = _brief(error)
             # The same error without tangents is not about forward mode, and comes out here.
@@ -97,6 +103,11 @@ class _Adapter(nn.Module):
     def _denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def _pass(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """``_denoise``, counted."""
+        self.evals += self.nfe_per_call * len(x)
+        return self._denoise(x, sigma)
+
     def _differences(self, x: Tensor, sigma: Tensor) -> Tensor:
         """``_denoise`` of dual numbers by central differences, for networks without forward mode.
 
@@ -110,9 +121,9 @@ class _Adapter(nn.Module):
         speed = torch.maximum(ds.abs(), dx.flatten(1).square().mean(1).sqrt())
         h = 0.003 * sigma.clamp(min=self.sigma_min) / speed.clamp(min=1e-12)
         rows = append_dims(h, x)
-        ahead = self._denoise(x + rows * dx, sigma + h * ds)
-        behind = self._denoise(x - rows * dx, sigma - h * ds)
-        return forward_ad.make_dual(self._denoise(x, sigma), (ahead - behind) / (2 * rows))
+        ahead = self._pass(x + rows * dx, sigma + h * ds)
+        behind = self._pass(x - rows * dx, sigma - h * ds)
+        return forward_ad.make_dual(self._pass(x, sigma), (ahead - behind) / (2 * rows))
 
 
 def _has_tangent(*values: Tensor) -> bool:

@@ -73,6 +73,8 @@ class FlowDenoiser(_Adapter):
         ValueError: a shape or a number that makes no sense.
     """
 
+    space = "flow"
+
     def __init__(
         self,
         velocity_fn: Callable[[Tensor, Tensor], Tensor],

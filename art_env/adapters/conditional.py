@@ -48,6 +48,7 @@ class LabelledDenoiser(nn.Module):
         self.sigma_data = float(model.sigma_data)
         self.nfe_per_call = 1 if guidance == 1 else 2
         self.given_channels = 1
+        self.space = getattr(model, "space", "ve")
 
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """Denoise ``x: [B, C + 1, H, W]``."""
@@ -91,6 +92,7 @@ class InpaintingDenoiser(nn.Module):
         self.sigma_data = float(denoiser.sigma_data)
         self.nfe_per_call = int(getattr(denoiser, "nfe_per_call", 1))
         self.given_channels = channels
+        self.space = getattr(denoiser, "space", "ve")
 
     def forward(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """Denoise ``x: [B, 2 C, H, W]``."""

@@ -200,6 +200,7 @@ class DiffusersDenoiser(_Conditional):
         self.vae: Any = None if vae is None else vae.eval()
         self.scheduler = scheduler
         self._scheme = scheme
+        self.space = "flow" if isinstance(scheme, _Flow) else "ve"
         parameters = inspect.signature(model.forward).parameters
         self._sample_argument = "sample" if "sample" in parameters else "hidden_states"
         self.condition = _diffusers_condition(

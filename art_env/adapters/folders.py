@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from art_env._util.files import read_json
 from art_env._util.names import check_name
 from art_env.adapters.base import _Adapter, _brief, _check_weights
 from art_env.adapters.diffusers import MODEL_CLASSES, WEIGHTS
@@ -121,10 +121,7 @@ def _load_parts(parts: _Parts, device: str | torch.device, dtype: torch.dtype | 
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); save the model again") from error
+    config = read_json(path, "a model that diffusers saved")
     if not isinstance(config, dict) or "_class_name" not in config:
         raise ValueError(f"{path} has no _class_name, as diffusers' configs have; save the model again")
     return config

@@ -99,6 +99,7 @@ class GuidedDenoiser(_Adapter):
         )
         self.conditional, self.unconditional = conditional, unconditional
         self.guidance = float(guidance)
+        self.space = getattr(conditional, "space", "ve")
         self.nfe_per_call = sum(int(getattr(d, "nfe_per_call", 1)) for d in both)
 
     @property
@@ -106,10 +107,19 @@ class GuidedDenoiser(_Adapter):
         """That of the conditional model."""
         return getattr(self.conditional, "decode", None)
 
+    def _pass(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self._denoise(x, sigma)  # which counts one model after the other
+
     def _denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         c, u = self.conditional, self.unconditional
         if isinstance(c, _Conditional) and isinstance(u, _Conditional) and c._batches_with(u):
+            self.evals += self.nfe_per_call * len(x)
             with_it, without = c._evaluate(x, sigma, [c.condition, u.condition])
         else:
-            with_it, without = c(x, sigma), u(x, sigma)
+            with_it, without = self._once(c, x, sigma), self._once(u, x, sigma)
         return without + self.guidance * (with_it - without)
+
+    def _once(self, denoiser: Denoiser, x: Tensor, sigma: Tensor) -> Tensor:
+        """One of the two, by one pass: what takes the place of derivatives is this adapter's own business."""
+        self.evals += int(getattr(denoiser, "nfe_per_call", 1)) * len(x)
+        return denoiser._denoise(x, sigma) if isinstance(denoiser, _Adapter) else denoiser(x, sigma)

@@ -63,16 +63,13 @@ def append_dims(sigma: Tensor | float, x: Tensor) -> Tensor:
 
 
 class CheckedDenoiser:
-    """Counts the network evaluations of a denoiser and refuses output that would corrupt a run.
+    """Refuses output of a denoiser that would corrupt a run.
 
     Args:
-        denoiser: the model. Its attribute ``nfe_per_call`` (1 if absent; 2 with classifier-free guidance)
-            says how many network evaluations one call costs.
+        denoiser: the model.
         name: what error messages call it.
 
     Attributes:
-        nfe: network evaluations per sample since the last ``reset``: one call on a batch of B adds 1.
-        evals: network evaluations in all: one call on a batch of B adds B.
         step: set by the caller, only so that errors can name the step.
     """
 
@@ -84,12 +81,6 @@ class CheckedDenoiser:
         self.nfe_per_call = int(getattr(denoiser, "nfe_per_call", 1))
         self.given_channels = int(getattr(denoiser, "given_channels", 0))
         self.step: int | None = None
-        self.reset()
-
-    def reset(self) -> None:
-        """Set both counters to zero."""
-        self.nfe = 0
-        self.evals = 0
 
     def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """Denoise, as the wrapped denoiser does.
@@ -98,8 +89,6 @@ class CheckedDenoiser:
             DenoiserError: wrong type, shape or dtype, or a value that is not finite; names sigma and step.
         """
         out = self.denoiser(x, sigma)
-        self.nfe += self.nfe_per_call
-        self.evals += self.nfe_per_call * x.shape[0]
         if not isinstance(out, Tensor):
             raise DenoiserError(f"{self._where(sigma)} returned {type(out).__name__}; return a torch.Tensor")
         if out.shape != x.shape:

@@ -98,12 +98,15 @@ class BaseEnv:
 
     @property
     def denoiser_evals(self) -> int:
-        """Denoiser evaluations so far, rewards included and one a row (reference trajectories not)."""
-        return self._evals + (0 if self._dynamics is None else self._dynamics.denoiser.evals)
+        """Rows that have passed the network so far, rewards included, reference trajectories not."""
+        return self._evals + (0 if self._dynamics is None else self._dynamics.stepper.counter.evals)
 
     def _actions(self, action: Any, num_rows: int) -> Tensor:
         try:
-            array = np.asarray(action, dtype=np.float64)
+            array = np.asarray(action)
+            if array.dtype.kind not in "iuf":  # NumPy makes numbers of texts and booleans
+                raise TypeError(f"entries of type {array.dtype}")
+            array = array.astype(np.float64)
         except (TypeError, ValueError) as error:
             raise ValueError(f"action = {action!r} is not an array of numbers") from error
         A = self.dynamics.num_actions
@@ -116,6 +119,8 @@ class BaseEnv:
                 f"action[{place // (A if num_rows else 1)}] = {array.flat[place]} is not finite; "
                 "the policy has diverged, or its input was NaN"
             )
+        bound = self.dynamics.control_rule.bound  # far beyond it the reward would not be finite
+        array = array.clip(-bound, bound)
         return torch.from_numpy(array.reshape(-1, A)).to(self.dynamics.device)
 
     def _starts(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,8 @@ import torch
 from torch import Tensor
 
 from art_env._util.names import check_name
+from art_env.adapters.counting import uncounted
+from art_env.diffusion.levels import check_rho
 from art_env.diffusion.mixture_rows import MixtureRowsDenoiser
 from art_env.diffusion.solvers import Solver
 from art_env.problems.problem import Problem
@@ -56,11 +57,12 @@ class BaseSchedule:
         self.weights: Array | None = None
         self._rows: RowClocks | None = None
         self._clock: Clock | None = None
+        check_base_schedule(base)
         if isinstance(base, str):
-            check_name("base_schedule", base, BASE_SCHEDULES)
-            if isinstance(problem.denoiser, MixtureRowsDenoiser):
-                schedules = _of_rows(base, problem, problem.denoiser, num_steps, solver)
-                self._rows, base = RowClocks(schedules, problem.denoiser), schedules[0]
+            denoiser = uncounted(problem.denoiser)
+            if isinstance(denoiser, MixtureRowsDenoiser):
+                schedules = _of_rows(base, problem, denoiser, num_steps, solver)
+                self._rows, base = RowClocks(schedules, denoiser), schedules[0]
             elif base == "closed_form":
                 reference = problem.reference(min(problem.num_noises, CLOSED_FORM_NOISES))
                 base = closed_form(reference, CLOSED_FORM_STEPS)
@@ -104,6 +106,23 @@ class BaseSchedule:
             return _read(self.sigma, t)
         level: Tensor = _Level.apply(t, self.sigma)
         return level
+
+
+def check_base_schedule(base: object) -> None:
+    """Refuse what is no base schedule, before there is a problem.
+
+    Raises:
+        ValueError: not a ``Schedule``, and an unknown name or a number that is no rho.
+    """
+    if isinstance(base, str):
+        check_name("base_schedule", base, BASE_SCHEDULES)
+    elif not isinstance(base, Schedule):
+        try:
+            check_rho("base_schedule", base)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; a positive number is rho; or give 'closed_form' or a Schedule"
+            ) from error
 
 
 class RowClocks:
@@ -206,14 +225,7 @@ class _Level(torch.autograd.Function):
 
 def _ramp(rho: float, problem: Problem, num_steps: int) -> Clock:
     """Even steps of ``sigma^(1/rho)``; if the problem ends at 0, the last tick goes from ``sigma_min`` to 0."""
-    try:
-        value = float(rho)
-    except (TypeError, ValueError):
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(
-            f"base_schedule = {rho!r} must be a positive number rho, 'closed_form' or a Schedule"
-        )
+    value = float(rho)
     high, low = problem.sigma_max ** (1 / value), problem.sigma_min ** (1 / value)
     # K noise levels and then 0: the ramp takes all the ticks but the last.
     split = (

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 import numpy as np
+import torch
 
 from art_env._util.limits import MAX_STEPS
 from art_env._util.names import check_name, unknown_name
+from art_env._util.numbers import check_number, check_real, check_whole
 from art_env.diffusion.denoiser import Denoiser
+from art_env.diffusion.levels import FINAL_SIGMAS_TYPES
 from art_env.diffusion.ode import ReferenceFlow
 from art_env.diffusion.solvers import Solver, get_solver
+from art_env.envs.base_schedule import check_base_schedule
 from art_env.envs.observation import DEFAULT_FEATURES, FEATURES
 from art_env.envs.rewards import check_reward
 from art_env.problems.custom import custom_problem, model_problem
@@ -23,6 +27,10 @@ from art_env.problems.problem import Problem
 from art_env.schedules.schedule import Schedule, check_num_steps
 
 CONTROLS = ("log_speed", "speed")
+# Beyond it the share of a step is all or nothing (``clock.MIN_SHARE``).
+MOST_OCTAVES = 50.0
+# Initial noises that memory has room for.
+MOST_NOISES = 10_000_000
 # The settings that go with a solver whose steps have weights.
 WITH_WEIGHTS = {"control": ("log_speed",), "reward": ("global", "local")}
 
@@ -78,6 +86,7 @@ class EnvConfig:
     reference: ReferenceFlow | None = None
 
     def __post_init__(self) -> None:
+        self._check_types()
         features = (self.features,) if isinstance(self.features, str) else tuple(self.features)
         object.__setattr__(self, "features", tuple(check_name("feature", f, FEATURES) for f in features))
         rule = get_solver(self.solver)
@@ -93,11 +102,35 @@ class EnvConfig:
                     f"{name} = {value!r} knows nothing of the weights of solver = {rule.name!r}; use "
                     f"{' or '.join(map(repr, fits))}, or a solver without weights"
                 )
-        if not (math.isfinite(self.action_range) and self.action_range > 0):
-            raise ValueError(f"action_range = {self.action_range} must be a positive number of octaves")
-        object.__setattr__(self, "action_range", float(self.action_range))
-        if self.num_noises is not None and self.num_noises < 1:
-            raise ValueError(f"num_noises = {self.num_noises} must be at least 1")
+        if self.final_sigmas_type is not None:
+            check_name("final_sigmas_type", self.final_sigmas_type, FINAL_SIGMAS_TYPES)
+        self._check_numbers()
+
+    def _check_types(self) -> None:
+        """Refuse values of another type, which would fail later with an error about something else."""
+        for name, kinds, what in (
+            ("problem", (str, Problem), "a name, such as 'digits', or a Problem"),
+            ("device", (str, torch.device), "a name, such as 'cpu'"),
+            ("trust_pickle", (bool,), "True or False"),
+            ("features", (str, Sequence), "names, such as ('rms', 'turn')"),
+            ("model", (Mapping, NoneType), "a mapping with a path, or None"),
+            ("reference", (ReferenceFlow, NoneType), "a ReferenceFlow, or None"),
+            ("solver", (str, Solver), "a name, such as 'heun', or a Solver"),
+        ):
+            if not isinstance(getattr(self, name), kinds):
+                raise ValueError(f"{name} = {getattr(self, name)!r} must be {what}")
+
+    def _check_numbers(self) -> None:
+        """Refuse numbers out of range."""
+        check_base_schedule(self.base_schedule)
+        octaves = check_real("action_range", self.action_range, 1e-6, MOST_OCTAVES, "in octaves")
+        object.__setattr__(self, "action_range", octaves)
+        if self.num_noises is not None:
+            check_whole("num_noises", self.num_noises, 1, MOST_NOISES)
+        check_whole("noise_seed", self.noise_seed, 0, 2**63)
+        for name in ("sigma_min", "sigma_max"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name))
 
     @classmethod
     def make(cls, config: EnvConfig | None = None, **settings: Any) -> EnvConfig:

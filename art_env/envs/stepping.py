@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from art_env.adapters.counting import CountedDenoiser
 from art_env.diffusion.denoiser import CheckedDenoiser, all_finite
 from art_env.diffusion.noise import StepNoise
 from art_env.diffusion.ode import ReferenceFlow, curvature, norm
@@ -27,7 +28,8 @@ class Stepper:
         num_steps: K of the episodes, which a stochastic solver spreads its noise over.
 
     Attributes:
-        denoiser: the problem's, with its evaluations counted and checked.
+        counter: of the evaluations of these steps.
+        denoiser: the problem's, counted and checked.
     """
 
     def __init__(
@@ -44,7 +46,8 @@ class Stepper:
         self.problem, self.solver, self.num_steps = problem, solver, num_steps
         self.with_curvature, self.may_end_early = with_curvature, may_end_early
         self.noise, self.pool_size = noise, pool_size
-        self.denoiser = CheckedDenoiser(problem.denoiser, f"denoiser of {problem.name!r}")
+        self.counter = CountedDenoiser(problem.denoiser)
+        self.denoiser = CheckedDenoiser(self.counter, f"denoiser of {problem.name!r}")
 
     def slope(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor | None]:
         """``dx/dsigma`` and, if it was asked for, the exact ``|Q|``."""

@@ -11,22 +11,24 @@ A schedule with weights brings a sampler of its own, for k-diffusion, comfyui, e
 
 from __future__ import annotations
 
-import json
 import sys
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import tyro
 
 from art_env._util.cli import run_command
-from art_env._util.files import write_text
+from art_env._util.files import read_json, write_text
 from art_env._util.names import check_name
-from art_env.export.diffusers import _ramp, diffusers_kwargs
+from art_env.diffusion.levels import SPACES
+from art_env.export.diffusers import FLOW_START, STEPS, _ramp, check_start, diffusers_kwargs
 from art_env.export.formats import (
     _levels,
     _numbers,
+    levels_of,
     to_comfyui,
     to_diff_sampler,
     to_edm,
@@ -52,24 +54,26 @@ class Args:
     """scheduler_config.json of the model (diffusers targets): the text is made for it, and checked."""
     shift: float | None = None
     """Shift of the model's flow scheduler (diffusers-flow); by default that of the config, or 1."""
+    space: str | None = None
+    """ve or flow: what the model is, where the file is too old to say it, or the program could have either
+    (k-diffusion)."""
+    image_to_image: bool = False
+    """The schedule may begin in the middle of the model's range: the pipeline starts from an image."""
 
 
 def _diffusers(args: Args, schedule: Schedule, name: str) -> dict[str, Any] | None:
     """The arguments for the scheduler of the config file; None without such a file."""
     if args.scheduler_config is None:
         return None
-    config = _config(args)
     change = {} if args.shift is None else {"shift": args.shift}
-    return diffusers_kwargs(schedule, _class(name).from_config(config, **change))
+    scheduler = _class(name).from_config(_config(args), **STEPS.get(name, {}), **change)
+    return diffusers_kwargs(schedule, scheduler, image_to_image=args.image_to_image)
 
 
 def _config(args: Args) -> dict[str, Any]:
     """The settings of the config file."""
     assert args.scheduler_config is not None
-    try:
-        config = json.loads(args.scheduler_config.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{args.scheduler_config}: not valid JSON ({error})") from error
+    config = read_json(args.scheduler_config, "the model's scheduler_config.json")
     if not isinstance(config, dict):
         raise ValueError(f"{args.scheduler_config}: not a scheduler config (an object expected)")
     return config
@@ -90,7 +94,9 @@ def _class(name: str) -> Any:
     return found
 
 
-def _diffusers_text(name: str, argument: str, values: str, extra: str = "") -> str:
+def _diffusers_text(name: str, argument: str, values: str, **settings: Any) -> str:
+    """Python for a pipeline; ``settings`` are those of the scheduler that the values are made for."""
+    extra = "".join(f", {key}={value!r}" for key, value in {**STEPS.get(name, {}), **settings}.items())
     return (
         f"# diffusers: pipe.scheduler = {name}.from_config(pipe.scheduler.config{extra})\n"
         f"# pipe(..., {argument}={argument})\n"
@@ -115,40 +121,58 @@ def _text_diffusers_heun(args: Args, schedule: Schedule) -> str:
 
 def _text_diffusers_edm_euler(args: Args, schedule: Schedule) -> str:
     kwargs = _diffusers(args, schedule, "EDMEulerScheduler")
-    extra = ""
+    settings: dict[str, Any] = {}
     if kwargs is None:
         levels = _levels(schedule, "EDMEulerScheduler")
         low, high = float(levels[-1]), schedule.sigma_max
         low = low if low < high else high / 2  # one level: the other end of the ramp is free
-        ramp, extra = _ramp(levels, low, high, 7.0), f", sigma_min={low!r}, sigma_max={high!r}, rho=7.0"
+        ramp, settings = _ramp(levels, low, high, 7.0), {"sigma_min": low, "sigma_max": high, "rho": 7.0}
     else:
         ramp = kwargs["sigmas"].numpy()
     values = f"torch.tensor({_numbers(ramp)}, dtype=torch.float64)  # places on the ramp, not noise levels"
-    return _diffusers_text("EDMEulerScheduler", "sigmas", values, extra)
+    return _diffusers_text("EDMEulerScheduler", "sigmas", values, **settings)
 
 
 def _text_diffusers_flow(args: Args, schedule: Schedule) -> str:
     kwargs = _diffusers(args, schedule, "FlowMatchEulerDiscreteScheduler")
-    extra = ""
+    settings: dict[str, Any] = {} if args.shift is None else {"shift": args.shift}
     if kwargs is None:
-        shift = 1.0 if args.shift is None else args.shift
-        kwargs = {"sigmas": to_flow(schedule, shift).tolist()}
-        extra = f", shift={shift!r}, use_dynamic_shifting=False"
-    return _diffusers_text("FlowMatchEulerDiscreteScheduler", "sigmas", _numbers(kwargs["sigmas"]), extra)
+        settings = {"shift": 1.0, **settings, "use_dynamic_shifting": False}
+        if not args.image_to_image:
+            check_start(schedule, FLOW_START, "FlowMatchEulerDiscreteScheduler", "diffusers_kwargs")
+        kwargs = {"sigmas": to_flow(schedule, settings["shift"]).tolist()}
+    name, sigmas = "FlowMatchEulerDiscreteScheduler", _numbers(kwargs["sigmas"])
+    return _diffusers_text(name, "sigmas", sigmas, **settings)
 
 
 def _text_diffusers_learned(args: Args, schedule: Schedule) -> str:
-    text = diffusers_script(schedule)
+    text = diffusers_script(schedule, image_to_image=args.image_to_image)
     if args.scheduler_config is not None:
         config = _config(args)
-        learned_scheduler(schedule, _class(str(config.get("_class_name"))).from_config(config))
+        scheduler = _class(str(config.get("_class_name"))).from_config(config)
+        learned_scheduler(schedule, scheduler, image_to_image=args.image_to_image)
     return text
 
 
+def _flow(args: Args) -> bool | None:
+    """What ``--space`` says of the model in the other program."""
+    return None if args.space is None else args.space == "flow"
+
+
+def _made_for(schedule: Schedule, known: tuple[str, ...]) -> str | None:
+    """The solver that the schedule was made for, if it says so and the program has it."""
+    solver = schedule.meta.get("solver")
+    return solver if solver in known else None
+
+
 def _text_k_diffusion(args: Args, schedule: Schedule) -> str:
+    sigmas = levels_of(schedule, _flow(args))
+    solver = _made_for(schedule, SOLVERS_OF_K_DIFFUSION)
+    what = "and so for every sample_*" if solver is None else "which they were made for"
+    space = "; times of a model that denoises (1 - t) x0 + t noise" if args.space == "flow" else ""
     return (
-        "# k-diffusion: sample_heun(model, torch.randn(shape) * sigmas[0], sigmas), and so for every sample_*\n"
-        f"sigmas = torch.tensor({_numbers(schedule.sigmas)})\n"
+        f"# k-diffusion: sample_{solver or 'heun'}(model, torch.randn(shape) * sigmas[0], sigmas), {what}{space}\n"
+        f"sigmas = torch.tensor({_numbers(sigmas)})\n"
     )
 
 
@@ -162,13 +186,25 @@ def _text_edm(args: Args, schedule: Schedule) -> str:
 
 
 def _text_comfyui(args: Args, schedule: Schedule) -> str:
-    return f"# ComfyUI: paste the next line, without this one, into the node ManualSigmas\n{to_comfyui(schedule)}\n"
+    solver = _made_for(schedule, SOLVERS_OF_COMFYUI)
+    if schedule.space == "flow":
+        what = (
+            "times of a flow model; in them only the sampler euler takes the steps of this package's solver"
+        )
+    else:
+        what = "noise levels of a model that is no flow model (of one: --space flow)"
+    what += "" if solver is None else f"; made for {solver}"
+    head = "# ComfyUI: paste the next line, without this one, into the node ManualSigmas"
+    return f"{head}: {what}\n{to_comfyui(schedule)}\n"
 
 
 def _text_diff_sampler(args: Args, schedule: Schedule) -> str:
     return f"# diff-sampler, gits-main: append to python sample.py ...\n{to_diff_sampler(schedule)}\n"
 
 
+# Solvers that these have under the same names.
+SOLVERS_OF_K_DIFFUSION = ("euler", "heun", "dpmpp_2m")
+SOLVERS_OF_COMFYUI = (*SOLVERS_OF_K_DIFFUSION, "ipndm")
 # Of schedules without weights, and with them.
 TARGETS: dict[str, Callable[[Args, Schedule], str]] = {
     "diffusers-euler": _text_diffusers_euler,
@@ -182,7 +218,7 @@ TARGETS: dict[str, Callable[[Args, Schedule], str]] = {
 }
 LEARNED_TARGETS: dict[str, Callable[[Args, Schedule], str]] = {
     "diffusers-learned": _text_diffusers_learned,
-    "k-diffusion": lambda args, schedule: k_diffusion_script(schedule),
+    "k-diffusion": lambda args, schedule: k_diffusion_script(schedule, flow=_flow(args)),
     "edm": lambda args, schedule: edm_script(schedule),
     "comfyui": lambda args, schedule: comfyui_node(schedule),
 }
@@ -201,6 +237,8 @@ def export(args: Args) -> str:
     if args.scheduler_config is not None and not args.to.startswith("diffusers-"):
         raise ValueError(f"--scheduler-config is for the diffusers targets, not for {args.to}")
     schedule = Schedule.load(args.schedule)
+    if args.space is not None:
+        schedule = replace(schedule, space=check_name("space", args.space, SPACES))
     if schedule.weights is None and args.to not in TARGETS:
         raise ValueError(f"{args.schedule} has no weights, which {args.to} is for; use --to diffusers-euler")
     if schedule.weights is not None and args.to not in LEARNED_TARGETS:
@@ -218,7 +256,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _write(args: Args) -> None:
-    text = export(args)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        text = export(args)
+    for warning in caught:
+        if warning.category is UserWarning:
+            print(f"export: warning: {warning.message}", file=sys.stderr)
     if args.out is None:
         print(text, end="")
     else:

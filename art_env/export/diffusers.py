@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from art_env.export.formats import _flow_times, _levels, check_plain, to_flow
+from art_env.export.formats import _flow_times, _levels, check_plain, check_ve, to_flow
 from art_env.schedules.schedule import Array, Schedule
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 # How far a schedule may lie outside a model's range: such ends are quoted with three or four digits.
 RANGE_RTOL = 1e-3
+# A pipeline starts from noise alone. It lacks the data's part of the variance, (1 / sigma)^2 for latents, which is
+# little from here on; a flow model's pipelines begin at t = 1 whatever the list says, and are off by 1 / sigma.
+START, FLOW_START, START_RTOL = 10.0, 50.0, 0.1
 # Settings that replace or move the noise levels that a diffusers scheduler is given.
 SPACINGS = (
     "use_karras_sigmas",
@@ -27,10 +31,29 @@ SPACINGS = (
     "invert_sigmas",
     "shift_terminal",
 )
+# Settings under which a scheduler takes the steps of the solver that it stands for, and touches no prediction.
+STEPS: dict[str, dict[str, Any]] = {
+    "HeunDiscreteScheduler": {"clip_sample": False},
+    "FlowMatchEulerDiscreteScheduler": {"stochastic_sampling": False},
+    "DPMSolverMultistepScheduler": {
+        "algorithm_type": "dpmsolver++",
+        "solver_order": 2,
+        "solver_type": "midpoint",
+        "thresholding": False,
+    },
+}
+# The solver that a scheduler is.
+SOLVERS = {
+    "EulerDiscreteScheduler": "euler",
+    "HeunDiscreteScheduler": "heun",
+    "EDMEulerScheduler": "euler",
+    "FlowMatchEulerDiscreteScheduler": "euler",
+    "DPMSolverMultistepScheduler": "dpmpp_2m",
+}
 
 
 def diffusers_kwargs(
-    schedule: Schedule, scheduler: Any, *, quantize: bool = False, mu: float | None = None
+    schedule: Schedule, scheduler: Any, *, quantize: bool = False, image_to_image: bool = False
 ) -> dict[str, Any]:
     """Keyword arguments for a diffusers pipeline: ``pipe(..., **diffusers_kwargs(schedule, pipe.scheduler))``.
 
@@ -38,31 +61,24 @@ def diffusers_kwargs(
     within 1 / (2 sigmas[0]^2), or 1 / sigmas[0], of this grid's own start.
 
     Args:
-        scheduler: as for ``to_diffusers``; it is left as it is.
+        scheduler: as for ``to_diffusers``; it is left as it is. A flow model's must have a fixed shift.
         quantize: as for ``to_diffusers``.
-        mu: as for ``to_diffusers``; the value that the pipeline itself will compute.
+        image_to_image: the pipeline starts from an image with noise of ``sigmas[0]``, not from noise alone.
 
     Returns:
         ``{"sigmas": ...}`` or ``{"timesteps": ...}``, whichever the scheduler takes; ``{"num_inference_steps": ...}``
         for one that ``learned_scheduler`` made, which has the schedule in it.
 
     Raises:
-        ValueError: as ``to_diffusers``.
+        ValueError: as ``to_diffusers``, or a schedule that begins in the middle of the model's range without
+            ``image_to_image``.
+
+    Warns:
+        UserWarning: as ``to_diffusers``.
     """
-    names = [cls.__name__ for cls in type(scheduler).__mro__]
-    name = next((n for n in names if n in GRIDS), None)
-    if name is None:
-        raise ValueError(
-            f"{names[0]} cannot be given a grid (or is not a scheduler instance); diffusers schedulers that can: "
-            f"{', '.join(n for n in GRIDS if n not in (QUANTIZED, *LEARNED))}, and {QUANTIZED} with quantize=True. "
-            "Put one in with Scheduler.from_config(pipe.scheduler.config)"
-        )
-    if name not in LEARNED:
-        check_plain(schedule, name, "learned_scheduler")
-    kwargs, expected, rtol = GRIDS[name](schedule, scheduler, quantize=quantize, mu=mu)
-    trial = copy.deepcopy(scheduler)
-    trial.set_timesteps(**kwargs, **_mu(mu))
-    _check_read_back(trial, name, expected, rtol)
+    kwargs = _arguments(schedule, scheduler, quantize, None)
+    if not image_to_image:
+        check_start(schedule, least_start(scheduler), type(scheduler).__name__, "diffusers_kwargs")
     return kwargs
 
 
@@ -91,12 +107,87 @@ def to_diffusers(
         The scheduler.
 
     Raises:
-        ValueError: another scheduler, settings that would change the grid, a schedule that does not end at
-            0, or one outside the model's range of noise levels. The scheduler is left as it was.
+        ValueError: another scheduler, settings under which it changes the grid or is no longer the deterministic
+            solver of its name, a schedule that does not end at 0, one outside the model's range of noise levels, or
+            one of a flow model for another. The scheduler is left as it was.
+
+    Warns:
+        UserWarning: the schedule was made for another solver than the scheduler's.
     """
-    kwargs = diffusers_kwargs(schedule, scheduler, quantize=quantize, mu=mu)
+    kwargs = _arguments(schedule, scheduler, quantize, mu)
     scheduler.set_timesteps(**kwargs, **_mu(mu), device=device)
     return scheduler
+
+
+def _arguments(schedule: Schedule, scheduler: Any, quantize: bool, mu: float | None) -> dict[str, Any]:
+    """The arguments of ``set_timesteps``, tried on a copy of the scheduler."""
+    names = [cls.__name__ for cls in type(scheduler).__mro__]
+    name = next((n for n in names if n in GRIDS), None)
+    if name is None:
+        raise ValueError(
+            f"{names[0]} cannot be given a grid (or is not a scheduler instance); diffusers schedulers that can: "
+            f"{', '.join(n for n in GRIDS if n not in (QUANTIZED, *LEARNED))}, and {QUANTIZED} with quantize=True. "
+            "Put one in with Scheduler.from_config(pipe.scheduler.config)"
+        )
+    if name not in LEARNED:
+        check_plain(schedule, name, "learned_scheduler")
+    if not name.startswith("FlowMatch"):
+        check_ve(schedule, name, "FlowMatchEulerDiscreteScheduler")
+    kwargs, expected, rtol = GRIDS[name](schedule, scheduler, quantize=quantize, mu=mu)
+    trial = copy.deepcopy(scheduler)
+    trial.set_timesteps(**kwargs, **_mu(mu))
+    _check_read_back(trial, name, expected, rtol)
+    _warn_of_solver(schedule, name)
+    return kwargs
+
+
+def check_start(schedule: Schedule, least: float, name: str, function: str) -> None:
+    """Refuse a schedule that begins where noise alone is no start.
+
+    Args:
+        least: the noise level to begin at, as ``least_start`` says.
+        name: of the scheduler.
+        function: of this package, that takes ``image_to_image``.
+
+    Raises:
+        ValueError: its first noise level is below that.
+    """
+    if schedule.sigma_max < (1 - START_RTOL) * least:
+        raise ValueError(
+            f"schedule {schedule.name!r} starts at sigma={schedule.sigma_max:g}, where the image already shows, "
+            f"but a pipeline with {name} starts from noise alone; use a schedule that starts at sigma={least:g} or "
+            f"above, or {function}(..., image_to_image=True) (--image-to-image) if the pipeline starts from an image"
+        )
+
+
+def least_start(scheduler: Any) -> float:
+    """The noise level that a pipeline's noise is a fair start for, with the scheduler's model."""
+    if _is_flow(scheduler):
+        return FLOW_START
+    if hasattr(scheduler, "alphas_cumprod"):
+        return min(START, _euler_range(scheduler)[1])
+    return min(START, float(_get(scheduler.config, "sigma_max", START)))  # EDM's
+
+
+def _is_flow(scheduler: Any) -> bool:
+    return any(cls.__name__.startswith("FlowMatch") for cls in type(scheduler).__mro__) or (
+        _get(scheduler.config, "prediction_type") == "flow_prediction"
+    )
+
+
+def _warn_of_solver(schedule: Schedule, name: str) -> None:
+    """Warn if a schedule was made for another solver than the scheduler's."""
+    made_for, own = schedule.meta.get("solver"), SOLVERS.get(name)
+    if own is None or made_for is None or made_for == own:
+        return
+    other = next((n for n, solver in SOLVERS.items() if solver == made_for), None)
+    use = "" if other is None or name.startswith("FlowMatch") else f"use {other}, or "
+    warnings.warn(
+        f"schedule {schedule.name!r} was made for the solver {made_for!r}, but {name} takes the steps of {own!r}, "
+        f"for which other lists are better; {use}learn one with solver={own!r}",
+        UserWarning,
+        stacklevel=4,
+    )
 
 
 # What a scheduler is given; the noise levels that it must then show (its .sigmas, without repeats); tolerance.
@@ -129,7 +220,12 @@ def _heun(schedule: Schedule, scheduler: Any, **_: Any) -> Grid:
     _check_config(scheduler, name)
     table = _training_sigmas(scheduler)
     _check_bounds(schedule, name, table[0], table[-1])
+    levels = np.clip(levels, table[0], table[-1])  # a rounded end is that end
     times = np.interp(levels, table, np.arange(len(table)))
+    if (np.diff(times) >= 0).any():
+        raise ValueError(
+            f"two noise levels of schedule {schedule.name!r} are the same in {name}; use fewer steps"
+        )
     return {"timesteps": times.tolist()}, np.append(levels, 0.0), RANGE_RTOL
 
 
@@ -166,8 +262,9 @@ def _flow_match(schedule: Schedule, scheduler: Any, *, mu: float | None = None, 
         shift = float(scheduler.shift)
     elif mu is None:
         raise ValueError(
-            f"{name} with use_dynamic_shifting=True moves the grid by the pipeline's mu; pass mu=, or use "
-            f"{name}.from_config(scheduler.config, use_dynamic_shifting=False, shift=1.0)"
+            f"{name} with use_dynamic_shifting=True moves the grid by a mu that the pipeline computes; use "
+            f"{name}.from_config(scheduler.config, use_dynamic_shifting=False, shift=1.0), or, in a loop of your "
+            "own, to_diffusers(..., mu=...)"
         )
     else:
         linear = _get(config, "time_shift_type", "exponential") == "linear"
@@ -238,20 +335,33 @@ def _euler_range(scheduler: Any) -> tuple[float, float]:
 def _check_bounds(schedule: Schedule, name: str, low: float, high: float) -> None:
     """Refuse noise levels that the scheduler's model was not trained on."""
     top, bottom = schedule.sigma_max, float(schedule.sigmas[schedule.sigmas > 0].min())
-    if top > high * (1 + RANGE_RTOL):
+    if top > high * (1 + RANGE_RTOL) and not _is_rounded(top, high):
         raise ValueError(
             f"schedule {schedule.name!r} starts at sigma={top:g}, above {name}'s sigma_max={high:g}; "
             f"use a schedule made for sigma_max={high:g}"
         )
-    if bottom < low * (1 - RANGE_RTOL):
+    if bottom < low * (1 - RANGE_RTOL) and not _is_rounded(bottom, low):
         raise ValueError(
             f"schedule {schedule.name!r} has the noise level {bottom:g}, below {name}'s sigma_min={low:g}; "
             f"use a schedule made for sigma_min={low:g}"
         )
 
 
+def _is_rounded(quoted: float, exact: float) -> bool:
+    """Whether a number of two or more digits is another one, rounded to as many: 0.029 of 0.02917, but not 0.028."""
+    digits = np.format_float_scientific(quoted, trim="-").partition("e")[0].replace(".", "")
+    return len(digits) >= 2 and float(f"{exact:.{len(digits) - 1}e}") == quoted
+
+
 def _check_config(scheduler: Any, name: str) -> None:
-    """Refuse settings under which the scheduler would not use the grid, or not end at 0."""
+    """Refuse settings under which the scheduler would not use the grid, not end at 0, or be another solver."""
+    for key, value in STEPS.get(name, {}).items():
+        found = _get(scheduler.config, key, value)
+        if found != value:
+            raise ValueError(
+                f"{name} with {key}={found!r} is another sampler than {SOLVERS[name]!r}, whose schedules these are; "
+                f"use {name}.from_config(scheduler.config, {key}={value!r})"
+            )
     for key in SPACINGS:
         if _get(scheduler.config, key):
             value = "None" if key == "shift_terminal" else "False"

@@ -15,18 +15,60 @@ if TYPE_CHECKING:
 
 
 def to_k_diffusion(
-    schedule: Schedule, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    schedule: Schedule,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    *,
+    flow: bool | None = None,
 ) -> torch.Tensor:
     """``sigmas`` of k-diffusion's samplers, ``[num_steps + 1]``, float32 unless ``dtype`` says otherwise.
 
     Start them at ``torch.randn(...) * sigmas[0]``. On a schedule that does not end at 0, k-diffusion's Heun
     also evaluates at the last level, which ``art_env``'s does not.
 
+    Args:
+        flow: the model denoises ``x = (1 - t) data + t noise``, and the list is one of times ``t = sigma / (1 +
+            sigma)``. Euler's samples are the same in both spaces; other solvers take other steps in t. A schedule
+            of a flow model needs True or False; None is False for others.
+
     Raises:
-        ValueError: two levels are the same number in this dtype, or the schedule has weights.
+        ValueError: two levels are the same number in this dtype, the schedule has weights, or it is one of a flow
+            model and ``flow`` is None.
     """
     check_plain(schedule, "a list of sigmas", "learned_sampler")
-    return _tensor(schedule.sigmas, dtype, device)
+    return _tensor(levels_of(schedule, flow), dtype, device)
+
+
+def levels_of(schedule: Schedule, flow: bool | None) -> Array:
+    """Noise levels or, with ``flow``, times ``t = sigma / (1 + sigma)``; ``[num_steps + 1]``.
+
+    Raises:
+        ValueError: a schedule of a flow model, and ``flow`` is None.
+    """
+    if flow is None and schedule.space == "flow":
+        raise ValueError(
+            f"schedule {schedule.name!r} is one of a flow model; pass flow=True (--space flow) if the model there "
+            "denoises (1 - t) x0 + t noise, or flow=False (--space ve) if it denoises x0 + sigma noise, as those of "
+            "art_env.adapters do"
+        )
+    return _flow_times(schedule) if flow else schedule.sigmas
+
+
+def check_ve(schedule: Schedule, where: str, instead: str) -> None:
+    """Refuse a schedule of a flow model.
+
+    Args:
+        where: what is for other models.
+        instead: what serves flow models.
+
+    Raises:
+        ValueError: its space is ``"flow"``.
+    """
+    if schedule.space == "flow":
+        raise ValueError(
+            f"schedule {schedule.name!r} is one of a flow model (space = 'flow'), which {where} does not sample; use "
+            f"{instead}, or dataclasses.replace(schedule, space='ve') (--space ve) if the model is none"
+        )
 
 
 def to_edm(schedule: Schedule) -> list[float]:
@@ -36,16 +78,27 @@ def to_edm(schedule: Schedule) -> list[float]:
     place of the lines that compute ``t_steps``, and run it with ``--steps`` K.
 
     Raises:
-        ValueError: the schedule does not end at 0.
+        ValueError: the schedule does not end at 0, has weights, or is one of a flow model.
     """
-    return [*_levels(schedule, "EDM's sampler", "edm_script").tolist(), 0.0]
+    levels = _levels(schedule, "EDM's sampler", "edm_script")
+    check_ve(schedule, "EDM's sampler", "to_flow")
+    return [*levels.tolist(), 0.0]
 
 
 def to_comfyui(schedule: Schedule) -> str:
-    """Text for ComfyUI's node ManualSigmas: all noise levels, in full precision."""
+    """Text for ComfyUI's node ManualSigmas: all noise levels, in full precision.
+
+    ComfyUI samples flow models in their own space: for a schedule with ``space="flow"`` the numbers are times
+    ``t = sigma / (1 + sigma)``. Its sampler ``euler`` then gives the samples of Euler in sigma; other samplers take
+    other steps in t.
+
+    Raises:
+        ValueError: the schedule has weights.
+    """
     check_plain(schedule, "the node ManualSigmas", "comfyui_node")
     # ManualSigmas looks for digits and dots: it would read 1e-05 as two numbers.
-    return ", ".join(np.format_float_positional(s, trim="0") for s in schedule.sigmas)
+    levels = levels_of(schedule, schedule.space == "flow")
+    return ", ".join(np.format_float_positional(s, trim="0") for s in levels)
 
 
 def to_diff_sampler(schedule: Schedule) -> str:
@@ -54,9 +107,10 @@ def to_diff_sampler(schedule: Schedule) -> str:
     Its Heun also evaluates at the last level, which ``art_env``'s does not.
 
     Raises:
-        ValueError: the schedule ends at 0, which diff-sampler never reaches.
+        ValueError: the schedule ends at 0, which diff-sampler never reaches, has weights, or is one of a flow model.
     """
     check_plain(schedule, "diff-sampler")
+    check_ve(schedule, "diff-sampler", "to_flow")
     if schedule.final_sigmas_type == "zero":
         raise ValueError(
             f"schedule {schedule.name!r} ends at 0, where diff-sampler's solvers divide by the noise level; "

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from art_env.export.formats import _flow_times, _tensor, check_weighted
+from art_env.export.formats import _tensor, check_weighted, levels_of
 from art_env.schedules.schedule import Schedule
 
 
@@ -17,7 +17,7 @@ def learned_sampler(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     *,
-    flow: bool = False,
+    flow: bool | None = None,
 ) -> tuple[Callable[..., torch.Tensor], torch.Tensor]:
     """A sampler for k-diffusion's models, and the ``sigmas`` that belong to it.
 
@@ -28,16 +28,19 @@ def learned_sampler(
     Args:
         dtype: of ``sigmas``; float32 by default.
         device: where ``sigmas`` go.
-        flow: ``sigmas`` are times of a flow model (``sample_learned``).
+        flow: ``sigmas`` are times of a flow model (``sample_learned``). A schedule of a flow model needs True or
+            False; None is False for others.
 
     Returns:
         ``sample_learned`` with the schedule's weights, and ``[num_steps + 1]``.
 
     Raises:
-        ValueError: the schedule has no weights, or two levels are the same number in this dtype.
+        ValueError: the schedule has no weights, two levels are the same number in this dtype, or it is one of a flow
+            model and ``flow`` is None.
     """
-    sampler = partial(sample_learned, weights=check_weighted(schedule, "to_k_diffusion").tolist(), flow=flow)
-    return sampler, _tensor(_flow_times(schedule) if flow else schedule.sigmas, dtype, device)
+    weights = check_weighted(schedule, "to_k_diffusion").tolist()
+    levels = _tensor(levels_of(schedule, flow), dtype, device)
+    return partial(sample_learned, weights=weights, flow=bool(flow)), levels
 
 
 # scripts.py copies this function into programs where this package is not installed: it needs nothing but torch.

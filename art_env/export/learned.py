@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from art_env.export.diffusers import _check_bounds, _euler_range, _get
-from art_env.export.formats import check_weighted
+from art_env.export.diffusers import _check_bounds, _euler_range, _get, _is_flow, check_start, least_start
+from art_env.export.formats import check_ve, check_weighted
 from art_env.schedules.schedule import Schedule
 
 # Settings of how a model was trained, which the scheduler takes over.
@@ -22,7 +22,7 @@ TRAINING = (
 SMALLEST_ALPHA = 2.0**-24  # diffusers' own stand-in for a terminal signal of zero
 
 
-def learned_scheduler(schedule: Schedule, scheduler: Any) -> Any:
+def learned_scheduler(schedule: Schedule, scheduler: Any, *, image_to_image: bool = False) -> Any:
     """A scheduler of diffusers that samples with the noise levels and the weights of a schedule.
 
     ``pipe.scheduler = learned_scheduler(schedule, pipe.scheduler)``, then
@@ -33,6 +33,7 @@ def learned_scheduler(schedule: Schedule, scheduler: Any) -> Any:
 
     Args:
         scheduler: the model's own, of any class: it says how the model was trained, and is left as it is.
+        image_to_image: as for ``diffusers_kwargs``.
 
     Returns:
         A ``LearnedMultistepScheduler`` (epsilon, v_prediction and sample models), or a
@@ -40,8 +41,9 @@ def learned_scheduler(schedule: Schedule, scheduler: Any) -> Any:
         and weights. To load a pipeline that was saved with one, import ``art_env.export.scheduler`` first.
 
     Raises:
-        ValueError: the schedule has no weights or lies outside the model's range of noise levels, or the scheduler
-            is one of EDM's, or has no training betas that diffusers' Euler scheduler can make.
+        ValueError: the schedule has no weights, lies outside the model's range of noise levels, begins in its middle
+            (without ``image_to_image``) or is one of a flow model for another, or the scheduler is one of EDM's, or
+            has no training betas that diffusers' Euler scheduler can make.
         ImportError: diffusers is not installed.
     """
     weights = check_weighted(schedule, "diffusers_kwargs")
@@ -52,11 +54,11 @@ def learned_scheduler(schedule: Schedule, scheduler: Any) -> Any:
         raise ValueError(f"{name} is not a scheduler instance of diffusers; give pipe.scheduler")
     given = {"sigmas": schedule.sigmas.tolist(), "weights": weights.tolist()}
     training = {key: config[key] for key in TRAINING if config.get(key) is not None}
-    if any(cls.__name__.startswith("FlowMatch") for cls in type(scheduler).__mro__) or (
-        _get(config, "prediction_type") == "flow_prediction"
-    ):
+    least = 0.0 if image_to_image else least_start(scheduler)
+    if _is_flow(scheduler):
         if _get(config, "invert_sigmas"):
             raise ValueError(f"{name} with invert_sigmas=True runs from data to noise; it is not supported")
+        check_start(schedule, least, name, "learned_scheduler")
         return FlowMatchLearnedMultistepScheduler(
             **given, num_train_timesteps=config.get("num_train_timesteps", 1000)
         )
@@ -66,6 +68,8 @@ def learned_scheduler(schedule: Schedule, scheduler: Any) -> Any:
             "betas (DDPMScheduler, EulerDiscreteScheduler, ...) or by flow matching. With a denoiser of your own, "
             "use art_env.export.learned_sampler"
         )
+    check_start(schedule, least, name, "learned_scheduler")
+    check_ve(schedule, name, "the flow model's own scheduler")
     _check_bounds(schedule, name, *_euler_range(scheduler))
     try:
         made = LearnedMultistepScheduler(**given, **training)

@@ -9,7 +9,7 @@ import hashlib
 import inspect
 from collections.abc import Iterable
 
-from art_env.export.formats import _numbers, check_weighted
+from art_env.export.formats import _numbers, check_ve, check_weighted, levels_of
 from art_env.export.k_diffusion import learned_sampler, sample_learned
 from art_env.schedules.schedule import Schedule
 
@@ -18,19 +18,23 @@ from typing import Any
 """
 
 
-def k_diffusion_script(schedule: Schedule) -> str:
+def k_diffusion_script(schedule: Schedule, *, flow: bool | None = None) -> str:
     """Python that defines ``sample`` and ``sigmas``, as ``learned_sampler`` returns them.
 
+    Args:
+        flow: as ``learned_sampler``.
+
     Raises:
-        ValueError: the schedule has no weights, or two levels are the same number in float32.
+        ValueError: as ``learned_sampler``.
     """
-    learned_sampler(schedule)  # checks
+    learned_sampler(schedule, flow=flow)  # checks
+    more = ", flow=True" if flow else ""
     return (
         f"# {_title(schedule)}\n"
         "# k-diffusion: sample(model, torch.randn(shape) * sigmas[0], sigmas)\n"
         f"import functools\n{IMPORTS}\nimport torch\n\n\n{_sampler()}\n\n"
-        f"sigmas = torch.tensor({_numbers(schedule.sigmas)})\n"
-        f"sample = functools.partial(sample_learned, weights={_table(schedule)})\n"
+        f"sigmas = torch.tensor({_numbers(levels_of(schedule, flow))})\n"
+        f"sample = functools.partial(sample_learned, weights={_table(schedule)}{more})\n"
     )
 
 
@@ -38,9 +42,10 @@ def edm_script(schedule: Schedule) -> str:
     """Python to paste into EDM's ``generate.py``: another ``edm_sampler``, in float64 as the one there.
 
     Raises:
-        ValueError: the schedule has no weights.
+        ValueError: the schedule has no weights, or is one of a flow model.
     """
     check_weighted(schedule, "to_edm")
+    check_ve(schedule, "EDM's sampler", "k_diffusion_script with flow=True")
     return (
         f"# {_title(schedule)}\n"
         "# EDM: paste below edm_sampler of generate.py, which it replaces; --steps and other options are not read\n"
@@ -63,7 +68,7 @@ def comfyui_node(schedule: Schedule) -> str:
     Raises:
         ValueError: the schedule has no weights, or two levels are the same number in float32.
     """
-    learned_sampler(schedule)  # checks
+    learned_sampler(schedule, flow=False)  # checks
     weights = _table(schedule)
     key = f"ARTSchedule{hashlib.sha256((_numbers(schedule.sigmas) + weights).encode()).hexdigest()[:8]}"
     return (
@@ -89,20 +94,25 @@ def comfyui_node(schedule: Schedule) -> str:
     )
 
 
-def diffusers_script(schedule: Schedule) -> str:
+def diffusers_script(schedule: Schedule, *, image_to_image: bool = False) -> str:
     """Python that puts ``learned_scheduler`` into a pipeline ``pipe``; it imports this package.
+
+    Args:
+        image_to_image: as ``learned_scheduler``.
 
     Raises:
         ValueError: the schedule has no weights.
     """
     check_weighted(schedule, "diffusers_kwargs")
+    more = ", image_to_image=True" if image_to_image else ""
     return (
         f"# {_title(schedule)}\n"
         f"# diffusers, where art_env is installed: pipe(..., num_inference_steps={schedule.num_steps})\n"
         "from art_env import Schedule\n"
         "from art_env.export import learned_scheduler\n\n"
-        f"schedule = Schedule({_numbers(schedule.sigmas)}, weights={_table(schedule)})\n"
-        "pipe.scheduler = learned_scheduler(schedule, pipe.scheduler)\n"
+        f"schedule = Schedule({_numbers(schedule.sigmas)}, weights={_table(schedule)}, "
+        f'space="{schedule.space}")\n'
+        f"pipe.scheduler = learned_scheduler(schedule, pipe.scheduler{more})\n"
     )
 
 

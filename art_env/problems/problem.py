@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from art_env._util.names import check_name
+from art_env.adapters.counting import counting
 from art_env.diffusion.denoiser import Denoiser
-from art_env.diffusion.levels import FINAL_SIGMAS_TYPES, check_sigma_range
+from art_env.diffusion.levels import FINAL_SIGMAS_TYPES, SPACES, check_sigma_range
 from art_env.diffusion.ode import ReferenceFlow, norm
 
 
@@ -180,6 +181,11 @@ class Problem:
         return tuple(self.denoiser.shape)
 
     @property
+    def space(self) -> str:
+        """``"ve"`` or ``"flow"``: what the model's own programs sample in (see ``Schedule``)."""
+        return check_name("space of the denoiser", getattr(self.denoiser, "space", "ve"), SPACES)
+
+    @property
     def sigma_end(self) -> float:
         """Last noise level of every schedule: 0 or ``sigma_min``."""
         return 0.0 if self.final_sigmas_type == "zero" else self.sigma_min
@@ -250,29 +256,35 @@ class Problem:
 
 @lru_cache(maxsize=8)
 def _reference(problem: Problem, n: int, seed: int, num_knots: int) -> ReferenceFlow:
-    return ReferenceFlow.integrate(
-        problem.denoiser,
-        problem.sample_noise(n, seed),
-        problem.sigma_max,
-        problem.sigma_floor,
-        problem.sigma_end,
-        num_knots,
-    )
+    with counting(problem.denoiser, "references"):
+        return ReferenceFlow.integrate(
+            problem.denoiser,
+            problem.sample_noise(n, seed),
+            problem.sigma_max,
+            problem.sigma_floor,
+            problem.sigma_end,
+            num_knots,
+        )
 
 
 def check_device(device: str) -> str:
-    """Return ``device`` if torch can use it.
+    """Return ``device`` if denoisers can run on it: a CPU, or a CUDA device that is there.
 
     Raises:
-        ValueError: not a device, or a CUDA device that is not there.
+        ValueError: not a device, one without float64 or without values, or a CUDA device that is not there.
     """
     try:
         kind = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ValueError(f"device = {device!r} is not a device; use 'cpu', 'cuda' or 'cuda:0'") from error
+    if kind.type not in ("cpu", "cuda"):
+        why = {"mps": "it has no float64", "meta": "its tensors have no values"}.get(
+            kind.type, "it is not tested"
+        )
+        raise ValueError(f"device = {device!r} is not supported ({why}); use 'cpu', 'cuda' or 'cuda:0'")
     if kind.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (kind.index or 0) >= count:
+        if not 0 <= (kind.index or 0) < count:
             raise ValueError(
                 f"device = {device!r} is not there: torch sees {count} CUDA device(s); use 'cpu'"
             )

@@ -16,7 +16,8 @@ from collections.abc import Callable
 import numpy as np
 
 from art_env._util.names import check_name
-from art_env.diffusion.levels import FINAL_SIGMAS_TYPES, check_sigma_range
+from art_env._util.numbers import check_real
+from art_env.diffusion.levels import FINAL_SIGMAS_TYPES, LEAST_SIGMA, MOST_SIGMA, check_rho, check_sigma_range
 from art_env.schedules.schedule import Array, Schedule, check_num_steps
 
 ZEROS = ("append", "replace")
@@ -98,11 +99,11 @@ def edm(
     """Equal steps of ``sigma ** (1 / rho)`` (Karras et al. 2022, eq. 5).
 
     Raises:
-        ValueError: ``rho`` is not a positive number.
+        ValueError: ``rho`` is not a number from 0.1 to 1,000.
     """
-    if not (math.isfinite(rho) and rho > 0):
-        raise ValueError(f"rho = {rho} must be a positive number")
-    high, low = sigma_max ** (1 / rho), max(sigma_min, 0.0) ** (1 / rho)
+    check_rho("rho", rho)
+    check_sigma_range(sigma_min, sigma_max)
+    high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     name = "edm" if rho == 7 else f"edm:rho={rho:g}"
     return _ramp(
         num_steps,
@@ -132,7 +133,8 @@ def log_snr(
         raise ValueError(
             f"log_snr needs sigma_min above 0, not {sigma_min:g}; pass for example sigma_min=1e-4"
         )
-    high, low = math.log(sigma_max) if sigma_max > 0 else 0.0, math.log(sigma_min)
+    check_sigma_range(sigma_min, sigma_max)
+    high, low = math.log(sigma_max), math.log(sigma_min)
     return _ramp(
         num_steps,
         sigma_min,
@@ -158,8 +160,8 @@ def arctan(
     Raises:
         ValueError: ``c`` is not a positive number.
     """
-    if not (math.isfinite(c) and c > 0):
-        raise ValueError(f"c = {c} must be a positive number, the standard deviation of the data")
+    check_real("c", c, LEAST_SIGMA, MOST_SIGMA, "as the standard deviation of the data")
+    check_sigma_range(sigma_min, sigma_max)
     high, low = math.atan(sigma_max / c), math.atan(sigma_min / c)
     name = "arctan" if c == 1 else f"arctan:c={c:g}"
     return _ramp(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,6 +84,8 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "cma": ("max_evaluations",),
     "universal_clock": ("noises",),
 }
+# Options that count something, and the range of all.
+WHOLE, OPTION_RANGE = ("max_evaluations", "noises"), (1e-6, 1e6)
 
 
 class _Spec(NamedTuple):
@@ -168,6 +171,11 @@ def _parse_options(spec: str, name: str, text: str) -> dict[str, Any]:
             raise ValueError(f"schedule {spec!r}: {key} = {value!r} is not a number") from None
         if not (math.isfinite(options[key]) and options[key] > 0):
             raise ValueError(f"schedule {spec!r}: {key} = {value} must be a positive number")
+        low, high = OPTION_RANGE
+        if not low <= options[key] <= high:
+            raise ValueError(f"schedule {spec!r}: {key} = {value} must lie between {low:g} and {high:g}")
+        if key in WHOLE and not options[key].is_integer():
+            raise ValueError(f"schedule {spec!r}: {key} = {value} must be a whole number")
     return options
 
 
@@ -204,7 +212,19 @@ def make_schedule(
     Raises:
         ValueError, FileNotFoundError, ImportError: as ``check_spec``, or ``num_steps < 1``.
     """
-    K = check_num_steps(num_steps)
+    made = _make(spec, problem, check_num_steps(num_steps), solver, reference, starts)
+    return replace(made, space=problem.space)
+
+
+def _make(
+    spec: str,
+    problem: Problem,
+    K: int,
+    solver: str | Solver,
+    reference: ReferenceFlow | None,
+    starts: Iterable[Schedule],
+) -> Schedule:
+    """``make_schedule``, without the schedule's space."""
     name, options, file = _parse(spec, problem, solver)
     if file is not None:
         return file.resample(K, keep_zero=False)
@@ -297,7 +317,8 @@ def universal(
     clock, spent = None, 0
     if on_clock:
         known = problem.reference(int(noises), num_knots=CLOCK_KNOTS)
-        clock, spent = closed_form(known, CLOCK_STEPS), known.evaluations
+        clock = closed_form(known, CLOCK_STEPS)
+        spent = known.evaluations * int(getattr(problem.denoiser, "nfe_per_call", 1))
     found = Schedule.universal(
         num_steps,
         clock=clock,

@@ -13,12 +13,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import PchipInterpolator
 
-from art_env._util.files import write_text
+from art_env._util.files import parse_json, write_text
+from art_env._util.names import check_name
+from art_env.diffusion.levels import FINAL_SIGMAS_TYPES, SPACES
 from art_env.schedules.universal import universal_table
 
 FORMAT = "art-schedule"
 # Version 2 has weights; a schedule without them is written as version 1, which older releases read.
 VERSION, VERSION_WITH_WEIGHTS = 1, 2
+# Of any solver; a larger number is a slip of the finger that would take all memory.
+MAX_STEPS = 10_000
 Array = NDArray[np.float64]
 
 
@@ -27,26 +31,32 @@ class Schedule:
     """A validated, immutable list of noise levels.
 
     Args:
-        sigmas: ``[num_steps + 1]``, strictly descending, finite, the first > 0, the last >= 0.
+        sigmas: ``[num_steps + 1]``, strictly descending, finite, the first > 0, the last >= 0: noise levels of
+            ``x0 + sigma noise``, whatever the space.
         name: what tables call it.
         meta: where it comes from (problem, solver, objective, seed, versions); must be JSON.
         weights: ``[num_steps, m]``, for the solver ``learned_{m+1}m``; None: the list serves any solver.
+        space: what the model's own programs sample in. ``"ve"``: ``x0 + sigma noise``, or that scaled to unit
+            variance. ``"flow"``: ``(1 - t) x0 + t noise`` with ``t = sigma / (1 + sigma)``; exports write t.
 
     Raises:
-        ValueError: the list is not a schedule, or weights of another shape or not finite; names the index and the
-            value.
+        ValueError: the list is not a schedule, weights of another shape or not finite, or an unknown space; names the
+            index and the value.
     """
 
     sigmas: Array
     name: str = "schedule"
     meta: Mapping[str, Any] = field(default_factory=dict)
     weights: Array | None = None
+    space: str = "ve"
 
     def __post_init__(self) -> None:
-        try:
-            sigmas = np.array(self.sigmas, dtype=np.float64)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise ValueError(f"sigmas is not a list of numbers: {error}") from error
+        if not isinstance(self.name, str):
+            raise ValueError(f"name = {self.name!r} must be a text")
+        if not isinstance(self.meta, Mapping):
+            raise ValueError(f"meta = {self.meta!r} must be a mapping, such as {{'solver': 'heun'}}")
+        check_name("space", self.space, SPACES)
+        sigmas = _numbers("sigmas", self.sigmas)
         if sigmas.ndim != 1 or sigmas.size < 2:
             raise ValueError(
                 f"sigmas has shape {sigmas.shape}; give one list of at least two noise levels (num_steps + 1)"
@@ -171,10 +181,10 @@ class Schedule:
                     "keep_zero cannot resample a single step: it has only one noise level above 0"
                 )
             body[0] = self.sigmas[0]
-            return Schedule(np.append(body, 0.0), self.name, meta)
+            return Schedule(np.append(body, 0.0), self.name, meta, space=self.space)
         sigmas = self.interpolator()(np.linspace(0.0, 1.0, num_steps + 1))
         sigmas[0], sigmas[-1] = self.sigmas[0], self.sigmas[-1]
-        return Schedule(sigmas, self.name, meta)
+        return Schedule(sigmas, self.name, meta, space=self.space)
 
     @classmethod
     def universal(
@@ -208,7 +218,8 @@ class Schedule:
         meta: dict[str, Any] = {"method": name, **table.meta}
         if clock is not None:
             levels = clock.interpolator()(table.levels)
-            return cls(np.array([clock.sigma_max, *levels, clock.sigma_end]), name, meta, table.weights)
+            ends = np.array([clock.sigma_max, *levels, clock.sigma_end])
+            return cls(ends, name, meta, table.weights, clock.space)
         if not (np.isfinite(sigma_data) and sigma_data > 0):
             raise ValueError(f"sigma_data = {sigma_data} must be a positive number")
         levels = sigma_data * table.levels
@@ -239,64 +250,87 @@ class Schedule:
             )
 
     def to_json(self) -> str:
-        """A JSON text that ``from_json`` reads back exactly."""
+        """A JSON text that ``from_json`` reads back exactly.
+
+        Raises:
+            ValueError: the meta holds something that JSON has not, such as NaN.
+        """
         body = {
             "format": FORMAT,
             "version": VERSION if self.weights is None else VERSION_WITH_WEIGHTS,
             "name": self.name,
             "num_steps": self.num_steps,
+            "space": self.space,
             "final_sigmas_type": self.final_sigmas_type,
             "sigmas": [float(s) for s in self.sigmas],
             **({} if self.weights is None else {"solver": self.solver, "weights": self.weights.tolist()}),
             "meta": self.meta,
         }
-        return json.dumps(body, indent=2) + "\n"
+        try:
+            return json.dumps(body, indent=2, allow_nan=False) + "\n"
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(
+                f"meta of schedule {self.name!r} is not JSON ({error}); leave that entry out"
+            ) from error
 
     @classmethod
     def from_json(cls, text: str) -> Schedule:
-        """Read what ``to_json`` wrote.
+        """Read what ``to_json`` wrote; a text without ``space`` is of an older release, and ``"ve"``.
 
         Raises:
-            ValueError: not JSON, not a schedule, of another version, or with bad noise levels.
+            ValueError: not JSON, not a schedule, of another version, with bad noise levels, or with entries that
+                contradict each other.
         """
         try:
-            body = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"not valid JSON (line {error.lineno}: {error.msg}); truncated, or not a schedule file?"
-            ) from error
+            body = parse_json(text)
+        except ValueError as error:
+            raise ValueError(f"{error}; truncated, or not a schedule file?") from error
         if not isinstance(body, dict) or body.get("format") != FORMAT:
             raise ValueError(f'not a schedule: expected an object with "format": "{FORMAT}"')
         version, weights = body.get("version"), body.get("weights")
-        if version not in (VERSION, VERSION_WITH_WEIGHTS):
+        if type(version) is not int or version not in (VERSION, VERSION_WITH_WEIGHTS):
             raise ValueError(
-                f"schedule version {version!r} is not {VERSION} or {VERSION_WITH_WEIGHTS}; write it again with this "
-                "release"
+                f"schedule version {_short(version)} is not {VERSION} or {VERSION_WITH_WEIGHTS}; write it again with "
+                "this release"
             )
         if (version == VERSION_WITH_WEIGHTS) != (weights is not None):
             raise ValueError(
-                f'schedule version {version} with "weights" = {weights!r}: version {VERSION_WITH_WEIGHTS} has them, '
-                f"version {VERSION} does not"
+                f'schedule version {version} with "weights" = {_short(weights)}: version {VERSION_WITH_WEIGHTS} has '
+                f"them, version {VERSION} does not"
             )
         sigmas = body.get("sigmas")
         if not isinstance(sigmas, list):
             raise ValueError('schedule has no list "sigmas"')
-        meta = body.get("meta", {})
-        if not isinstance(meta, dict):
-            raise ValueError(f'schedule "meta" is {type(meta).__name__}, not an object')
         schedule = cls(
-            cast("Array", sigmas), str(body.get("name", "schedule")), meta, cast("Array | None", weights)
+            cast("Array", sigmas),
+            body.get("name", "schedule"),
+            body.get("meta", {}),
+            cast("Array | None", weights),
+            body.get("space", "ve"),
         )
-        if body.get("num_steps", schedule.num_steps) != schedule.num_steps:
-            raise ValueError(
-                f"num_steps = {body['num_steps']!r} but sigmas has {schedule.num_steps + 1} entries "
-                "(num_steps + 1 expected)"
-            )
-        if body.get("solver", schedule.solver) != schedule.solver:
-            raise ValueError(
-                f"solver = {body['solver']!r}, but weights of this shape are those of {schedule.solver!r}"
-            )
+        schedule._check_told(body)
         return schedule
+
+    def _check_told(self, body: Mapping[str, Any]) -> None:
+        """Refuse a file that says something else of its list than the list itself, or could not be written again."""
+        self.to_json()
+        given = body.get("num_steps", self.num_steps)
+        if type(given) is not int or given != self.num_steps:
+            raise ValueError(
+                f"num_steps = {_short(given)} but sigmas has {self.num_steps + 1} entries (num_steps + 1 expected)"
+            )
+        # "terminal": the name in older files.
+        for key in ("final_sigmas_type", "terminal"):
+            if body.get(key, self.final_sigmas_type) != self.final_sigmas_type:
+                known = " or ".join(f'"{name}"' for name in FINAL_SIGMAS_TYPES)
+                raise ValueError(
+                    f"{key} = {_short(body[key])}, but sigmas ends at {self.sigma_end:g}, which is "
+                    f'"{self.final_sigmas_type}" (of {known}); correct the one that is wrong'
+                )
+        if body.get("solver", self.solver) != self.solver:
+            raise ValueError(
+                f"solver = {_short(body['solver'])}, but weights of this shape are those of {self.solver!r}"
+            )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write ``to_json()`` to a file, in one piece."""
@@ -314,16 +348,48 @@ class Schedule:
         if not file.is_file():
             raise FileNotFoundError(f"no schedule file at {str(path)!r}")
         try:
-            return cls.from_json(file.read_text(encoding="utf-8"))
-        except (ValueError, UnicodeDecodeError) as error:
+            text = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{path}: not a text file; give the schedule.json of a run "
+                "(evaluate.py takes a model.zip as --agents)"
+            ) from error
+        try:
+            return cls.from_json(text)
+        except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
 
-def _checked_weights(given: object, num_steps: int) -> Array:
+def _numbers(field: str, given: object) -> Array:
+    """A new array of float64.
+
+    Raises:
+        ValueError: it is not a rectangle of numbers; texts and booleans are none, although NumPy converts them.
+    """
+    stack: list[tuple[str, object]] = [(field, given)]
+    while stack:
+        where, value = stack.pop()
+        if isinstance(value, (str, bytes, bool, np.bool_)):
+            raise ValueError(f"{where} = {_short(value)} is not a number; write it as one, such as 0.5")
+        if isinstance(value, (list, tuple)):
+            stack += [(f"{where}[{i}]", inner) for i, inner in reversed(list(enumerate(value)))]
     try:
-        weights = np.array(given, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"weights is not a table of numbers: {error}") from error
+        array = np.array(given)
+        if array.dtype.kind not in "iufO":
+            raise TypeError(f"entries of type {array.dtype}")
+        return array.astype(np.float64)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{field} is not a list of numbers: {error}") from error
+
+
+def _short(value: object) -> str:
+    """A value as it is quoted in an error."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _checked_weights(given: object, num_steps: int) -> Array:
+    weights = _numbers("weights", given)
     if weights.ndim != 2 or len(weights) != num_steps or not weights.shape[1]:
         raise ValueError(
             f"weights has shape {weights.shape}; give 1 weight or more for each of {num_steps} steps"
@@ -341,13 +407,17 @@ def pad_weights(weights: Array, count: int) -> Array:
 
 
 def check_num_steps(num_steps: object) -> int:
-    """Return ``num_steps`` if it is a whole number of at least 1.
+    """Return ``num_steps`` if it is a whole number from 1 to 10,000.
 
     Raises:
         ValueError: otherwise.
     """
     if isinstance(num_steps, bool) or not isinstance(num_steps, (int, np.integer)) or num_steps < 1:
         raise ValueError(f"num_steps = {num_steps!r} must be a whole number of at least 1")
+    if num_steps > MAX_STEPS:
+        raise ValueError(
+            f"num_steps = {num_steps} must be at most {MAX_STEPS}; samplers take 2 to 1000 steps"
+        )
     return int(num_steps)
 
 

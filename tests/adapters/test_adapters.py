@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from art_env.adapters import diffusers as diffusers_adapter
 from art_env.adapters import load as load_module
 from art_env.adapters.callables import CallableDenoiser, FlowDenoiser
+from art_env.adapters.conditional import InpaintingDenoiser
+from art_env.adapters.counting import CountedDenoiser
 from art_env.adapters.diffusers import DiffusersDenoiser
 from art_env.adapters.edm import EDMDenoiser, load_edm_pickle
 from art_env.adapters.guidance import GuidedDenoiser
 from art_env.adapters.load import load_model
 from art_env.diffusion.analytic import GaussianDenoiser
-from art_env.diffusion.denoiser import CheckedDenoiser, Denoiser, DenoiserError, append_dims
+from art_env.diffusion.denoiser import Denoiser, DenoiserError, append_dims
 from art_env.diffusion.ode import curvature, velocity
 from art_env.networks.unet import UNetConfig, UNetDenoiser
 from art_env.problems.custom import custom_problem
@@ -295,6 +297,18 @@ def test_flow_matching_step_agrees(unet: Any) -> None:
         assert_float32_close(d(x_t / (1 - t), t / (1 - t)), want)
 
 
+def test_what_a_models_own_programs_sample_in(unet: Any) -> None:
+    class Conditional(FlowDenoiser):
+        has_condition = True
+
+    flow = DiffusersDenoiser(unet, diffusers.FlowMatchEulerDiscreteScheduler())
+    plain = DiffusersDenoiser(unet, diffusers.DDPMScheduler())
+    mine, other = (Conditional(lambda x, t: x, (2, 4, 4)) for _ in range(2))
+    inpaint = InpaintingDenoiser(mine, torch.eye(4).bool())
+    spaces = [d.space for d in (flow, plain, mine, inpaint, GuidedDenoiser(mine, other, 2.0))]
+    assert spaces == ["flow", "ve", "flow", "flow", "flow"]
+
+
 def test_flow_shift_is_a_factor_of_sigma(unet: Any) -> None:
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     t = scheduler.sigmas.double()
@@ -481,7 +495,7 @@ def test_guidance_is_one_batch_of_the_same_network(text_unet: Any) -> None:
     GuidedDenoiser(longer, u, 3.0)(x, sigma)
     assert calls == [3, 3]
     hook.remove()
-    checked = CheckedDenoiser(guided)
+    checked = CountedDenoiser(guided)
     checked(x, 1.0)
     assert (guided.nfe_per_call, checked.nfe, checked.evals) == (2, 2, 6)
 
@@ -725,7 +739,7 @@ def test_broken_configs(copy: Path) -> None:
     with pytest.raises(ValueError, match=r"config.json has no _class_name"):
         load_model(copy)
     model.write_text("{")
-    with pytest.raises(ValueError, match=r"config.json is not JSON"):
+    with pytest.raises(ValueError, match=r"config.json: not valid JSON.*that diffusers saved"):
         load_model(copy)
 
 

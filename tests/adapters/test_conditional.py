@@ -9,7 +9,8 @@ import torch
 from closeness import assert_float32_close
 
 from art_env.adapters.conditional import InpaintingDenoiser, LabelledDenoiser
-from art_env.diffusion import SOLVERS, CheckedDenoiser, GaussianDenoiser, curvature, sample
+from art_env.adapters.counting import CountedDenoiser
+from art_env.diffusion import SOLVERS, GaussianDenoiser, curvature, sample
 from art_env.envs.dynamics import Dynamics
 from art_env.evaluation.evaluator import Evaluator
 from art_env.problems.library import make_problem
@@ -39,7 +40,7 @@ def _labelled(n):
 def test_guidance_and_its_evaluations(guidance):
     denoiser = LabelledDenoiser(ByClass(), guidance)
     assert denoiser.shape == (2, 2, 2)
-    checked = CheckedDenoiser(denoiser)
+    checked = CountedDenoiser(denoiser)
     x, labels = _labelled(12)
     out = checked(x, torch.linspace(1, 2, 12, dtype=torch.float64))
     assert torch.equal(out[:, 1:], x[:, 1:])

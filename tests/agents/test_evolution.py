@@ -122,7 +122,7 @@ def test_the_objective_is_what_the_environment_pays(settings: dict) -> None:
     returns = objective(actions, noises)
     assert returns.shape == (G, 2 * M)
     assert objective.rows == 2 * G * M
-    assert objective.evaluations == dynamics.denoiser.evals > 0
+    assert objective.evaluations == dynamics.stepper.counter.evals > 0
     state = dynamics.initial(index=torch.from_numpy(np.tile(noises, G)))
     total = torch.zeros(2 * G * M, dtype=torch.float64)
     for column in torch.from_numpy(actions).repeat_interleave(2 * M, 0).unbind(1):

@@ -44,10 +44,10 @@ def test_it_costs_no_evaluation_more() -> None:
         problem="mixture-1d", solver="heun", num_steps=4, num_noises=8, features=("rms", "log_curvature")
     )
     x = dynamics.problem.sample_noise(5, 0)
-    before = dynamics.denoiser.evals
+    before = dynamics.stepper.counter.evals
     out = sample_with_policy(BySize(), dynamics, x)
     assert (out.nfe == Evaluator(dynamics.problem, "heun", metrics=()).nfe(4)).all()
-    assert dynamics.denoiser.evals - before == out.nfe.sum()
+    assert dynamics.stepper.counter.evals - before == out.nfe.sum()
     assert len(np.unique(out.sigmas[:, 1])) == 5
 
 

@@ -98,6 +98,9 @@ def _check_folder(folder: Path) -> dict:
     assert [summary["num_steps"]] == config["settings"]["num_steps"]
     assert summary["env_steps"] == agent.num_timesteps
     assert summary["denoiser_evals"] >= summary["env_steps"]
+    told = summary["evaluations"]
+    assert told["training"] == summary["denoiser_evals"]
+    assert told["total"] == sum(told.values()) - told["total"]
     assert summary["rmse"] > 0
     assert summary["seconds"] > 0
     assert schedule.num_steps == summary["num_steps"] == dynamics.num_steps
@@ -721,8 +724,7 @@ def test_a_policy_begins_with_a_schedule(run, tmp_path) -> None:
         ["--problem", "mixture-1d", "--num-steps", "3", "--num-envs", "64", "--init", str(given)]
     )
     training = Training(settings)
-    model, found = training.new_model(training.make_env(0))
-    assert found is None
+    model = training.new_model(training.make_env(0))
     assert training.schedule(model).sigmas == pytest.approx([80.0, 7.0, 1.5, 0.002], rel=1e-5)
     code, _, err = run("--init", tmp_path / "missing.json", "--run-dir", tmp_path / "run")
     assert code == 2

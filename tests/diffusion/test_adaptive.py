@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from art_env.diffusion import CheckedDenoiser, GaussianDenoiser, sample
+from art_env.adapters.counting import CountedDenoiser
+from art_env.diffusion import GaussianDenoiser, sample
 from art_env.diffusion.adaptive import match_tolerance, sample_adaptive
 from art_env.problems.library import make_problem
 
@@ -39,7 +40,7 @@ class Recorder:
 @pytest.mark.parametrize("sigma_end", [0.0, 0.002])
 def test_every_evaluation_is_counted(mixture, sigma_end):
     """Also those of rejected steps, and none of rows that are finished."""
-    counting = CheckedDenoiser(mixture[0])
+    counting = CountedDenoiser(mixture[0])
     x, nfe = sample_adaptive(counting, mixture[1].start, 80.0, 0.002, sigma_end, 0.02)
     assert (x.shape, nfe.shape, nfe.dtype) == ((256, 1), (256,), torch.int64)
     assert int(nfe.sum()) == counting.evals

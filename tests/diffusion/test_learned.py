@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from art_env.diffusion import SOLVERS, CheckedDenoiser, get_solver, sample
+from art_env.adapters.counting import CountedDenoiser
+from art_env.diffusion import SOLVERS, get_solver, sample
 from art_env.problems.library import make_problem
 from art_env.schedules import edm
 
@@ -62,7 +63,7 @@ def test_adams_bashforth_of_uneven_steps_has_order_2():
 def test_default_weights_and_evaluations(mixture, name):
     denoiser, x = mixture
     sigmas = edm(5, 0.002, 80.0).sigmas
-    counted = CheckedDenoiser(denoiser)
+    counted = CountedDenoiser(denoiser)
     plain = sample(counted, x, sigmas, name)
     assert counted.nfe == 5 == SOLVERS[name].nfe(5)
     assert torch.equal(plain, sample(denoiser, x, sigmas, name, weights=_weights(name, 5, [0.5, 0, 0])))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from art_env.adapters.counting import CountedDenoiser
 from art_env.diffusion import (
-    CheckedDenoiser,
     GaussianDenoiser,
     ReferenceFlow,
     curvature,
@@ -73,7 +73,7 @@ def test_secant_agrees_and_converges():
 
 
 def test_costs_of_the_curvature():
-    denoiser = CheckedDenoiser(GaussianDenoiser())
+    denoiser = CountedDenoiser(GaussianDenoiser())
     with torch.no_grad():  # as the environment calls it
         _, Q = curvature(denoiser, _noise(3), 1.0)
     assert denoiser.nfe == 2
@@ -145,7 +145,7 @@ def test_reference_halving_the_step():
 
 
 def test_reference_counts_its_evaluations_and_batches():
-    denoiser = CheckedDenoiser(GaussianDenoiser())
+    denoiser = CountedDenoiser(GaussianDenoiser())
     x = _noise(10, scale=3.0)
     flow = ReferenceFlow.integrate(denoiser, x, 3.0, 0.01, 0.01, 17)
     assert denoiser.evals == 10 * (4 * 16 + 1)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from art_env.diffusion import SOLVERS, CheckedDenoiser, GaussianDenoiser, get_solver, sample
+from art_env.adapters.counting import CountedDenoiser
+from art_env.diffusion import SOLVERS, GaussianDenoiser, get_solver, sample
 from art_env.diffusion.steps import SolverState, euler_step, to_d
 from art_env.problems.library import make_problem
 from art_env.schedules import arctan, edm
@@ -67,7 +68,7 @@ def test_order_of_convergence(name):
 )
 @pytest.mark.parametrize("K", [1, 2, 7])
 def test_evaluations_measured(name, count, K):
-    denoiser = CheckedDenoiser(GaussianDenoiser())
+    denoiser = CountedDenoiser(GaussianDenoiser())
     sample(denoiser, torch.ones(6, 1, dtype=torch.float64), edm(K, 0.002, 80.0).sigmas, name)
     assert denoiser.nfe == count(K) == SOLVERS[name].nfe(K)
     assert denoiser.evals == 6 * count(K)
@@ -76,7 +77,7 @@ def test_evaluations_measured(name, count, K):
 @pytest.mark.parametrize("name", ODE)
 @pytest.mark.parametrize("append_dims", [False, True])
 def test_a_carried_slope_saves_one_evaluation(name, append_dims):
-    denoiser = CheckedDenoiser(make_problem("mixture-2d").denoiser)
+    denoiser = CountedDenoiser(make_problem("mixture-2d").denoiser)
     x = 2 * torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     sigma, sigma_next = torch.tensor(2.0, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
     if append_dims:

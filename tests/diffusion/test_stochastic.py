@@ -15,7 +15,8 @@ from gymnasium.utils.env_checker import check_env
 
 from agents.art_rl import ARTRL
 from agents.distill import distill
-from art_env.diffusion import SOLVERS, CheckedDenoiser, Churn, GaussianDenoiser, edm_churn, sample
+from art_env.adapters.counting import CountedDenoiser
+from art_env.diffusion import SOLVERS, Churn, GaussianDenoiser, edm_churn, sample
 from art_env.diffusion.noise import BLOCK, StepNoise
 from art_env.diffusion.steps import SolverState, heun_step, to_d
 from art_env.envs.dynamics import Dynamics
@@ -144,14 +145,14 @@ def test_churn_stays_in_the_range_of_the_denoiser():
 @pytest.mark.parametrize("name", STOCHASTIC)
 @pytest.mark.parametrize("K", [1, 2, 7])
 def test_evaluations(name, K):
-    denoiser = CheckedDenoiser(GaussianDenoiser())
+    denoiser = CountedDenoiser(GaussianDenoiser())
     sample(denoiser, torch.ones(6, 1, dtype=torch.float64), edm(K, 0.002, 80.0).sigmas, name, seed=0)
     assert denoiser.nfe == {"euler_maruyama": K, "edm_churn": 2 * K - 1}[name] == SOLVERS[name].nfe(K)
 
 
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_a_carried_slope_saves_one_evaluation(name):
-    solver, denoiser = SOLVERS[name], CheckedDenoiser(make_problem("mixture-2d").denoiser)
+    solver, denoiser = SOLVERS[name], CountedDenoiser(make_problem("mixture-2d").denoiser)
     x, sigma, after = _randn(5, 2), torch.linspace(2, 3, 5).double(), torch.linspace(0.5, 1, 5).double()
     state = SolverState(noise=_randn(5, 2, seed=1), num_steps=4)
     plain, _ = solver.step(denoiser, x, sigma, after, state)

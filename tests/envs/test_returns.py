@@ -24,9 +24,9 @@ def test_returns_are_the_sums_of_rewards(solver: str, K: int, final_sigmas_type:
     actions = torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, (12, K, A)))
     if A > 1:  # larger weights throw the sample far away
         actions[..., 1:] *= 0.2
-    before = dynamics.denoiser.evals
+    before = dynamics.stepper.counter.evals
     fast = dynamics.returns(index, actions)
-    spent = dynamics.denoiser.evals - before
+    spent = dynamics.stepper.counter.evals - before
     state, total = dynamics.initial(index=index), torch.zeros(12, dtype=torch.float64)
     for k in range(K):
         after = dynamics.transition(state, actions[:, k])

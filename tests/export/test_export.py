@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import diffusers
@@ -17,6 +20,7 @@ from torch import Tensor
 from art_env.diffusion import sample
 from art_env.export import (
     diffusers_kwargs,
+    learned_scheduler,
     to_comfyui,
     to_diff_sampler,
     to_diffusers,
@@ -25,6 +29,7 @@ from art_env.export import (
     to_k_diffusion,
 )
 from art_env.export.__main__ import TARGETS, main
+from art_env.export.diffusers import STEPS
 from art_env.schedules import Schedule, edm
 
 torch.set_num_threads(1)
@@ -139,12 +144,17 @@ def test_diffusers_flow(K, shift):
 def test_diffusers_flow_with_dynamic_shift(kind, shift):
     schedule = grid(5, 80.0, 0.002)
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, time_shift_type=kind)
-    with pytest.raises(ValueError, match="pass mu="):
-        to_diffusers(schedule, scheduler)
+    for function in (to_diffusers, diffusers_kwargs):
+        with pytest.raises(ValueError, match=r"use_dynamic_shifting=False, shift=1.0\), or, .*mu="):
+            function(schedule, scheduler)
     to_diffusers(schedule, scheduler, mu=1.1)
     np.testing.assert_allclose(scheduler.sigmas, schedule.sigmas / (1 + schedule.sigmas), rtol=1e-6)
-    given = diffusers_kwargs(schedule, scheduler, mu=1.1)["sigmas"]
-    np.testing.assert_allclose(given, to_flow(schedule, shift), rtol=1e-12)
+    fixed = type(scheduler).from_config(scheduler.config, use_dynamic_shifting=False, shift=shift)
+    given = diffusers_kwargs(schedule, fixed)
+    np.testing.assert_allclose(given["sigmas"], to_flow(schedule, shift), rtol=1e-12)
+    # A pipeline passes its own mu, whatever the scheduler: it moves nothing any more.
+    fixed.set_timesteps(**given, mu=0.3)
+    np.testing.assert_allclose(fixed.sigmas, schedule.sigmas / (1 + schedule.sigmas), rtol=1e-6)
 
 
 def test_flow_times():
@@ -339,8 +349,8 @@ def test_euler_ignores_its_own_spacing():
     ],
 )
 def test_pipeline_arguments_do_what_to_diffusers_does(make):
-    schedule = grid(5, 14.0, 0.03)
     scheduler = make()
+    schedule = grid(5, 80.0 if "Flow" in type(scheduler).__name__ else 14.0, 0.03)
     before = scheduler.sigmas.clone()
     kwargs = diffusers_kwargs(schedule, scheduler)
     assert torch.equal(scheduler.sigmas, before)
@@ -348,6 +358,147 @@ def test_pipeline_arguments_do_what_to_diffusers_does(make):
     want = to_diffusers(schedule, make())
     assert torch.equal(scheduler.sigmas, want.sigmas)
     assert torch.equal(scheduler.timesteps, want.timesteps)
+
+
+# RMSE to this package's solver from the same noise, over the samples' standard deviation: what each setting does.
+OTHER_SAMPLERS = [
+    ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, "'dpmsolver\\+\\+'"),
+    ("DPMSolverMultistepScheduler", {"solver_order": 1}, "solver_order=2"),
+    ("DPMSolverMultistepScheduler", {"solver_order": 3}, "solver_order=2"),
+    ("DPMSolverMultistepScheduler", {"solver_type": "heun"}, "solver_type='midpoint'"),
+    ("DPMSolverMultistepScheduler", {"thresholding": True}, "thresholding=False"),
+    ("HeunDiscreteScheduler", {"clip_sample": True}, "clip_sample=False"),
+    ("FlowMatchEulerDiscreteScheduler", {"stochastic_sampling": True}, "stochastic_sampling=False"),
+]
+
+
+@pytest.mark.parametrize(("name", "settings", "fix"), OTHER_SAMPLERS)
+def test_settings_that_make_another_sampler_are_refused_with_the_cure(name, settings, fix):
+    cls, is_flow = getattr(diffusers, name), name.startswith("Flow")
+    own = {} if is_flow else SD
+    schedule = grid(8, 80.0 if is_flow else 14.0, 0.03)
+    scheduler = cls(**own, **settings)
+    for function in (to_diffusers, diffusers_kwargs):
+        with pytest.raises(ValueError, match=f"is another sampler than .*from_config\\(.*, .*{fix}"):
+            function(schedule, scheduler, quantize=True)
+
+    def samples(one):
+        table = np.log(training_sigmas(one)) if not is_flow else None
+        sigma_of = (
+            (lambda t: t / (1000 - t)) if is_flow else lambda t: np.exp(np.interp(t, range(1000), table))
+        )
+        network = Network("flow" if is_flow else "epsilon", sigma_of)
+        torch.manual_seed(0)
+        x = noise(14.0 if name == "HeunDiscreteScheduler" else 1.0)[:, :, None, None]
+        return loop(one, lambda scaled, t: network(scaled.flatten(1), t)[:, :, None, None], x)
+
+    # The reason: its samples are others.
+    good = to_diffusers(schedule, cls.from_config(scheduler.config, **STEPS[name]), quantize=True)
+    kwargs = diffusers_kwargs(schedule, cls(**own), quantize=True)
+    scheduler.set_timesteps(**kwargs)
+    want, got = samples(good), samples(scheduler)
+    assert float((got - want).square().mean().sqrt()) > 0.01 * float(want.std())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: diffusers.EulerDiscreteScheduler(**SD),
+        lambda: diffusers.HeunDiscreteScheduler(**SD),
+        lambda: diffusers.FlowMatchEulerDiscreteScheduler(),
+        lambda: diffusers.DPMSolverMultistepScheduler(**SD),
+    ],
+)
+def test_a_list_that_begins_in_the_middle_is_for_images(make):
+    middle = grid(5, 3.0, 0.03)
+    with pytest.raises(ValueError, match=r"starts at sigma=3, .*noise alone; .*image_to_image=True"):
+        diffusers_kwargs(middle, make(), quantize=True)
+    kwargs = diffusers_kwargs(middle, make(), quantize=True, image_to_image=True)
+    scheduler = make()
+    scheduler.set_timesteps(**kwargs)
+    to_diffusers(middle, make(), quantize=True)  # a loop of one's own makes its own start
+
+
+@pytest.mark.parametrize(
+    ("made_for", "make", "fix"),
+    [
+        (
+            "heun",
+            lambda: diffusers.EulerDiscreteScheduler(**SD),
+            "use HeunDiscreteScheduler, or learn .*'euler'",
+        ),
+        (
+            "euler",
+            lambda: diffusers.HeunDiscreteScheduler(**SD),
+            "use EulerDiscreteScheduler, or learn .*'heun'",
+        ),
+        ("ipndm", lambda: diffusers.EulerDiscreteScheduler(**SD), "better; learn one with solver='euler'"),
+        (
+            "heun",
+            lambda: diffusers.FlowMatchEulerDiscreteScheduler(),
+            "better; learn one with solver='euler'",
+        ),
+        ("euler", lambda: diffusers.DPMSolverMultistepScheduler(**SD), "solver='dpmpp_2m'"),
+    ],
+)
+def test_a_list_for_another_solver_is_warned_of(made_for, make, fix):
+    schedule = replace(grid(5, 14.0, 0.03), meta={"solver": made_for})
+    with pytest.warns(UserWarning, match=f"was made for the solver '{made_for}', but .*{fix}") as caught:
+        to_diffusers(schedule, make(), quantize=True)
+    assert {w.filename for w in caught if w.category is UserWarning} == {__file__}
+    with pytest.warns(UserWarning, match=fix) as caught:
+        diffusers_kwargs(schedule, make(), quantize=True, image_to_image=True)
+    assert {w.filename for w in caught if w.category is UserWarning} == {__file__}
+
+
+def test_a_list_for_the_schedulers_own_solver_is_not_warned_of(files, capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        for solver in ("euler", None):
+            schedule = replace(grid(5, 14.0, 0.03), meta={"solver": solver})
+            to_diffusers(schedule, diffusers.EulerDiscreteScheduler(**SD))
+    replace(grid(5, 14.0, 0.03), meta={"solver": "heun"}).save(files["zero"])
+    options = ["--scheduler-config", str(files["config"])]
+    assert main([str(files["zero"]), "--to", "diffusers-euler", *options]) == 0
+    err = capsys.readouterr().err
+    assert err.startswith("export: warning: schedule 'mine' was made for the solver 'heun'")
+    assert err.count("\n") == 1
+    assert main([str(files["zero"]), "--to", "k-diffusion"]) == 0
+    assert (
+        "sample_heun(model, torch.randn(shape) * sigmas[0], sigmas), which they were made for"
+        in capsys.readouterr().out
+    )
+    assert main([str(files["zero"]), "--to", "comfyui"]) == 0
+    assert "; made for heun" in capsys.readouterr().out
+
+
+# Sabour et al. 2024, as diffusers has them (AysSchedules["StableDiffusionSigmas"]).
+AYS = [14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029]
+
+
+def test_published_levels_of_few_digits_are_taken():
+    """The lowest level of SD's table is 0.02917, which is quoted as 0.029."""
+    schedule = Schedule(AYS)
+    euler = to_diffusers(schedule, diffusers.EulerDiscreteScheduler(**SD))
+    np.testing.assert_allclose(euler.sigmas, AYS, rtol=1e-6)
+    kwargs = diffusers_kwargs(Schedule([*AYS, 0.0]), diffusers.HeunDiscreteScheduler(**SD))
+    assert kwargs["timesteps"][-1] == 0
+    learned = Schedule(AYS, weights=np.full((10, 1), 0.5))
+    assert learned_scheduler(learned, diffusers.DDPMScheduler(**SD)).schedule == learned
+
+
+@pytest.mark.parametrize("lowest", [0.028, 0.0291, 0.02, 0.02899])
+def test_levels_that_are_no_rounded_end_are_refused(lowest):
+    for cls in (diffusers.EulerDiscreteScheduler, diffusers.HeunDiscreteScheduler):
+        with pytest.raises(ValueError, match=r"below .*sigma_min=0.0291"):
+            to_diffusers(Schedule([*AYS[:-1], lowest, 0.0]), cls(**SD))
+    with pytest.raises(ValueError, match=r"above .*sigma_max=14.61"):
+        to_diffusers(Schedule([14.7, *AYS[1:]]), diffusers.EulerDiscreteScheduler(**SD))
+
+
+def test_rounded_ends_that_become_equal_are_refused():
+    with pytest.raises(ValueError, match=r"two noise levels .* are the same in HeunDiscreteScheduler"):
+        to_diffusers(Schedule([14.0, 0.02915, 0.029, 0.0]), diffusers.HeunDiscreteScheduler(**SD))
 
 
 def test_a_scheduler_that_does_something_else_is_noticed():
@@ -405,6 +556,80 @@ def test_edm():
         to_edm(grid(5, 80.0, 0.002, zero=False))
 
 
+def flow_grid(K: int) -> Schedule:
+    return replace(grid(K, 999.0, 1 / 999), space="flow")
+
+
+@pytest.mark.parametrize("K", [1, 4, 9])
+def test_comfyui_samples_flow_models_in_their_own_times(K):
+    """ComfyUI's sampler euler: x + (t' - t) (x - denoised) / t, from x = (1 - t) 0 + t noise."""
+    schedule = flow_grid(K)
+    times = [float(s) for s in to_comfyui(schedule).split(",")]
+    assert times[0] == pytest.approx(0.999, abs=1e-12)
+    assert times[-1] == 0
+
+    def model(x, t):
+        return D(x / (1 - t), float(t / (1 - t)))
+
+    x = noise(1.0) * times[0]
+    start = x / (1 - times[0])
+    for t, t_next in itertools.pairwise(times):
+        x = x + (t_next - t) * (x - model(x, t)) / t
+    assert_same(x, "euler", start, schedule.sigmas, 1e-9)
+    assert to_comfyui(replace(schedule, space="ve")).startswith("999.0")
+
+
+@pytest.mark.parametrize("K", [1, 5])
+def test_k_diffusion_in_the_times_of_a_flow_model(K):
+    schedule = flow_grid(K)
+    with pytest.raises(ValueError, match=r"pass flow=True .*flow=False"):
+        to_k_diffusion(schedule)
+    assert to_k_diffusion(schedule, torch.float64, flow=False).tolist() == schedule.sigmas.tolist()
+    times = to_k_diffusion(schedule, torch.float64, flow=True)
+    asked = []
+
+    def model(x, t):
+        asked.append(float(t[0]))
+        return D(x / (1 - t[0]), asked[-1] / (1 - asked[-1]))
+
+    x = noise(1.0) * times[0]
+    got = k_module("sampling").sample_euler(model, x, times, disable=True)
+    assert asked[0] == pytest.approx(0.999)
+    assert_same(got, "euler", x / (1 - times[0]), schedule.sigmas, 1e-9)
+
+
+@pytest.mark.parametrize(
+    "export",
+    [
+        to_edm,
+        lambda s: to_diff_sampler(Schedule(s.sigmas[:-1], s.name, space=s.space)),
+        lambda s: diffusers_kwargs(s, diffusers.EulerDiscreteScheduler(**SD)),
+        lambda s: to_diffusers(s, diffusers.EDMEulerScheduler(sigma_max=999.0, sigma_min=0.001)),
+    ],
+)
+def test_other_programs_refuse_the_schedule_of_a_flow_model(export):
+    with pytest.raises(ValueError, match=r"is one of a flow model .*; use .*space='ve'"):
+        export(flow_grid(5))
+    to_diffusers(flow_grid(5), diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0))
+
+
+def test_text_of_the_schedule_of_a_flow_model(files, capsys):
+    def text(name, target, *options):
+        assert main([str(files[name]), "--to", target, *options]) == 0
+        return capsys.readouterr().out
+
+    assert "times of a flow model" in text("flow", "comfyui")
+    assert text("flow", "comfyui").splitlines()[1] == to_comfyui(flow_grid(5))
+    # A file that is too old to say it.
+    old = json.loads(files["flow"].read_text())
+    del old["space"]
+    files["flow"].write_text(json.dumps(old))
+    assert "is no flow model (of one: --space flow)" in text("flow", "comfyui")
+    assert text("flow", "comfyui", "--space", "flow").splitlines()[1] == to_comfyui(flow_grid(5))
+    got = pasted(text("flow", "k-diffusion", "--space", "flow"))["sigmas"]
+    assert torch.equal(got, to_k_diffusion(flow_grid(5), flow=True))
+
+
 def test_comfyui():
     schedule = Schedule([80.0, 1 / 3, 1.2345678901234567e-07, 0.0])
     text = to_comfyui(schedule)
@@ -425,12 +650,13 @@ def test_diff_sampler():
 
 @pytest.fixture
 def files(tmp_path) -> dict[str, Path]:
-    paths = {"zero": tmp_path / "zero.json", "min": tmp_path / "min.json", "config": tmp_path / "config.json"}
+    paths = {name: tmp_path / f"{name}.json" for name in ("zero", "min", "flow", "config")}
+    flow_grid(5).save(paths["flow"])
     grid(5, 14.0, 0.03).save(paths["zero"])
     grid(5, 14.0, 0.03, zero=False).save(paths["min"])
-    paths["config"].write_text(
-        json.dumps({"_class_name": "PNDMScheduler", "_diffusers_version": "0.6.0", **SD})
-    )
+    # Its clip_sample and its thresholding are those of DDPM: the text must not take them over.
+    config = {"_class_name": "DDPMScheduler", "clip_sample": True, "thresholding": True, **SD}
+    paths["config"].write_text(json.dumps(config))
     return paths
 
 
@@ -451,10 +677,9 @@ def test_pasted_text_makes_the_grid(files, capsys):
     config = ("--scheduler-config", str(files["config"]))
     assert pasted(text("diffusers-euler"))["sigmas"] == schedule.sigmas.tolist()
     assert pasted(text("diffusers-euler", *config))["sigmas"] == schedule.sigmas.tolist()
-    heun = diffusers.HeunDiscreteScheduler(**SD)
-    assert (
-        pasted(text("diffusers-heun", *config))["timesteps"] == diffusers_kwargs(schedule, heun)["timesteps"]
-    )
+    heun, heun_text = diffusers.HeunDiscreteScheduler(**SD), text("diffusers-heun", *config)
+    assert pasted(heun_text)["timesteps"] == diffusers_kwargs(schedule, heun)["timesteps"]
+    assert "from_config(pipe.scheduler.config, clip_sample=False)" in heun_text
     edm_text = text("diffusers-edm-euler")
     low = float(schedule.sigmas[-2])
     assert (
@@ -464,7 +689,9 @@ def test_pasted_text_makes_the_grid(files, capsys):
     scheduler.set_timesteps(sigmas=pasted(edm_text)["sigmas"])
     np.testing.assert_allclose(scheduler.sigmas, schedule.sigmas, rtol=1e-6)
     for options, shift in (((), 1.0), (("--shift", "3.0"), 3.0)):
-        assert pasted(text("diffusers-flow", *options))["sigmas"] == to_flow(schedule, shift).tolist()
+        flow_text = text("diffusers-flow", "--image-to-image", *options)
+        assert pasted(flow_text)["sigmas"] == to_flow(schedule, shift).tolist()
+        assert f"stochastic_sampling=False, shift={shift}, use_dynamic_shifting=False)" in flow_text
     assert torch.equal(pasted(text("k-diffusion"))["sigmas"], to_k_diffusion(schedule))
     edm_text = text("edm")
     assert "--steps=5" in edm_text
@@ -486,10 +713,13 @@ def test_configs_of_other_models(files, capsys):
     scheduler = diffusers.EDMEulerScheduler(sigma_min=0.01, sigma_max=14.0)
     scheduler.set_timesteps(sigmas=pasted(out)["sigmas"])
     np.testing.assert_allclose(scheduler.sigmas, schedule.sigmas, rtol=1e-6)
-    rc, out, _ = run("diffusers-flow", {"shift": 2.0})
+    rc, _, err = run("diffusers-flow", {"shift": 2.0})
+    assert (rc, "starts at sigma=14" in err) == (2, True)
+    rc, out, _ = run("diffusers-flow", {"shift": 2.0}, "--image-to-image")
     assert pasted(out)["sigmas"] == to_flow(schedule, 2.0).tolist()
-    rc, out, _ = run("diffusers-flow", {"shift": 2.0}, "--shift", "5.0")
+    rc, out, _ = run("diffusers-flow", {"shift": 2.0}, "--shift", "5.0", "--image-to-image")
     assert pasted(out)["sigmas"] == to_flow(schedule, 5.0).tolist()
+    assert "stochastic_sampling=False, shift=5.0)" in out
     rc, _, err = run("diffusers-edm-euler", {"sigma_max": 80.0})
     assert (rc, "initial noise" in err) == (2, True)
     rc, _, err = run("diffusers-flow", {"use_dynamic_shifting": True})
@@ -508,6 +738,13 @@ def test_configs_of_other_models(files, capsys):
             ["zero", "--to", "edm", "--scheduler-config", "config"],
             "--scheduler-config is for the diffusers targets",
         ),
+        (["zero", "--to", "diffusers-flow"], "(--image-to-image) if the pipeline starts from an image"),
+        (["flow", "--to", "k-diffusion"], "pass flow=True (--space flow)"),
+        (["flow", "--to", "edm"], "to_flow, or dataclasses.replace(schedule, space='ve') (--space ve)"),
+        (["zero", "--to", "edm", "--space", "vp"], "unknown space 'vp'"),
+        (["binary", "--to", "edm"], "not a text file"),
+        (["deep", "--to", "edm"], "nested too deeply"),
+        (["zero", "--to", "diffusers-heun", "--scheduler-config", "deep"], "nested too deeply"),
         (["missing", "--to", "edm"], "no schedule file at"),
         (["config", "--to", "edm"], "not a schedule"),
         (["zero", "--to", "diffusers-heun", "--scheduler-config", "missing"], "No such file"),
@@ -520,6 +757,8 @@ def test_errors_are_one_line(files, tmp_path, monkeypatch, capsys, arguments, me
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken").write_text("{")
     (tmp_path / "list").write_text("[]")
+    (tmp_path / "deep").write_text("[" * 100_000)
+    (tmp_path / "binary").write_bytes(b"PK\x03\x04\xff\xfe")
     assert main([str(files.get(a, a)) for a in arguments]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -547,3 +786,8 @@ def test_help_names_every_target(capsys):
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for target in TARGETS:
         assert target in shown
+
+
+def test_a_model_of_little_noise_begins_at_its_own_top():
+    scheduler = diffusers.EDMEulerScheduler(sigma_min=0.002, sigma_max=3.0)
+    assert "sigmas" in diffusers_kwargs(grid(5, 3.0, 0.002), scheduler)

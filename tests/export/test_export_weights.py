@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -233,7 +234,9 @@ def test_diffusers_from_the_middle(kind):
     image, eps = noise(0.5), noise(1.0).flip(0)
     s = tail.sigma_max
     if kind == "flow":
-        scheduler = learned_scheduler(schedule, diffusers.FlowMatchEulerDiscreteScheduler())
+        scheduler = learned_scheduler(
+            schedule, diffusers.FlowMatchEulerDiscreteScheduler(), image_to_image=True
+        )
         network = Network("flow", lambda t: t / (1000 - t))
     else:
         scheduler = learned_scheduler(schedule, diffusers.EulerDiscreteScheduler(**SD))
@@ -271,7 +274,7 @@ def test_a_loop_that_starts_again_without_set_timesteps():
 @pytest.mark.parametrize("flow", [False, True])
 def test_half_precision(flow):
     cls = diffusers.FlowMatchEulerDiscreteScheduler if flow else diffusers.EulerDiscreteScheduler
-    scheduler = learned_scheduler(learned(4, 14.0, 0.03), cls())
+    scheduler = learned_scheduler(learned(4, 80.0 if flow else 14.0, 0.03), cls())
     x = noise(0.1).half()
     for t in scheduler.timesteps:
         x = scheduler.step(torch.ones_like(x), t, x).prev_sample
@@ -372,7 +375,7 @@ def test_a_pipeline_before_and_after_it_was_saved(kind, tmp_path):
     ids=lambda s: type(s).__name__,
 )
 def test_saved_and_loaded(own, tmp_path, caplog):
-    schedule = learned(5, 14.0, 0.03)
+    schedule = learned(5, 14.0 if hasattr(own, "alphas_cumprod") else 80.0, 0.03)
     scheduler = learned_scheduler(schedule, own)
     scheduler.save_pretrained(tmp_path)
     body = json.loads((tmp_path / "scheduler_config.json").read_text())
@@ -400,6 +403,12 @@ def test_what_diffusers_cannot_take_is_refused():
     for own in (diffusers.EDMEulerScheduler(), diffusers.IPNDMScheduler(), diffusers.ScoreSdeVeScheduler()):
         with pytest.raises(ValueError, match=f"{type(own).__name__} has EDM's .* use art_env.export.learned"):
             learned_scheduler(schedule, own)
+    with pytest.raises(
+        ValueError, match=r"starts at sigma=3, .*learned_scheduler\(..., image_to_image=True\)"
+    ):
+        learned_scheduler(learned(5, 3.0, 0.03), diffusers.EulerDiscreteScheduler(**SD))
+    with pytest.raises(ValueError, match=r"is one of a flow model .*flow model's own scheduler"):
+        learned_scheduler(replace(schedule, space="flow"), diffusers.EulerDiscreteScheduler(**SD))
     with pytest.raises(ValueError, match="invert_sigmas=True"):
         learned_scheduler(schedule, diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True))
     with pytest.raises(ValueError, match="DDPMScheduler are not known to EulerDiscreteScheduler: sigmoid"):
@@ -415,8 +424,8 @@ def test_what_diffusers_cannot_take_is_refused():
 
 
 def test_a_learned_scheduler_keeps_to_its_schedule():
-    schedule = learned(5, 14.0, 0.03)
     for own in (diffusers.EulerDiscreteScheduler(**SD), diffusers.FlowMatchEulerDiscreteScheduler()):
+        schedule = learned(5, 14.0 if hasattr(own, "alphas_cumprod") else 80.0, 0.03)
         scheduler = learned_scheduler(schedule, own)
         assert diffusers_kwargs(schedule, scheduler) == {"num_inference_steps": 5}
         for other in (grid(5, 14.0, 0.03), learned(5, 14.0, 0.03, 2), learned(4, 14.0, 0.03)):
@@ -544,7 +553,7 @@ def test_text_for_the_others(files, capsys):
         exec(text, {"pipe": pipe})
         assert type(pipe.scheduler) is LearnedMultistepScheduler
         assert pipe.scheduler.schedule == schedule
-    text_of(files, capsys, "diffusers-learned", "--scheduler-config", str(files["flow"]))
+    text_of(files, capsys, "diffusers-learned", "--scheduler-config", str(files["flow"]), "--image-to-image")
 
 
 def test_text_of_a_schedule_with_an_odd_name():

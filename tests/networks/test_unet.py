@@ -11,7 +11,8 @@ from closeness import assert_float32_close
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from art_env.diffusion.denoiser import CheckedDenoiser, Denoiser
+from art_env.adapters.counting import CountedDenoiser
+from art_env.diffusion.denoiser import Denoiser
 from art_env.networks.bundled import SCORE_MODELS, load_bundled
 from art_env.networks.data import digit_images
 from art_env.networks.unet import UNetConfig, UNetDenoiser
@@ -62,7 +63,7 @@ def test_sigma_data_is_that_of_the_digits(model: UNetDenoiser, images: Tensor) -
 
 
 def test_output_passes_the_checked_wrapper_over_the_whole_range(model: UNetDenoiser) -> None:
-    checked = CheckedDenoiser(model)
+    checked = CountedDenoiser(model)
     for sigma in (1e-6, 0.002, 0.1, 1.0, 80.0, 500.0):
         out = checked(sigma * _noise(3, 1, 8, 8), sigma)
         assert out.dtype == torch.float64

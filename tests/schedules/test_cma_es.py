@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from art_env.diffusion import CheckedDenoiser, GaussianDenoiser
+from art_env.adapters.counting import CountedDenoiser
+from art_env.diffusion import GaussianDenoiser
 from art_env.problems.library import make_problem
 from art_env.schedules import Schedule, arctan, closed_form, evolve, final_rmse, gradient_search
 from art_env.schedules.registry import check_spec, make_schedule
@@ -55,7 +56,7 @@ def test_weights_are_found_too(mixture):
 @pytest.mark.parametrize("max_evaluations", [1, 7, 50])
 def test_counts_what_it_costs(mixture, max_evaluations):
     denoiser, reference = mixture
-    counting = CheckedDenoiser(denoiser)
+    counting = CountedDenoiser(denoiser)
     found = evolve(counting, reference, 5, "heun", max_evaluations=max_evaluations)
     assert found.meta["evaluations"] == counting.evals == max_evaluations * 128 * 9
     assert found.meta["max_evaluations"] == max_evaluations
@@ -84,7 +85,7 @@ def test_seed(mixture):
 
 def test_starts_again_after_it_converged(mixture):
     """A search over one number converges long before the max_evaluations ends."""
-    counting = CheckedDenoiser(mixture[0])
+    counting = CountedDenoiser(mixture[0])
     evolve(counting, mixture[1], 2, "euler", max_evaluations=400)
     assert counting.evals == 400 * 128 * 2
 

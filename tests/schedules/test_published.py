@@ -9,7 +9,8 @@ import pytest
 import torch
 from scipy.integrate import quad
 
-from art_env.diffusion import CheckedDenoiser, GaussianDenoiser, ReferenceFlow, get_solver, sample
+from art_env.adapters.counting import CountedDenoiser
+from art_env.diffusion import GaussianDenoiser, ReferenceFlow, get_solver, sample
 from art_env.problems.library import make_problem
 from art_env.schedules import arctan, closed_form, dmn, dynamic_programming, edm, gits, log_snr, sdm
 from art_env.schedules.published import error_bound
@@ -81,7 +82,7 @@ def test_gits_is_the_cheapest_path_of_euler_jumps(gaussian, coefficient):
 
 
 def test_gits_counts_and_ignores_the_solver(mixture):
-    counting = CheckedDenoiser(mixture[0])
+    counting = CountedDenoiser(mixture[0])
     path = gits(counting, mixture[1], 5)
     assert path.meta["evaluations"] == counting.evals > 0
     assert path == dynamic_programming(*mixture, 5, "euler")
@@ -90,7 +91,7 @@ def test_gits_counts_and_ignores_the_solver(mixture):
 
 @pytest.mark.parametrize("solver", ["euler", "heun", "rk4", "dpmpp_2m"])
 def test_dynamic_programming_counts(mixture, solver):
-    counting = CheckedDenoiser(mixture[0])
+    counting = CountedDenoiser(mixture[0])
     path = dynamic_programming(counting, mixture[1], 3, solver, 12)
     assert path.meta["evaluations"] == counting.evals
     assert (counting.evals > 12 * 64) == (get_solver(solver).evals_per_step > 1)

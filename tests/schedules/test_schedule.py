@@ -40,7 +40,12 @@ def _w2(sigmas: np.ndarray) -> float:
         ([], r"shape \(0,\).*at least two"),
         (3.0, r"shape \(\).*at least two"),
         ([[3.0, 1.0], [1.0, 0.0]], r"shape \(2, 2\)"),
-        (["a", "b"], "not a list of numbers"),
+        (["a", "b"], r"sigmas\[0\] = 'a' is not a number"),
+        (["3", "1"], r"sigmas\[0\] = '3' is not a number"),
+        ([3.0, True, 0.0], r"sigmas\[1\] = True is not a number"),
+        ([3.0, np.False_], r"sigmas\[1\] = (np.)?False_? is not a number"),
+        (np.array([True, False]), "not a list of numbers"),
+        (np.array(["3", "1"]), "not a list of numbers"),
         ([[3.0, 1.0], [0.0]], "not a list of numbers"),
         ([10**400, 1.0], "not a list of numbers"),
         ([3.0 + 1j, 1.0], "not a list of numbers"),
@@ -118,7 +123,24 @@ def _edited(**changes):
         (_edited(sigmas=[3, 1, 2, 0]), r"sigmas\[2\] = 2 is above"),
         (_edited(sigmas=[3, float("nan"), 1, 0]), r"sigmas\[1\] = nan"),
         (_edited(num_steps=7), "num_steps = 7 but sigmas has 4 entries"),
-        (_edited(meta=[1]), '"meta" is list'),
+        (_edited(num_steps=True), "num_steps = True but sigmas has 4 entries"),
+        (_edited(num_steps=3.0), "num_steps = 3.0 but sigmas has 4 entries"),
+        (_edited(meta=[1]), r"meta = \[1\] must be a mapping"),
+        (_edited(meta={"rmse": float("nan")}), "meta of schedule .* is not JSON"),
+        (_edited(name=5), "name = 5 must be a text"),
+        (_edited(version=True), "version True is not 1"),
+        (_edited(version=1.0), "version 1.0 is not 1"),
+        (_edited(sigmas=["3", "1", "0.5", "0"]), r"sigmas\[0\] = '3' is not a number"),
+        (_edited(sigmas=[3, True, 0.5, 0]), r"sigmas\[1\] = True is not a number"),
+        (_edited(sigmas=[3, 1, 0.5, float("inf")]), r"sigmas\[3\] = inf is not finite"),
+        (
+            _edited(final_sigmas_type="sigma_min"),
+            'final_sigmas_type = .* but sigmas ends at 0, which is "zero"',
+        ),
+        (_edited(terminal="sigma_min"), 'terminal = .* but sigmas ends at 0, which is "zero"'),
+        (_edited(space="vp"), "unknown space 'vp'"),
+        ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
+        ('{"a":' * 100_000, "nested too deeply"),
     ],
 )
 def test_bad_files_are_refused_and_named(tmp_path, text, message):
@@ -130,12 +152,22 @@ def test_bad_files_are_refused_and_named(tmp_path, text, message):
         Schedule.load(path)
 
 
+def test_the_space_of_a_file():
+    schedule = Schedule([3.0, 1.0, 0.0], space="flow")
+    assert Schedule.from_json(schedule.to_json()).space == "flow"
+    assert schedule.resample(5).space == schedule.resample(4, keep_zero=True).space == "flow"
+    clock = Schedule([80.0, 5.0, 0.5, 0.0], space="flow")
+    assert Schedule.universal(5, clock=clock).space == "flow"
+    # Older files do not say it.
+    assert Schedule.from_json(_edited(space=...)).space == "ve"
+
+
 def test_missing_and_binary_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.json"):
         Schedule.load(tmp_path / "nowhere.json")
     path = tmp_path / "binary.json"
     path.write_bytes(b"\xff\xfe\x00\x81")
-    with pytest.raises(ValueError, match=r"binary\.json"):
+    with pytest.raises(ValueError, match=r"binary\.json: not a text file.*schedule\.json of a run"):
         Schedule.load(path)
     with pytest.raises(OSError, match="no-such-folder"):
         edm(3, 0.002, 80.0).save(tmp_path / "no-such-folder" / "s.json")
@@ -154,7 +186,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="disk full"):
         crash()
     assert Schedule.load(path) == old
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match="not JSON"):
         Schedule([3.0, 1.0], "bad", {"not json": object()}).save(path)
     assert Schedule.load(path) == old
 
@@ -303,7 +335,7 @@ def test_weights_for_all_earlier_slopes():
         ([0.0, 0.5, 0.5], r"weights has shape \(3,\)"),
         ([[]] * 3, r"weights has shape \(3, 0\)"),
         ([[0.0], [math.nan], [0.5]], r"weights\[1\]\[0\] = nan is not finite"),
-        ([["a"], [0.5], [0.5]], "weights is not a table of numbers"),
+        ([["a"], [0.5], [0.5]], r"weights\[0\]\[0\] = 'a' is not a number"),
     ],
 )
 def test_bad_weights(weights, message):
