@@ -94,7 +94,7 @@ def score(args: Args, folders: Sequence[Path], name: str) -> list[Line]:
     x = known.start
     found: list[tuple[int, torch.Tensor]] = []
     for seed, folder in zip(args.seeds, folders, strict=True):
-        policy, dynamics = load_agent(folder / "model.zip", problem=problem)
+        policy, dynamics = load_agent(folder / "agent.safetensors", problem=problem)
         ends = torch.cat([sample_with_policy(policy, dynamics, part).x for part in x.split(4096)])
         found.append((seed, errors(dynamics, x, ends, known.x_end)))
     if name in (NEW, HELD_OUT):

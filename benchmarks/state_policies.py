@@ -166,7 +166,7 @@ def adaptive(evaluator: Evaluator, cell: Cell, best: float) -> Line:
 
 def overhead(args: Args, cell: Cell, batch: int, rounds: int = 200) -> str:
     """Time of a decision of the policy beside that of an evaluation of the network, in one run."""
-    model, dynamics = load_agent(run_folder(args, cell, seen(cell), args.seeds[0]) / "model.zip")
+    model, dynamics = load_agent(run_folder(args, cell, seen(cell), args.seeds[0]) / "agent.safetensors")
     bare = dynamics.without_rewards()
     state = bare.initial(dynamics.problem.sample_noise(batch, PILOT_SEED))
     spent = {"decide": 0.0, "evaluate": 0.0}

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.art_rl import ARTRL
 from agents.callbacks import CheckpointCallback, ScheduleCallback, ScheduleLog
-from agents.checkpoint import ALGORITHMS, read_settings, save_agent
+from agents.checkpoint import read_checkpoint, save_agent, save_checkpoint
 from agents.distill import distill
 from agents.rollout import sample_with_policy
 from agents.schedule_policy import SchedulePolicy
@@ -28,9 +26,9 @@ from agents.schedule_search.search import Options, SearchResult
 from agents.training.run_folder import RunFolder
 from agents.training.search_run import make_search, run_search
 from agents.training.settings import ArtSettings, SearchSettings, Settings
+from agents.training_state import restore_training
 from art_env import __version__
-from art_env._util.files import atomic_path, write_text
-from art_env._util.names import check_name
+from art_env._util.termination import at_a_boundary
 from art_env.envs.dynamics import Dynamics
 from art_env.envs.rewards import compares_groups
 from art_env.envs.sb3 import to_sb3
@@ -183,6 +181,8 @@ class Result:
 def train(settings: Settings, say: Callable[[str], None] = silent) -> Result:
     """Train an agent, distil it into a schedule, and score both; nothing is written but the run folder.
 
+    The run folder is held for this process until ``result.run.close()``.
+
     Args:
         settings: of the run; with ``resume``, those of the killed run are used instead.
         say: called with lines of progress.
@@ -192,15 +192,25 @@ def train(settings: Settings, say: Callable[[str], None] = silent) -> Result:
     """
     run = None
     if settings.resume is not None:
-        run, settings = RunFolder.reopen(settings.resume)
-    torch.set_num_threads(settings.threads)
-    training = Training(settings)
+        run, settings = RunFolder.reopen(settings)
+    try:
+        torch.set_num_threads(settings.threads)
+        training = Training(settings)
+        if run is None:
+            run = RunFolder.create(settings, training.dynamics.problem.name, training.num_envs)
+        return _train(training, run, say)
+    except BaseException:
+        if run is not None:
+            run.close()
+        raise
+
+
+def _train(training: Training, run: RunFolder, say: Callable[[str], None]) -> Result:
+    settings = training.settings
     problem, K, solver = training.dynamics.problem, training.dynamics.num_steps, settings.solver
     evaluator = Evaluator(
         problem, solver, settings.eval_seeds, settings.num_images, metrics=problem.metrics[:1]
     )
-    if run is None:
-        run = RunFolder.create(settings, problem.name, training.num_envs)
     what = settings.algorithm if settings.effort == "full" else "universal schedule"
     say(f"{what} on {problem.name}: {solver}, K = {K}, run folder {run.folder}")
 
@@ -248,60 +258,39 @@ def learn(
 ) -> tuple[BaseAlgorithm, float, int]:
     """Train, or go on training; the model, and the seconds and evaluations of all parts of the run."""
     settings, total = training.settings, training.total_timesteps
-    algorithm = settings.algorithm
+    kept = settings.to_dict() | {"num_envs": training.num_envs}
+    began, env = time.time(), training.make_env(settings.seed)
     spent: dict[str, Any] = {"seconds": 0.0, "denoiser_evals": 0}
-    # The checkpoint counts from when its progress file is there too, the last to be written.
-    old = run.checkpoint if run.checkpoint.is_file() and run.progress.is_file() else None
-    done = 0
-    if old is not None:
-        spent = json.loads(run.progress.read_text(encoding="utf-8"))
-        done = int(spent.pop("env_steps"))
-    began = time.time()
-    env = training.make_env(settings.seed + done)
-    if old is None:
+    going_on = run.checkpoint.is_file()
+    if going_on:
+        checkpoint = read_checkpoint(run.checkpoint, kept)
+        spent, model = checkpoint["spent"], settings.make_model(env, total)
+        restore_training(model, checkpoint["training"])
+        say(f"going on from {model.num_timesteps:,} of {total:,} env steps")
+    else:
         if training.init == "search":
             say("searching for the actions to begin with ...")
-        model, found = training.new_model(env, Record(run.search))
+        with at_a_boundary():
+            model, found = training.new_model(env, Record(run.search))
         spent["denoiser_evals"] = found.evaluations if found else 0
-    else:
-        check_name("algorithm of the checkpoint", read_settings(old)["algorithm"], [algorithm])
-        model = ALGORITHMS[algorithm].load(old, env=env, device="cpu")
-        replay = run.checkpoint.with_name("replay.pkl")
-        if replay.is_file() and hasattr(model, "load_replay_buffer"):
-            model.load_replay_buffer(replay)
-        # load() seeds as at the start: without this the exploration of the first part comes again.
-        torch.manual_seed(settings.seed + model.num_timesteps)
-        say(f"going on from {model.num_timesteps:,} of {total:,} env steps")
     model.set_logger(run.logger())
 
-    def so_far() -> dict[str, Any]:
-        return {
-            "env_steps": model.num_timesteps,
-            "seconds": spent["seconds"] + time.time() - began,
-            "denoiser_evals": spent["denoiser_evals"] + int(env.get_attr("denoiser_evals")[0]),
-        }
+    def seconds() -> float:
+        return float(spent["seconds"] + time.time() - began)
 
-    def save(path: Path) -> None:
-        if hasattr(model, "save_replay_buffer"):
-            with atomic_path(path.with_name("replay.pkl")) as temporary:
-                model.save_replay_buffer(temporary)
-        save_agent(model, path, algorithm, training.plain_config)
-        write_text(run.progress, json.dumps(so_far()) + "\n")
+    def save() -> None:
+        save_checkpoint(model, run.checkpoint, kept, {**spent, "seconds": seconds()})
 
-    callbacks: list[BaseCallback] = [
-        ScheduleCallback(log, total),
-        CheckpointCallback(run.checkpoint, save, total),
-    ]
+    callbacks: list[BaseCallback] = [ScheduleCallback(log, total), CheckpointCallback(save, total)]
     if settings.progress and sys.stderr.isatty():
         callbacks.append(ProgressBarCallback())
     remaining = total - model.num_timesteps
-    if remaining > 0:
-        model.learn(remaining, CallbackList(callbacks), log_interval=10, reset_num_timesteps=old is None)
-    elif isinstance(model, ARTRL):  # killed after the last checkpoint, before the end
-        model.use_average()
-    save_agent(model, run.model, algorithm, training.plain_config)
-    final = so_far()
-    return model, final["seconds"], final["denoiser_evals"]
+    if remaining > 0:  # else killed after the training, whose checkpoint is its end
+        with at_a_boundary():
+            model.learn(remaining, CallbackList(callbacks), log_interval=10, reset_num_timesteps=not going_on)
+            save()
+    save_agent(model, run.agent, settings.algorithm, training.plain_config)
+    return model, seconds(), spent["denoiser_evals"] + int(env.get_attr("denoiser_evals")[0])
 
 
 def policy_samples(model: BaseAlgorithm, dynamics: Dynamics, x: torch.Tensor) -> torch.Tensor:

@@ -193,6 +193,34 @@ class ARTVectorEnv(BaseEnv, VectorEnv):
             obs = self._get_obs()
         return obs, rewards, terminated, truncated, infos
 
+    def save_state(self) -> dict[str, Any]:
+        """All that later episodes and the one under way depend on: numbers, arrays and tensors by name."""
+        return {
+            "generators": [generator.bit_generator.state for generator in self._generators],
+            "trajectories": None if self._state is None else self._state._asdict(),
+            "done": self._done,
+            "denoiser_evals": self.denoiser_evals,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Put back what ``save_state`` of an environment with the same settings gave; it has been reset before.
+
+        Raises:
+            ValueError: of another number of rows.
+        """
+        if len(state["done"]) != self.num_envs or len(state["generators"]) != len(self._generators):
+            raise ValueError(
+                f"the state is of {len(state['done'])} rows, the environment has {self.num_envs}"
+            )
+        for generator, kept in zip(self._generators, state["generators"], strict=True):
+            generator.bit_generator.state = kept
+        kept = state["trajectories"]
+        self._state = (
+            None if kept is None else State(**{k: v.to(self.dynamics.device) for k, v in kept.items()})
+        )
+        self._done = state["done"]
+        self.dynamics.denoiser.evals = state["denoiser_evals"]
+
     def render(self) -> tuple[np.ndarray, ...] | None:
         """One frame, of row 0, with ``render_mode="rgb_array"``."""
         return (draw(self.dynamics, self._frames),) if self.render_mode == "rgb_array" else None
