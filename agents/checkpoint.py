@@ -200,7 +200,15 @@ def _read_zip(path: str | Path, trust_pickle: bool) -> dict[str, Any]:
             "policy_kwargs": data["policy_kwargs"],
             "policy": params["policy"],
         }
-    except (ValueError, zipfile.BadZipFile, KeyError, OSError, TypeError, AttributeError) as error:
+    except (
+        ValueError,
+        zipfile.BadZipFile,
+        KeyError,
+        OSError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+    ) as error:
         raise ValueError(f"{path}: not a zip that train.py wrote ({error!r}); {FIX}") from error
 
 

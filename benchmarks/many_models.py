@@ -10,6 +10,7 @@ docs/generalisation.md between its marks.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from tqdm import tqdm
 
 from agents.checkpoint import load_agent
 from agents.rollout import sample_with_policy
+from art_env._util.cli import run_command
 from art_env._util.files import write_text
 from art_env.diffusion.denoiser import difference
 from art_env.diffusion.solvers import sample
@@ -171,4 +173,5 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, prog="python -m benchmarks.many_models", description=__doc__))
+    program = "python -m benchmarks.many_models"
+    sys.exit(run_command(program, lambda: main(tyro.cli(Args, prog=program, description=__doc__))))
