@@ -138,10 +138,17 @@ def read_checkpoint(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: not a checkpoint, damaged, or of a run with other settings; names the file and the fields.
     """
-    fix = f"start a new run, or delete {path} to begin again in this folder"
-    body = read_tree(path, "checkpoint", fix)
+    body = read_tree(path, "checkpoint", begin_again(path))
+    missing = {"settings", "spent", "training"} - body.keys()
+    if missing:
+        raise ValueError(f"{path}: a checkpoint without {', '.join(sorted(missing))}; {begin_again(path)}")
     check_same_settings(path, body["settings"], settings)
     return body
+
+
+def begin_again(path: Path) -> str:
+    """The way out of a checkpoint that cannot be used."""
+    return f"start a new run, or delete {path} to begin again in this folder"
 
 
 # They may differ between the parts of a run.
@@ -200,15 +207,7 @@ def _read_zip(path: str | Path, trust_pickle: bool) -> dict[str, Any]:
             "policy_kwargs": data["policy_kwargs"],
             "policy": params["policy"],
         }
-    except (
-        ValueError,
-        zipfile.BadZipFile,
-        KeyError,
-        OSError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-    ) as error:
+    except Exception as error:  # a pickle may raise anything
         raise ValueError(f"{path}: not a zip that train.py wrote ({error!r}); {FIX}") from error
 
 

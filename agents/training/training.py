@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.art_rl import ARTRL
 from agents.callbacks import CheckpointCallback, ScheduleCallback, ScheduleLog
-from agents.checkpoint import read_checkpoint, save_agent, save_checkpoint
+from agents.checkpoint import begin_again, read_checkpoint, save_agent, save_checkpoint
 from agents.distill import distill
 from agents.rollout import sample_with_policy
 from agents.schedule_policy import SchedulePolicy
@@ -91,6 +92,21 @@ class Training:
         env = settings.wrap(to_sb3(vector, monitor=settings.algorithm != "art"))
         env.seed(seed)
         return env
+
+    def evaluator(self) -> Evaluator:
+        """Scores on held-out noises; none is integrated yet.
+
+        Raises:
+            ValueError: seeds or a number of images that do not do.
+        """
+        settings, problem = self.settings, self.dynamics.problem
+        return Evaluator(
+            problem,
+            settings.solver,
+            settings.eval_seeds,
+            settings.num_images,
+            metrics=problem.metrics[:1],
+        )
 
     def search(self) -> SearchResult:
         """A schedule, searched for without run folder, log and checkpoints."""
@@ -196,21 +212,20 @@ def train(settings: Settings, say: Callable[[str], None] = silent) -> Result:
     try:
         torch.set_num_threads(settings.threads)
         training = Training(settings)
+        evaluator = training.evaluator()
         if run is None:
-            run = RunFolder.create(settings, training.dynamics.problem.name, training.num_envs)
-        return _train(training, run, say)
+            run = RunFolder.create(settings, evaluator.problem.name, training.num_envs)
+        return _train(training, evaluator, run, say)
     except BaseException:
         if run is not None:
             run.close()
         raise
 
 
-def _train(training: Training, run: RunFolder, say: Callable[[str], None]) -> Result:
+def _train(training: Training, evaluator: Evaluator, run: RunFolder, say: Callable[[str], None]) -> Result:
+    """See ``train``; the folder stays held."""
     settings = training.settings
     problem, K, solver = training.dynamics.problem, training.dynamics.num_steps, settings.solver
-    evaluator = Evaluator(
-        problem, solver, settings.eval_seeds, settings.num_images, metrics=problem.metrics[:1]
-    )
     what = settings.algorithm if settings.effort == "full" else "universal schedule"
     say(f"{what} on {problem.name}: {solver}, K = {K}, run folder {run.folder}")
 
@@ -260,19 +275,16 @@ def learn(
     settings, total = training.settings, training.total_timesteps
     kept = settings.to_dict() | {"num_envs": training.num_envs}
     began, env = time.time(), training.make_env(settings.seed)
-    spent: dict[str, Any] = {"seconds": 0.0, "denoiser_evals": 0}
     going_on = run.checkpoint.is_file()
     if going_on:
-        checkpoint = read_checkpoint(run.checkpoint, kept)
-        spent, model = checkpoint["spent"], settings.make_model(env, total)
-        restore_training(model, checkpoint["training"])
+        model, spent = _restored(training, env, run.checkpoint, kept)
         say(f"going on from {model.num_timesteps:,} of {total:,} env steps")
     else:
         if training.init == "search":
             say("searching for the actions to begin with ...")
         with at_a_boundary():
             model, found = training.new_model(env, Record(run.search))
-        spent["denoiser_evals"] = found.evaluations if found else 0
+        spent = {"seconds": 0.0, "denoiser_evals": found.evaluations if found else 0}
     model.set_logger(run.logger())
 
     def seconds() -> float:
@@ -291,6 +303,18 @@ def learn(
             save()
     save_agent(model, run.agent, settings.algorithm, training.plain_config)
     return model, seconds(), spent["denoiser_evals"] + int(env.get_attr("denoiser_evals")[0])
+
+
+def _restored(
+    training: Training, env: VecEnv, path: Path, settings: dict[str, Any]
+) -> tuple[BaseAlgorithm, dict[str, Any]]:
+    """The agent as a checkpoint has it, and what was spent on it by then."""
+    kept, model = read_checkpoint(path, settings), training.settings.make_model(env, training.total_timesteps)
+    try:
+        restore_training(model, kept["training"])
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not fit this training ({error}); {begin_again(path)}") from error
+    return model, kept["spent"]
 
 
 def policy_samples(model: BaseAlgorithm, dynamics: Dynamics, x: torch.Tensor) -> torch.Tensor:

@@ -43,7 +43,7 @@ def planted(tmp_path, mark) -> Path:
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("data", text)
         for name in ("policy.pth", "pytorch_variables.pth"):
-            file.writestr(name, pickle.dumps(Payload(mark)))
+            file.writestr(name, pickle.dumps(Payload(mark), protocol=2))
     return path
 
 
