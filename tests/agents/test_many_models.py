@@ -100,7 +100,7 @@ def test_a_saved_policy_acts_on_another_model(tmp_path) -> None:
     model.learn(3 * 32 * 4)
     save_agent(model, tmp_path / "agent.safetensors", "art", config.to_dict())
     loaded, dynamics = load_agent(tmp_path / "agent.safetensors", problem=make_problem("mixture-2d"))
-    assert torch.equal(loaded.policy.seen_mean, model.policy.seen_mean)
+    assert torch.equal(loaded.seen_mean, model.policy.seen_mean)
     x = dynamics.problem.sample_noise(16, 5)
     found = sample_with_policy(loaded, dynamics, x)
     own = dynamics.problem.reference(16, 5).x_end
