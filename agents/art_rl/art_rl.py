@@ -390,10 +390,8 @@ class ARTRL(OnPolicyAlgorithm):
             vars(self.initial_noises).update(state["initial_noises"])
 
     def _excluded_save_params(self) -> list[str]:
-        return [
-            *super()._excluded_save_params(),
-            "_drawn",
-        ]  # without the environment's episodes it says nothing
+        # It is about the environment's episodes, which SB3 does not save.
+        return [*super()._excluded_save_params(), "_drawn"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer", "policy.critic_optimizer"], []
