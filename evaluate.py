@@ -6,12 +6,18 @@ Example:
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+
+if __name__ == "__main__":  # while the imports below take their seconds, Ctrl-C ends without a traceback
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, lambda number, _: os._exit(128 + number))
 
 import torch
 import tyro
@@ -42,7 +48,7 @@ from art_env.schedules.registry import (
 from art_env.schedules.schedule import check_num_steps
 
 if TYPE_CHECKING:
-    from stable_baselines3.common.base_class import BaseAlgorithm
+    from stable_baselines3.common.policies import BasePolicy
 
 
 @dataclass(frozen=True)
@@ -63,9 +69,9 @@ class Settings(ModelOptions):
     universal_clock (learned_2m to learned_4m), oracle, or the path of a schedule.json. The oracle is a search:
     seconds on analytic problems, minutes a K on networks; the ratio column needs it."""
     agents: tuple[str, ...] = ()
-    """Trained agents (model.zip); each is distilled into a schedule, and a policy with features is scored itself too,
-    at its own number of steps. An agent trained on another problem is applied here without retraining, along this
-    problem's base schedule."""
+    """Trained agents (agent.safetensors); each is distilled into a schedule, and a policy with features is scored
+    itself too, at its own number of steps. An agent trained on another problem is applied here without retraining,
+    along this problem's base schedule. A model.zip of an earlier version is a pickle and needs --trust-pickle."""
     bound: tuple[str, ...] = ()
     """What is there to win for a policy that sees the sample? Names of features, such as change and denoised: a
     network that sees them is trained by gradients through the sampler, minutes a K, and scored like the others."""
@@ -202,13 +208,13 @@ class Agent:
         schedule: the list that the policy is distilled into.
     """
 
-    policy: BaseAlgorithm
+    policy: BasePolicy
     dynamics: Dynamics
     schedule: Schedule
 
     @classmethod
     def load(cls, path: str, problem: Problem, trust_pickle: bool = False) -> Agent:
-        """Read a model.zip.
+        """Read an agent.safetensors.
 
         Raises:
             ValueError, FileNotFoundError: as ``load_agent``, or its schedule is for another noise range.
@@ -217,7 +223,8 @@ class Agent:
         from agents.distill import distill
 
         policy, dynamics = load_agent(path, trust_pickle=trust_pickle, problem=problem)
-        name = Path(path).stem if Path(path).stem != "model" else Path(path).resolve().parent.name
+        own = Path(path).stem not in ("agent", "model")
+        name = Path(path).stem if own else Path(path).resolve().parent.name
         schedule = distill(policy, dynamics, name=name)
         check_fit(schedule, problem)
         return cls(policy, dynamics, schedule)

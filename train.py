@@ -14,11 +14,17 @@ Examples:
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
 from functools import partial, reduce
 from operator import or_
 from typing import Annotated, Any
+
+if __name__ == "__main__":  # while the imports below take their seconds, Ctrl-C ends without a traceback
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, lambda number, _: os._exit(128 + number))
 
 import tyro
 
@@ -27,19 +33,37 @@ from agents.training.report import report, write
 from art_env._util import cli
 from art_env._util.names import check_name
 
+# Options that may stand beside --resume: the run has all others already.
+BESIDE_RESUME = ("--resume", "--trust-pickle", "--no-trust-pickle", "--progress", "--no-progress")
+
 
 def run(settings: Settings) -> None:
     """For each number of steps: train, print the table, write the run folder."""
     for one in settings.one_by_one():
         began = time.time()
         result = train(one, say=partial(print, flush=True))
-        print(report(result))
-        write(result)
+        try:
+            print(report(result))
+            write(result)
+        finally:
+            result.run.close()
         print(f"all artefacts in {result.run.folder} after {time.time() - began:.0f} s")
 
 
 def parse(argv: list[str]) -> Settings:
-    """Settings from the command line; the algorithm may be left out."""
+    """Settings from the command line; the algorithm may be left out.
+
+    Raises:
+        ValueError: a bad setting, or one beside ``--resume``, where the run's own are used.
+    """
+    options = [arg.partition("=")[0].replace("_", "-") for arg in argv if arg.startswith("-")]
+    if "--resume" in options:
+        algorithm = argv[:1] if not argv[0].startswith("-") else []
+        others = [*algorithm, *(o for o in options if o not in BESIDE_RESUME)]
+        if others and not {"-h", "--help"} & {*options}:
+            raise ValueError(
+                f"{', '.join(others)}: the run has its own settings; leave out all but --resume FOLDER"
+            )
     if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
         argv = ["art", *argv]
     elif not argv[0].startswith("-"):

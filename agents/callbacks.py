@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from stable_baselines3.common.logger import Figure as LoggedFigure
 from stable_baselines3.common.logger import Logger
 
 from agents.distill import distill
+from art_env._util.termination import stop_if_asked
 from art_env.adapters.counting import counting
 from art_env.diffusion.ode import ReferenceFlow
 from art_env.diffusion.solvers import sample
@@ -142,21 +142,22 @@ class ScheduleCallback(EveryNSteps):
 
 
 class CheckpointCallback(EveryNSteps):
-    """Saves now and then, in one piece, so that a killed run can go on.
+    """Saves now and then, and when SIGTERM came, so that a killed run can go on.
 
     Args:
-        path: the file.
-        save: writes it.
+        save: replaces the last checkpoint.
         total_timesteps, times: as ``EveryNSteps``.
     """
 
-    def __init__(
-        self, path: Path, save: Callable[[Path], None], total_timesteps: int, times: int = 20
-    ) -> None:
+    def __init__(self, save: Callable[[], None], total_timesteps: int, times: int = 20) -> None:
         super().__init__(total_timesteps, times)
-        self.path, self.save = path, save
+        self.save = save
+
+    def _on_rollout_start(self) -> None:
+        stop_if_asked(self.act)
+        super()._on_rollout_start()
 
     def act(self) -> None:
         """Replace the last checkpoint."""
         if self.model.num_timesteps > 0:
-            self.save(self.path)
+            self.save()

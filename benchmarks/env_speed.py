@@ -25,6 +25,7 @@ import torch
 import tyro
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
+from art_env._util.cli import run_command
 from art_env.envs.env import ARTEnv
 from art_env.envs.vector_env import ARTVectorEnv
 
@@ -159,4 +160,5 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, prog="python -m benchmarks.env_speed", description=__doc__))
+    program = "python -m benchmarks.env_speed"
+    sys.exit(run_command(program, lambda: main(tyro.cli(Args, prog=program, description=__doc__))))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -24,6 +25,7 @@ from tyro.conf import Positional
 
 from agents.distill import distill
 from agents.schedule_policy import SchedulePolicy
+from art_env._util.cli import run_command
 from art_env._util.files import write_text
 from art_env.envs.config import EnvConfig
 from art_env.envs.dynamics import Dynamics
@@ -363,4 +365,5 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, prog="python -m benchmarks.images", description=__doc__))
+    program = "python -m benchmarks.images"
+    sys.exit(run_command(program, lambda: main(tyro.cli(Args, prog=program, description=__doc__))))

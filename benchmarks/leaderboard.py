@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import os
 import platform
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ import tyro
 from tqdm import tqdm
 
 from art_env import __version__
+from art_env._util.cli import run_command
 from art_env.diffusion.solvers import get_solver
 from art_env.evaluation.evaluator import NOISE_SEED, Evaluator
 from art_env.problems.library import make_problem
@@ -257,4 +259,5 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, prog="python -m benchmarks.leaderboard", description=__doc__))
+    program = "python -m benchmarks.leaderboard"
+    sys.exit(run_command(program, lambda: main(tyro.cli(Args, prog=program, description=__doc__))))

@@ -10,6 +10,7 @@ docs/generalisation.md between its marks.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from tqdm import tqdm
 
 from agents.checkpoint import load_agent
 from agents.rollout import sample_with_policy
+from art_env._util.cli import run_command
 from art_env._util.files import write_text
 from art_env.diffusion.denoiser import difference
 from art_env.diffusion.solvers import sample
@@ -94,7 +96,7 @@ def score(args: Args, folders: Sequence[Path], name: str) -> list[Line]:
     x = known.start
     found: list[tuple[int, torch.Tensor]] = []
     for seed, folder in zip(args.seeds, folders, strict=True):
-        policy, dynamics = load_agent(folder / "model.zip", problem=problem)
+        policy, dynamics = load_agent(folder / "agent.safetensors", problem=problem)
         ends = torch.cat([sample_with_policy(policy, dynamics, part).x for part in x.split(4096)])
         found.append((seed, errors(dynamics, x, ends, known.x_end)))
     if name in (NEW, HELD_OUT):
@@ -171,4 +173,5 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, prog="python -m benchmarks.many_models", description=__doc__))
+    program = "python -m benchmarks.many_models"
+    sys.exit(run_command(program, lambda: main(tyro.cli(Args, prog=program, description=__doc__))))

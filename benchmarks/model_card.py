@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import platform
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
@@ -29,6 +30,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from art_env._util.cli import run_command
 from art_env._util.files import write_text
 from art_env._util.names import check_name
 from art_env.diffusion.solvers import sample
@@ -55,6 +57,7 @@ from art_env.networks.training import (
 from art_env.networks.unet import MODELS_DIR, UNetDenoiser
 from art_env.schedules.handcrafted import edm
 
+PROGRAM = "python -m benchmarks.model_card"
 TRAIN_PATCHES = 50_000
 REAL_PATCHES = 10_000
 LEVELS = (3, 5, 10, 18)
@@ -501,15 +504,24 @@ def main(cfg: Config) -> dict[str, Any]:
     return notes
 
 
-def cli() -> None:
-    """The command line."""
+def run(cfg: Config) -> None:
+    """Train, and print what was measured.
+
+    Raises:
+        ValueError, OSError: a bad setting, or a training that came to nothing.
+    """
     try:
-        notes = main(tyro.cli(Config, description=__doc__))
-    except (ValueError, OSError, RuntimeError) as e:
-        raise SystemExit(f"error: {e}") from e
+        notes = main(cfg)
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
     for key, value in notes.items():
         print(f"{key:16} {json.dumps(value)}")
 
 
+def cli() -> int:
+    """The command line; a bad setting is one line on stderr and exit code 2."""
+    return run_command(PROGRAM, lambda: run(tyro.cli(Config, prog=PROGRAM, description=__doc__)))
+
+
 if __name__ == "__main__":
-    cli()
+    sys.exit(cli())

@@ -9,6 +9,7 @@ and of the universal list of that K, which is not for this model. Writes a table
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 import tyro
 
+from art_env._util.cli import run_command
 from art_env._util.files import write_text
 from art_env.evaluation.evaluator import NOISE_SEED
 from art_env.problems.library import make_problem
@@ -74,4 +76,5 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, prog="python -m benchmarks.resampled_weights", description=__doc__))
+    program = "python -m benchmarks.resampled_weights"
+    sys.exit(run_command(program, lambda: main(tyro.cli(Args, prog=program, description=__doc__))))

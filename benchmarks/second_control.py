@@ -10,6 +10,7 @@ tables of README.md and docs/results.md between their marks. What is in the reco
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from art_env._util.cli import run_command
 from art_env._util.files import write_text
 from art_env.evaluation.evaluator import Evaluator
 from art_env.evaluation.results import read_csv, write_csv
@@ -201,4 +203,5 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, prog="python -m benchmarks.second_control", description=__doc__))
+    program = "python -m benchmarks.second_control"
+    sys.exit(run_command(program, lambda: main(tyro.cli(Args, prog=program, description=__doc__))))

@@ -13,6 +13,7 @@ are not asked for stay in state.csv. The tables of README.md and docs/results.md
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from tqdm import tqdm
 
 from agents.checkpoint import load_agent
 from agents.gradient_policy import bound_ends
+from art_env._util.cli import run_command
 from art_env._util.files import write_text
 from art_env.diffusion.adaptive import match_tolerance, sample_adaptive
 from art_env.diffusion.denoiser import difference
@@ -172,7 +174,7 @@ def adaptive(evaluator: Evaluator, cell: Cell, best: float) -> Line:
 
 def overhead(args: Args, cell: Cell, batch: int, rounds: int = 200) -> str:
     """Time of a decision of the policy beside that of an evaluation of the network, in one run."""
-    model, dynamics = load_agent(run_folder(args, cell, seen(cell), args.seeds[0]) / "model.zip")
+    model, dynamics = load_agent(run_folder(args, cell, seen(cell), args.seeds[0]) / "agent.safetensors")
     bare = dynamics.without_rewards()
     state = bare.initial(dynamics.problem.sample_noise(batch, PILOT_SEED))
     spent = {"decide": 0.0, "evaluate": 0.0}
@@ -259,4 +261,5 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, prog="python -m benchmarks.state_policies", description=__doc__))
+    program = "python -m benchmarks.state_policies"
+    sys.exit(run_command(program, lambda: main(tyro.cli(Args, prog=program, description=__doc__))))

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import tyro
 
+from art_env._util.cli import run_command
 from art_env._util.files import write_text
 from art_env.diffusion import sample
 from art_env.evaluation.evaluator import Evaluator
@@ -158,4 +159,5 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, prog="python -m benchmarks.stochastic", description=__doc__))
+    program = "python -m benchmarks.stochastic"
+    sys.exit(run_command(program, lambda: main(tyro.cli(Args, prog=program, description=__doc__))))

@@ -5,6 +5,7 @@ python -m benchmarks.theory page
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 import tyro
 from matplotlib.figure import Figure
 
+from art_env._util.cli import run_command
 from art_env.diffusion import sample
 from art_env.evaluation.evaluator import Evaluator
 from art_env.problems.library import make_problem
@@ -280,4 +282,5 @@ def main(args: Page | Gaussian) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Page | Gaussian, prog="python -m benchmarks.theory", description=__doc__))
+    program = "python -m benchmarks.theory"
+    sys.exit(run_command(program, lambda: main(tyro.cli(Page | Gaussian, prog=program, description=__doc__))))

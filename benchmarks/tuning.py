@@ -8,6 +8,7 @@ All trainings are on one problem, solver and number of steps; ratios are those o
 from __future__ import annotations
 
 import itertools
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 import tyro
 
+from art_env._util.cli import run_command
 from art_env.evaluation.evaluator import Evaluator
 from art_env.evaluation.results import write_csv
 from art_env.problems.library import make_problem
@@ -92,4 +94,5 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, prog="python -m benchmarks.tuning", description=__doc__))
+    program = "python -m benchmarks.tuning"
+    sys.exit(run_command(program, lambda: main(tyro.cli(Args, prog=program, description=__doc__))))

@@ -10,6 +10,7 @@ docs/generalisation.md between their marks.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
+from art_env._util.cli import run_command
 from art_env._util.files import write_text
 from art_env.evaluation.evaluator import Evaluator
 from art_env.evaluation.results import read_csv, write_csv
@@ -181,4 +183,5 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, prog="python -m benchmarks.universal", description=__doc__))
+    program = "python -m benchmarks.universal"
+    sys.exit(run_command(program, lambda: main(tyro.cli(Args, prog=program, description=__doc__))))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ import tyro
 from scipy.optimize import minimize
 from torch import Tensor
 
+from art_env._util.cli import run_command
 from art_env._util.files import write_text
 from art_env.diffusion.denoiser import difference
 from art_env.diffusion.ode import ReferenceFlow
@@ -286,4 +288,5 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, prog="python -m benchmarks.universal_fit", description=__doc__))
+    program = "python -m benchmarks.universal_fit"
+    sys.exit(run_command(program, lambda: main(tyro.cli(Args, prog=program, description=__doc__))))

@@ -168,6 +168,8 @@ class ARTRL(OnPolicyAlgorithm):
         self.initial_noises: InitialNoises | None = None
         self._average: dict[str, Tensor] = {}
         self._averaged = 0
+        # Whether the initial noises of the rollout under way are drawn and its episodes begun.
+        self._drawn = False
         if _init_setup_model:
             self._setup_model()
 
@@ -203,13 +205,17 @@ class ARTRL(OnPolicyAlgorithm):
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
         """As its parent, from initial noises that are drawn by their cost, where the environment takes them."""
-        if self.initial_noises is not None:
+        if self.initial_noises is not None and not self._drawn:
             assert self.noise_groups is not None
             groups = self.noise_groups
             index = self.initial_noises.draw(self.n_envs // groups)
             env.set_options({"noise_index": np.tile(index, groups)})
             self._last_obs = env.reset()  # type: ignore[assignment]
-        return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        # Callbacks may take the state now, and a training that goes on from it must not draw again.
+        self._drawn = True
+        going_on = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        self._drawn = False
+        return going_on
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
         """As its parent, without a loop over the rows of a step that ends no episode."""
@@ -352,6 +358,40 @@ class ARTRL(OnPolicyAlgorithm):
         if self._current_progress_remaining <= 0:
             self.use_average()
         return self
+
+    def own_state(self) -> dict[str, Any]:
+        """What changes during training beside what every SB3 algorithm has, as plain values, tensors and arrays."""
+        noises = self.initial_noises
+        return {
+            "num_updates": self.num_updates,
+            "average": self._average,
+            "averaged": self._averaged,
+            "drawn": self._drawn,
+            "restarts": None if self.restarts is None else vars(self.restarts),
+            "initial_noises": None if noises is None else {n: getattr(noises, n) for n in noises.CHANGING},
+        }
+
+    def restore_own_state(self, state: dict[str, Any]) -> None:
+        """Put back what ``own_state`` gave.
+
+        Raises:
+            ValueError, KeyError: of another algorithm, or of an environment with other initial noises.
+        """
+        self.num_updates, self._drawn = state["num_updates"], state["drawn"]
+        self._average, self._averaged = state["average"], state["averaged"]
+        if state["restarts"] is not None:
+            self.restarts = Restarts(self.policy, 1, 0.0, 0.0)
+            vars(self.restarts).update(state["restarts"])
+        if (self.initial_noises is None) != (state["initial_noises"] is None):
+            raise ValueError(
+                "the environment offers another choice of initial noises than in the training so far"
+            )
+        if self.initial_noises is not None:
+            vars(self.initial_noises).update(state["initial_noises"])
+
+    def _excluded_save_params(self) -> list[str]:
+        # It is about the environment's episodes, which SB3 does not save.
+        return [*super()._excluded_save_params(), "_drawn"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer", "policy.critic_optimizer"], []

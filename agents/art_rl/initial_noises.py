@@ -31,6 +31,8 @@ class InitialNoises:
             over the cost of its own too.
     """
 
+    CHANGING = ("costs", "index", "weights")
+
     def __init__(self, size: int, distributions: np.ndarray | None = None) -> None:
         self.costs, self.distributions = np.full(size, np.nan), distributions
         self.index, self.weights = np.zeros(0, dtype=np.int64), np.ones(0)

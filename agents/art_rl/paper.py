@@ -172,6 +172,15 @@ class PaperARTRL(ARTRL):
         """As SB3's: Algorithm 1 is one run."""
         return OnPolicyAlgorithm._setup_learn(self, *args, **kwargs)
 
+    def own_state(self) -> dict[str, Any]:
+        """See ``ARTRL``; and the multiplier."""
+        return {**super().own_state(), "multiplier": self.multiplier}
+
+    def restore_own_state(self, state: dict[str, Any]) -> None:
+        """See ``ARTRL``."""
+        super().restore_own_state(state)
+        self.multiplier = state["multiplier"]
+
     def train(self) -> None:
         """One iteration: moments of the one-step TD error with the gradients as test functions."""
         buffer, policy = self.rollout_buffer, self.policy

@@ -122,7 +122,7 @@ class LeastSquaresSearch(ScheduleSearch):
 
     def _rung(self, starts: list[np.ndarray], noises: np.ndarray) -> list[np.ndarray]:
         """Descend from all starts on the same noises; the best first."""
-        even, ends = np.ones(len(noises)), []
+        even, ends = np.ones(len(noises)), list[np.ndarray]()
         for start in starts:
             ends.append(self._descend(start, noises, even, ITERATIONS[0], shown=not ends))
         costs = [self._costs(end[None], noises, even)[0] for end in ends]

@@ -10,6 +10,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from art_env._util.files import atomic_path
+from art_env._util.termination import stop_if_asked
 
 
 class Record:
@@ -41,7 +42,9 @@ class Record:
                     self._answers = np.split(file["answers"], np.cumsum(file["sizes"])[:-1])
                     self.evaluations, self._seconds = int(file["evaluations"]), float(file["seconds"])
             except (OSError, KeyError, ValueError, BadZipFile) as error:
-                raise ValueError(f"{path} cannot be read ({error!r}); start a new search") from error
+                raise ValueError(
+                    f"{path} cannot be read ({error!r}); start a new run, or delete it to begin again in this folder"
+                ) from error
 
     @property
     def replaying(self) -> bool:
@@ -68,6 +71,7 @@ class Record:
         elif abs(asked - self._sums[self._place]) > 1e-6:
             raise ValueError(f"{self.path} is of another search; start a new one")
         self._place += 1
+        stop_if_asked(self.save)
         return self._answers[self._place - 1]
 
     def save(self) -> None:

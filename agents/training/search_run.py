@@ -19,6 +19,7 @@ from agents.schedule_search.search import Callback, ScheduleSearch, SearchResult
 from agents.training.run_folder import RunFolder
 from agents.training.settings import SearchSettings
 from art_env import __version__
+from art_env._util.termination import at_a_boundary
 from art_env.envs.config import EnvConfig
 from art_env.envs.dynamics import Dynamics
 
@@ -90,7 +91,7 @@ def run_search(
         logger.dump(steps)
 
     search = make_search(config, rows, budget, settings.options(rows), settings.seed, record, watch)
-    with bar:
+    with bar, at_a_boundary():
         found = search.run()
     logger.close()
     meta = {**found.schedule.meta, "seed": settings.seed, "version": __version__}

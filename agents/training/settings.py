@@ -95,7 +95,8 @@ class Settings(ModelOptions):
     run_dir: Path | None = None
     """Run folder; by default runs/PROBLEM__ALGORITHM__SEED__TIME."""
     resume: Path | None = None
-    """Run folder of a killed run: go on with it (its own settings are used)."""
+    """Run folder of a killed run: go on with it. Its own settings are used; beside this only --trust-pickle and
+    --progress may be given."""
     oracle: bool = True
     """Compute the best schedule there is, for the ratio."""
     model_oracle: bool = False
@@ -237,17 +238,19 @@ class Settings(ModelOptions):
         raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
-        """Every setting, as JSON has it."""
-        return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self).items()}
+        """Every setting that a run goes on with, as JSON has it; whether to trust a pickle is asked each time."""
+        values = dataclasses.asdict(self)
+        kept = {k: v for k, v in values.items() if k not in ("resume", "trust_pickle")}
+        return {k: str(v) if isinstance(v, Path) else v for k, v in kept.items()}
 
     @staticmethod
     def from_dict(algorithm: str, body: dict[str, Any], **changes: Any) -> Settings:
-        """Settings from what ``to_dict`` gave.
+        """Settings from what ``to_dict`` gave; ``trust_pickle`` counts among ``changes`` alone.
 
         Raises:
             KeyError, TypeError, ValueError: no such algorithm, or values that do not fit.
         """
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in body.items()}
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in body.items() if k != "trust_pickle"}
         # A name that this version does not know is a TypeError: nothing is dropped silently.
         settings = COMMANDS[algorithm](**{**values, **changes})
         if len(settings.num_steps) > 1:

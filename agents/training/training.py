@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.art_rl import ARTRL
 from agents.callbacks import CheckpointCallback, ScheduleCallback, ScheduleLog
-from agents.checkpoint import ALGORITHMS, read_settings, save_agent
+from agents.checkpoint import begin_again, read_checkpoint, save_agent, save_checkpoint
 from agents.distill import distill
 from agents.rollout import sample_with_policy
 from agents.schedule_policy import SchedulePolicy
@@ -31,9 +30,9 @@ from agents.schedule_search.search import SearchResult
 from agents.training.run_folder import RunFolder
 from agents.training.search_run import make_search, run_search
 from agents.training.settings import ArtSettings, SearchSettings, Settings
+from agents.training_state import restore_training
 from art_env import __version__
-from art_env._util.files import atomic_path, write_text
-from art_env._util.names import check_name
+from art_env._util.termination import at_a_boundary
 from art_env.adapters.counting import CountedDenoiser, counting
 from art_env.envs.dynamics import Dynamics
 from art_env.envs.rewards import compares_groups
@@ -102,6 +101,21 @@ class Training:
         env = settings.wrap(to_sb3(vector, monitor=settings.algorithm != "art"))
         env.seed(seed)
         return env
+
+    def evaluator(self) -> Evaluator:
+        """Scores on held-out noises; none is integrated yet.
+
+        Raises:
+            ValueError: seeds or a number of images that do not do.
+        """
+        settings, problem = self.settings, self.dynamics.problem
+        return Evaluator(
+            problem,
+            settings.solver,
+            settings.eval_seeds,
+            settings.num_images,
+            metrics=problem.metrics[:1],
+        )
 
     def search(self) -> SearchResult:
         """A schedule, searched for without run folder, log and checkpoints."""
@@ -213,6 +227,8 @@ class Result:
 def train(settings: Settings, say: Callable[[str], None] = silent) -> Result:
     """Train an agent, distil it into a schedule, and score both; nothing is written but the run folder.
 
+    The run folder is held for this process until ``result.run.close()``.
+
     Args:
         settings: of the run; with ``resume``, those of the killed run are used instead.
         say: called with lines of progress.
@@ -222,15 +238,24 @@ def train(settings: Settings, say: Callable[[str], None] = silent) -> Result:
     """
     run = None
     if settings.resume is not None:
-        run, settings = RunFolder.reopen(settings.resume)
-    torch.set_num_threads(settings.threads)
-    training = Training(settings)
+        run, settings = RunFolder.reopen(settings)
+    try:
+        torch.set_num_threads(settings.threads)
+        training = Training(settings)
+        evaluator = training.evaluator()
+        if run is None:
+            run = RunFolder.create(settings, evaluator.problem.name, training.num_envs)
+        return _train(training, evaluator, run, say)
+    except BaseException:
+        if run is not None:
+            run.close()
+        raise
+
+
+def _train(training: Training, evaluator: Evaluator, run: RunFolder, say: Callable[[str], None]) -> Result:
+    """See ``train``; the folder stays held."""
+    settings = training.settings
     problem, K, solver = training.dynamics.problem, training.dynamics.num_steps, settings.solver
-    evaluator = Evaluator(
-        problem, solver, settings.eval_seeds, settings.num_images, metrics=problem.metrics[:1]
-    )
-    if run is None:
-        run = RunFolder.create(settings, problem.name, training.num_envs)
     what = settings.algorithm if settings.effort == "full" else "universal schedule"
     say(f"{what} on {problem.name}: {solver}, K = {K}, run folder {run.folder}")
 
@@ -290,61 +315,50 @@ def learn(
 ) -> tuple[BaseAlgorithm, float]:
     """Train, or go on training; the model, and the seconds of all parts of the run."""
     settings, total, counter = training.settings, training.total_timesteps, training.counter
-    algorithm = settings.algorithm
-    spent: dict[str, Any] = {"seconds": 0.0}
-    # The checkpoint counts from when its progress file is there too, the last to be written.
-    old = run.checkpoint if run.checkpoint.is_file() and run.progress.is_file() else None
-    done = 0
-    if old is not None:
-        spent = json.loads(run.progress.read_text(encoding="utf-8"))
-        done = int(spent.pop("env_steps"))
-        counter.rows["training"] += int(spent.pop("denoiser_evals"))
-    began = time.time()
-    env = training.make_env(settings.seed + done)
-    if old is None:
+    kept = settings.to_dict() | {"num_envs": training.num_envs}
+    began, env, before = time.time(), training.make_env(settings.seed), 0.0
+    going_on = run.checkpoint.is_file()
+    if going_on:
+        model, spent = _restored(training, env, run.checkpoint, kept)
+        before = float(spent["seconds"])
+        counter.rows["training"] += int(spent["denoiser_evals"])
+        say(f"going on from {model.num_timesteps:,} of {total:,} env steps")
+    else:
         if training.init == "search":
             say("searching for the actions to begin with ...")
-        with counting(counter, "training"):
+        with counting(counter, "training"), at_a_boundary():
             model = training.new_model(env, Record(run.search))
-    else:
-        check_name("algorithm of the checkpoint", read_settings(old)["algorithm"], [algorithm])
-        model = ALGORITHMS[algorithm].load(old, env=env, device="cpu")
-        replay = run.checkpoint.with_name("replay.pkl")
-        if replay.is_file() and hasattr(model, "load_replay_buffer"):
-            model.load_replay_buffer(replay)
-        # load() seeds as at the start: without this the exploration of the first part comes again.
-        torch.manual_seed(settings.seed + model.num_timesteps)
-        say(f"going on from {model.num_timesteps:,} of {total:,} env steps")
     model.set_logger(run.logger())
 
-    def so_far() -> dict[str, Any]:
-        return {
-            "env_steps": model.num_timesteps,
-            "seconds": spent["seconds"] + time.time() - began,
-            "denoiser_evals": counter.rows["training"],
-        }
+    def seconds() -> float:
+        return before + time.time() - began
 
-    def save(path: Path) -> None:
-        if hasattr(model, "save_replay_buffer"):
-            with atomic_path(path.with_name("replay.pkl")) as temporary:
-                model.save_replay_buffer(temporary)
-        save_agent(model, path, algorithm, training.plain_config)
-        write_text(run.progress, json.dumps(so_far()) + "\n")
+    def save() -> None:
+        spent = {"seconds": seconds(), "denoiser_evals": counter.rows["training"]}
+        save_checkpoint(model, run.checkpoint, kept, spent)
 
-    callbacks: list[BaseCallback] = [
-        ScheduleCallback(log, total),
-        CheckpointCallback(run.checkpoint, save, total),
-    ]
+    callbacks: list[BaseCallback] = [ScheduleCallback(log, total), CheckpointCallback(save, total)]
     if settings.progress and sys.stderr.isatty():
         callbacks.append(ProgressBarCallback())
     remaining = total - model.num_timesteps
-    if remaining > 0:
-        with counting(counter, "training"):
-            model.learn(remaining, CallbackList(callbacks), log_interval=10, reset_num_timesteps=old is None)
-    elif isinstance(model, ARTRL):  # killed after the last checkpoint, before the end
-        model.use_average()
-    save_agent(model, run.model, algorithm, training.plain_config)
-    return model, so_far()["seconds"]
+    if remaining > 0:  # else killed after the training, whose checkpoint is its end
+        with counting(counter, "training"), at_a_boundary():
+            model.learn(remaining, CallbackList(callbacks), log_interval=10, reset_num_timesteps=not going_on)
+            save()
+    save_agent(model, run.agent, settings.algorithm, training.plain_config)
+    return model, seconds()
+
+
+def _restored(
+    training: Training, env: VecEnv, path: Path, settings: dict[str, Any]
+) -> tuple[BaseAlgorithm, dict[str, Any]]:
+    """The agent as a checkpoint has it, and what was spent on it by then."""
+    kept, model = read_checkpoint(path, settings), training.settings.make_model(env, training.total_timesteps)
+    try:
+        restore_training(model, kept["training"])
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not fit this training ({error}); {begin_again(path)}") from error
+    return model, kept["spent"]
 
 
 def policy_samples(model: BaseAlgorithm, dynamics: Dynamics, x: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,8 @@ from typing import Any
 
 import tyro
 
+from art_env._util.termination import Terminated, handled
+
 _parsing: ContextVar[bool] = ContextVar("parsing", default=False)
 
 
@@ -99,19 +101,20 @@ class ModelOptions(CheckedSettings):
 
 
 def run_command(program: str, command: Callable[[], object], interrupted: str = "interrupted") -> int:
-    """Run ``command`` and return the exit code: 0, 2 after bad input, 130 after Ctrl-C.
+    """Run ``command`` and return the exit code: 0, 2 after bad input, 130 after Ctrl-C, 143 after SIGTERM.
 
     Args:
         program: what messages begin with.
         command: does the work.
-        interrupted: what to say after Ctrl-C.
+        interrupted: what to say after Ctrl-C or SIGTERM.
     """
     try:
-        command()
+        with handled():
+            command()
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"{program}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated) as stop:
         print(f"{program}: {interrupted}", file=sys.stderr)
-        return 130
+        return 143 if isinstance(stop, Terminated) else 130
     return 0

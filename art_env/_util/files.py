@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+# What atomic_path calls its temporary files: .NAME.xxxxxxxx.SUFFIX.
+TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}(\.[a-z0-9]+)?")
 
 
 @contextmanager
@@ -16,7 +20,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path in the same folder (same suffix); rename it to ``path`` if the block succeeds.
 
     Raises:
-        OSError: the folder is not there or cannot be written; the text names the folder.
+        OSError: the folder is not there or cannot be written, or the disk is full; the text names folder or file.
     """
     target = Path(path)
     try:
@@ -31,8 +35,15 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
+    except OSError as error:
+        if error.filename not in (None, name):  # of another file
+            raise
+        raise type(error)(
+            error.errno, f"cannot write {str(target)!r} ({error.strerror or error}); it is as it was before"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder itself may be gone
+            temporary.unlink()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -72,6 +83,22 @@ def read_json(path: str | os.PathLike[str], what: str) -> Any:
         raise ValueError(f"{path}: not a text file; give {what}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}; give {what}") from error
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether the file is one that ``atomic_path`` left when its process was killed."""
+    return TEMPORARY.fullmatch(path.name) is not None and path.is_file()
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what processes that were killed have left in a folder; nobody may be writing there.
+
+    Raises:
+        OSError: the folder cannot be changed; the text names it.
+    """
+    for path in folder.glob(".*"):
+        if is_temporary(path):
+            path.unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -30,6 +30,14 @@ class IndexStreams:
         """Forget what was drawn ahead in these rows."""
         self._used[rows] = BLOCK
 
+    def save_state(self) -> dict[str, np.ndarray]:
+        """What was drawn ahead, and how much of it is used; the generators have states of their own."""
+        return {"ahead": self._ahead, "used": self._used}
+
+    def load_state(self, state: dict[str, np.ndarray]) -> None:
+        """Put back what ``save_state`` gave."""
+        self._ahead, self._used = state["ahead"].copy(), state["used"].copy()
+
     def draw(self, rows: np.ndarray) -> np.ndarray:
         """The next number of each of these rows."""
         empty = rows[self._used[rows] == BLOCK]

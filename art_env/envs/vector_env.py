@@ -16,6 +16,7 @@ from art_env._util.names import check_name
 from art_env.envs.base import METADATA, BaseEnv
 from art_env.envs.config import EnvConfig
 from art_env.envs.index_streams import IndexStreams
+from art_env.envs.state import State
 
 
 class ARTVectorEnv(BaseEnv, VectorEnv):
@@ -145,6 +146,40 @@ class ARTVectorEnv(BaseEnv, VectorEnv):
             obs, infos = self._restart(self._done, obs, infos)
             self._done = np.zeros_like(self._done)
         return obs, rewards, terminated, truncated, infos
+
+    def save_state(self) -> dict[str, Any]:
+        """All that later episodes and the one under way depend on: numbers, arrays and tensors by name."""
+        return {
+            "generators": [generator.bit_generator.state for generator in self._generators],
+            "trajectories": None if self._state is None else self._state._asdict(),
+            "streams": None if self._streams is None else self._streams.save_state(),
+            "rewards": self._rewards,
+            "done": self._done,
+            "denoiser_evals": self.denoiser_evals,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Put back what ``save_state`` of an environment with the same settings gave; it has been reset before.
+
+        Raises:
+            ValueError: of another number of rows.
+        """
+        if len(state["done"]) != self.num_envs or len(state["generators"]) != len(self._generators):
+            raise ValueError(
+                f"the state is of {len(state['done'])} rows, the environment has {self.num_envs}"
+            )
+        for generator, kept in zip(self._generators, state["generators"], strict=True):
+            generator.bit_generator.state = kept
+        kept = state["trajectories"]
+        self._state = (
+            None if kept is None else State(**{k: v.to(self.dynamics.device) for k, v in kept.items()})
+        )
+        self._rewards = state["rewards"].to(self.dynamics.device)
+        self._done = state["done"]
+        self._streams = None
+        if state["streams"] is not None:
+            self._indices(self.dynamics.pool_size).load_state(state["streams"])
+        self._evals = state["denoiser_evals"] - self.dynamics.stepper.counter.evals
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """A frame of each row, ``[H, W, 3]`` uint8, with ``render_mode="rgb_array"``, else None."""

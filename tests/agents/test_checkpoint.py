@@ -1,18 +1,21 @@
-"""model.zip: what it remembers, and what is said of files that are not one."""
+"""agent.safetensors: what it remembers, what is said of files that are not one, and that none of them runs code."""
 
 from __future__ import annotations
 
+import errno
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecNormalize
 
 from agents.art_rl import ARTRL
 from agents.baselines import make_ppo, make_sac
-from agents.checkpoint import ALGORITHMS, load_agent, read_settings, save_agent
+from agents.checkpoint import POLICIES, load_agent, read_settings, save_agent
 from agents.distill import distill
 from art_env.envs.sb3 import to_sb3
 from art_env.envs.vector_env import ARTVectorEnv
@@ -45,24 +48,29 @@ def _train(algorithm: str):
 
 
 @pytest.fixture(scope="module")
-def zips(tmp_path_factory) -> dict[str, Path]:
+def models() -> dict[str, Any]:
+    return {name: _train(name) for name in ("art", "ppo", "sac")}
+
+
+@pytest.fixture(scope="module")
+def files(models, tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
     out = {}
-    for name in ("art", "ppo", "sac"):
-        out[name] = folder / f"{name}.zip"
-        save_agent(_train(name), out[name], name, SETTINGS)
+    for name, model in models.items():
+        out[name] = folder / f"{name}.safetensors"
+        save_agent(model, out[name], name, SETTINGS)
     return out
 
 
 @pytest.mark.parametrize("name", ["art", "ppo", "sac"])
-def test_round_trip(name: str, tmp_path) -> None:
-    model = _train(name)
-    path = tmp_path / "model.zip"
+def test_round_trip(name: str, models, tmp_path) -> None:
+    model = models[name]
+    path = tmp_path / "agent.safetensors"
     save_agent(model, path, name, SETTINGS)
-    assert [p.name for p in tmp_path.iterdir()] == ["model.zip"]
-    assert read_settings(path) == {"algorithm": name, "env": SETTINGS}
+    assert [p.name for p in tmp_path.iterdir()] == ["agent.safetensors"]
+    assert read_settings(path) == {"algorithm": name, "env": SETTINGS, "num_timesteps": model.num_timesteps}
     loaded, dynamics = load_agent(path, name)
-    assert type(loaded) is ALGORITHMS[name]
+    assert type(loaded) is POLICIES[name]
     assert (dynamics.problem.name, dynamics.solver.name, dynamics.num_steps) == ("gaussian-1d", "euler", 3)
     assert (dynamics.reward_name, dynamics.features, dynamics.config.action_range) == (
         "euler",
@@ -77,99 +85,130 @@ def test_round_trip(name: str, tmp_path) -> None:
     assert (distill(loaded, dynamics, 16).sigmas == own.sigmas).all()
 
 
-def test_replaces_an_older_file(zips, tmp_path) -> None:
-    path = tmp_path / "model.zip"
+def test_replaces_an_older_file(models, tmp_path) -> None:
+    path = tmp_path / "agent.safetensors"
     path.write_bytes(b"old")
-    model, _ = load_agent(zips["art"])
-    save_agent(model, path, "art", SETTINGS)
-    assert load_agent(path)[0].num_timesteps == model.num_timesteps
+    save_agent(models["art"], path, "art", SETTINGS)
+    assert read_settings(path)["num_timesteps"] == models["art"].num_timesteps
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_failed_save_leaves_the_old_file(zips, tmp_path) -> None:
-    class Broken:
-        def save(self, path) -> None:
-            Path(path).write_bytes(b"half")
-            raise OSError("disk full")
-
-    path = tmp_path / "model.zip"
+def test_a_failed_save_leaves_the_old_file(models, tmp_path, monkeypatch) -> None:
+    path = tmp_path / "agent.safetensors"
     path.write_bytes(b"old")
-    with pytest.raises(OSError, match="disk full"):
-        save_agent(Broken(), path, "art", SETTINGS)  # type: ignore[arg-type]
+
+    def full(self, data: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(data[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"cannot write '.*agent\.safetensors' \(No space left on device\)"):
+        save_agent(models["art"], path, "art", SETTINGS)
     assert path.read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_wrong_algorithm(zips) -> None:
-    with pytest.raises(ValueError, match=r"ppo\.zip: holds a model of 'ppo', not of 'sac'.*train\.py ppo"):
-        load_agent(zips["ppo"], "sac")
+def test_settings_that_are_no_plain_values_are_refused(models, tmp_path) -> None:
+    with pytest.raises(TypeError, match=r"env/base_schedule = .* cannot be kept"):
+        save_agent(
+            models["art"], tmp_path / "agent.safetensors", "art", {**SETTINGS, "base_schedule": {1, 2}}
+        )
+    assert not list(tmp_path.iterdir())
 
 
-def test_unknown_algorithm(zips, tmp_path) -> None:
-    model, _ = load_agent(zips["art"])
-    save_agent(model, tmp_path / "m.zip", "artt", SETTINGS)
+def test_wrong_algorithm(files) -> None:
+    with pytest.raises(
+        ValueError, match=r"ppo\.safetensors: holds a model of 'ppo', not of 'sac'.*train\.py ppo"
+    ):
+        load_agent(files["ppo"], "sac")
+
+
+def test_unknown_algorithm(models, tmp_path) -> None:
+    save_agent(models["art"], tmp_path / "m.safetensors", "artt", SETTINGS)
     with pytest.raises(ValueError, match=r"unknown algorithm 'artt'. Did you mean 'art'"):
-        load_agent(tmp_path / "m.zip")
+        load_agent(tmp_path / "m.safetensors")
 
 
 def test_missing_file(tmp_path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no model file at .*nothing.zip"):
-        load_agent(tmp_path / "nothing.zip")
-    with pytest.raises(FileNotFoundError, match="no model file at"):
+    with pytest.raises(FileNotFoundError, match=r"no agent file at .*nothing.safetensors"):
+        load_agent(tmp_path / "nothing.safetensors")
+    with pytest.raises(FileNotFoundError, match="no agent file at"):
         load_agent(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 nearly"])
-def test_not_a_zip(content: bytes, tmp_path) -> None:
-    path = tmp_path / "model.zip"
+def test_not_an_agent(content: bytes, tmp_path) -> None:
+    path = tmp_path / "agent.safetensors"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"model\.zip: not a model file .*finished run"):
+    with pytest.raises(ValueError, match=r"agent\.safetensors is no agent file, or truncated .*finished run"):
         load_agent(path)
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.99])
-def test_truncated(part: float, zips, tmp_path) -> None:
-    data = zips["art"].read_bytes()
-    path = tmp_path / "model.zip"
+def test_truncated(part: float, files, tmp_path) -> None:
+    data = files["art"].read_bytes()
+    path = tmp_path / "agent.safetensors"
     path.write_bytes(data[: int(part * len(data))])
-    with pytest.raises(ValueError, match=r"model\.zip: not a model file"):
+    with pytest.raises(ValueError, match=r"agent\.safetensors is no agent file, or truncated"):
         load_agent(path)
 
 
 @pytest.mark.parametrize("place", [0.3, 0.5, 0.7])
-def test_flipped_bytes(place: float, zips, tmp_path) -> None:
-    data = bytearray(zips["art"].read_bytes())
+def test_flipped_bytes(place: float, files, tmp_path) -> None:
+    data = bytearray(files["art"].read_bytes())
     at = int(place * len(data))
     for i in range(at, at + 64):
         data[i] ^= 0xFF
-    path = tmp_path / "model.zip"
+    path = tmp_path / "agent.safetensors"
     path.write_bytes(bytes(data))
-    with pytest.raises(ValueError, match=r"model\.zip: "):
+    with pytest.raises(ValueError, match=r"agent\.safetensors (is|has|holds)"):
         load_agent(path)
 
 
 def test_another_zip(tmp_path) -> None:
-    import zipfile
-
     path = tmp_path / "model.zip"
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("hello.txt", "hello")
-    with pytest.raises(ValueError, match=r"model\.zip: "):
+    with pytest.raises(
+        ValueError, match=r"model\.zip is a zip of an earlier version: .* give --trust-pickle"
+    ):
         load_agent(path)
+    with pytest.raises(ValueError, match=r"model\.zip: not a zip that train\.py wrote"):
+        load_agent(path, trust_pickle=True)
+
+
+def test_another_safetensors_file(tmp_path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file({"a": np.zeros(3)}, path)
+    with pytest.raises(ValueError, match=r"holds no agent .*use the agent\.safetensors of a finished run"):
+        load_agent(path)
+
+
+def test_an_agent_of_an_earlier_version_that_is_trusted(models, tmp_path) -> None:
+    for name, model in models.items():
+        model.art_settings = {"algorithm": name, "env": SETTINGS}
+        model.save(tmp_path / "model.zip")
+        del model.art_settings
+        with pytest.raises(ValueError, match="runs whatever code it contains"):
+            read_settings(tmp_path / "model.zip")
+        policy, _ = load_agent(tmp_path / "model.zip", trust_pickle=True)
+        obs = np.random.default_rng(0).random((9, 3), dtype=np.float32)
+        ours, theirs = (m.predict(obs, deterministic=True)[0] for m in (model, policy))
+        assert (ours == theirs).all()
 
 
 def test_a_model_without_our_settings(tmp_path) -> None:
     PPO("MlpPolicy", "Pendulum-v1", n_steps=8, batch_size=8).save(tmp_path / "model.zip")
-    with pytest.raises(ValueError, match=r"a model, but not one that train.py wrote"):
-        load_agent(tmp_path / "model.zip")
+    with pytest.raises(ValueError, match=r"not a zip that train.py wrote"):
+        load_agent(tmp_path / "model.zip", trust_pickle=True)
 
 
 @pytest.mark.parametrize(("features", "have"), [([], "(2,)"), (["rms", "log_velocity"], "(4,)")])
-def test_another_observation(zips, features, have: str, tmp_path) -> None:
-    model, _ = load_agent(zips["art"])
-    save_agent(model, tmp_path / "m.zip", "art", {**SETTINGS, "features": features})
+def test_another_observation(models, features, have: str, tmp_path) -> None:
+    save_agent(models["art"], tmp_path / "m.safetensors", "art", {**SETTINGS, "features": features})
     with pytest.raises(ValueError, match="train it again") as caught:
-        load_agent(tmp_path / "m.zip")
+        load_agent(tmp_path / "m.safetensors")
     assert f"observes (3,), its environment offers {have}" in str(caught.value)
 
 
@@ -177,7 +216,7 @@ def test_acts_on_another_problem_in_its_clock(tmp_path) -> None:
     """Even spending is even spending anywhere: the closed form of whatever problem it acts on."""
     settings = {**SETTINGS, "features": [], "base_schedule": "closed_form", "num_noises": 512}
     model = ARTRL("ARTPolicy", to_sb3(ARTVectorEnv(16, autoreset_mode="SAME_STEP", **settings)), seed=0)
-    path = tmp_path / "model.zip"
+    path = tmp_path / "agent.safetensors"
     save_agent(model, path, "art", settings)
     for name in ("mixture-1d", "digits-small"):
         problem = make_problem(name)
@@ -192,6 +231,6 @@ def test_acts_on_another_problem_in_its_clock(tmp_path) -> None:
 def test_another_problem_must_fit_what_it_observes(tmp_path) -> None:
     settings = {**SETTINGS, "features": ["x"]}
     model = ARTRL("ARTPolicy", to_sb3(ARTVectorEnv(16, autoreset_mode="SAME_STEP", **settings)), seed=0)
-    save_agent(model, tmp_path / "model.zip", "art", settings)
+    save_agent(model, tmp_path / "agent.safetensors", "art", settings)
     with pytest.raises(ValueError, match="observes"):
-        load_agent(tmp_path / "model.zip", problem=make_problem("mixture-2d"))
+        load_agent(tmp_path / "agent.safetensors", problem=make_problem("mixture-2d"))

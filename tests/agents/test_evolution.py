@@ -445,7 +445,7 @@ def test_a_run_folder(tmp_path: Path, monkeypatch) -> None:
     names = {"config.json", "schedule.json", "results.csv", "schedule.png", "samples.png", "summary.json"}
     files = {path.name for path in (tmp_path / "whole").iterdir()}
     assert names <= files
-    assert "model.zip" not in files
+    assert "agent.safetensors" not in files
     summary = json.loads((tmp_path / "whole" / "summary.json").read_text())
     assert summary["algorithm"] == "evolution"
     assert summary["env_steps"] == TINY["total_timesteps"]

@@ -98,9 +98,9 @@ def test_a_saved_policy_acts_on_another_model(tmp_path) -> None:
     config = _config(problem="random-mixtures", num_noises=128)
     model = ARTRL("ARTPolicy", _env(config, 32), std_start=0.05, starts=1, seed=0)
     model.learn(3 * 32 * 4)
-    save_agent(model, tmp_path / "model.zip", "art", config.to_dict())
-    loaded, dynamics = load_agent(tmp_path / "model.zip", problem=make_problem("mixture-2d"))
-    assert torch.equal(loaded.policy.seen_mean, model.policy.seen_mean)
+    save_agent(model, tmp_path / "agent.safetensors", "art", config.to_dict())
+    loaded, dynamics = load_agent(tmp_path / "agent.safetensors", problem=make_problem("mixture-2d"))
+    assert torch.equal(loaded.seen_mean, model.policy.seen_mean)
     x = dynamics.problem.sample_noise(16, 5)
     found = sample_with_policy(loaded, dynamics, x)
     own = dynamics.problem.reference(16, 5).x_end

@@ -21,7 +21,8 @@ from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 import train
-from agents.checkpoint import load_agent
+from agents.checkpoint import load_agent, read_settings
+from agents.tensor_file import read_tree
 from agents.training import Training, report
 from art_env.problems import problem as problems
 from art_env.problems.library import make_problem
@@ -37,7 +38,7 @@ ARTEFACTS = {
     "config.json",
     "progress.csv",
     "checkpoints",
-    "model.zip",
+    "agent.safetensors",
     "schedule.json",
     "schedule.png",
     "samples.png",
@@ -89,14 +90,15 @@ def _check_folder(folder: Path) -> dict:
     config = json.loads((folder / "config.json").read_text())
     assert {"algorithm", "settings", "argv", "versions", "git_commit"} <= config.keys()
     schedule = Schedule.load(folder / "schedule.json")
-    agent, dynamics = load_agent(folder / "model.zip", config["algorithm"])
+    _, dynamics = load_agent(folder / "agent.safetensors", config["algorithm"])
+    agent = read_settings(folder / "agent.safetensors")
     summary = json.loads((folder / "summary.json").read_text())
     wanted = {"problem", "solver", "num_steps", "reward", "seed", "ratio", "rmse", "seconds"}
     assert wanted | {"denoiser_evals", "env_steps"} <= summary.keys()
     for key in ("problem", "solver", "reward", "seed"):
         assert summary[key] == config["settings"][key]
     assert [summary["num_steps"]] == config["settings"]["num_steps"]
-    assert summary["env_steps"] == agent.num_timesteps
+    assert summary["env_steps"] == agent["num_timesteps"]
     assert summary["denoiser_evals"] >= summary["env_steps"]
     told = summary["evaluations"]
     assert told["training"] == summary["denoiser_evals"]
@@ -134,7 +136,7 @@ def test_run_folder(finished) -> None:
         assert name in done.stdout
     assert "Traceback" not in done.stderr
     assert not list(folder.rglob(".*"))  # no temporary file is left
-    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"model.zip", "progress.json"}
+    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"checkpoint.safetensors", "settings.json"}
 
 
 def test_logs_of_a_run(finished) -> None:
@@ -265,9 +267,9 @@ def test_killed_and_resumed(algorithm: str, run, tmp_path) -> None:
     command = [sys.executable, "train.py", *map(str, args)]
     log = (tmp_path / "log.txt").open("w")
     child = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=_environ())
-    progress = folder / "checkpoints" / "progress.json"
+    checkpoint = folder / "checkpoints" / "checkpoint.safetensors"
     deadline = time.monotonic() + 60
-    while not progress.is_file():
+    while not checkpoint.is_file():
         assert child.poll() is None, (tmp_path / "log.txt").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -276,8 +278,8 @@ def test_killed_and_resumed(algorithm: str, run, tmp_path) -> None:
     log.close()
     assert not (folder / "summary.json").exists()
     assert not (folder / "schedule.json").exists()
-    before = json.loads(progress.read_text())
-    assert 0 < before["env_steps"] < total
+    before = read_tree(checkpoint, "checkpoint", "")
+    assert 0 < before["training"]["model"]["num_timesteps"] < total
     config = (folder / "config.json").read_text()
 
     # Not finished: its schedule cannot be scored.
@@ -303,8 +305,8 @@ def test_killed_and_resumed(algorithm: str, run, tmp_path) -> None:
     assert summary["algorithm"] == algorithm
     assert summary["env_steps"] == total
     assert summary["seed"] == 2
-    assert summary["seconds"] > before["seconds"]
-    assert summary["denoiser_evals"] > before["denoiser_evals"]
+    assert summary["seconds"] > before["spent"]["seconds"]
+    assert summary["denoiser_evals"] > before["training"]["env"]["denoiser_evals"]
     assert (folder / "config.json").read_text() == config
     assert sorted(p.name for p in folder.glob("progress*.csv")) == ["progress.csv", "progress_1.csv"]
 
@@ -319,18 +321,6 @@ def test_resume_before_the_first_checkpoint_starts_over(finished, run, tmp_path)
     _check_folder(folder)
     ours, theirs = (Schedule.load(f / "schedule.json").sigmas for f in (folder, source))
     assert (ours == theirs).all()
-
-
-def test_resume_with_a_model_but_no_progress_file(finished, run, tmp_path) -> None:
-    # Killed between the two writes of the first checkpoint.
-    source, _ = finished
-    folder = tmp_path / "run"
-    (folder / "checkpoints").mkdir(parents=True)
-    for name in ("config.json", "checkpoints/model.zip"):
-        (folder / name).write_bytes((source / name).read_bytes())
-    code, _, err = run("--resume", folder)
-    assert code == 0, err
-    assert _check_folder(folder)["env_steps"] == STEPS
 
 
 def test_resume_of_what_cannot_be_resumed(finished, run, tmp_path) -> None:
@@ -553,7 +543,7 @@ def test_evaluate_scores_a_policy_that_sees_the_trajectory(run, tmp_path) -> Non
             "--schedules",
             "edm",
         )
-        code, _, err = run(*args, "--agents", folder / "model.zip", "--out", out, script="evaluate")
+        code, _, err = run(*args, "--agents", folder / "agent.safetensors", "--out", out, script="evaluate")
         assert code == 0, err
         with (out / "results.csv").open(newline="") as file:
             rows = [
@@ -575,7 +565,7 @@ def test_evaluate_takes_the_agent(finished, run, tmp_path) -> None:
     folder, _ = finished
     args = ["--problem", "gaussian-1d", "--steps", 4, 8, "--schedules", "edm", folder / "schedule.json"]
     code, out, err = run(
-        *args, "--agents", folder / "model.zip", "--out", tmp_path / "out", script="evaluate"
+        *args, "--agents", folder / "agent.safetensors", "--out", tmp_path / "out", script="evaluate"
     )
     assert code == 0, err
     with (tmp_path / "out" / "results.csv").open(newline="") as file:
@@ -593,7 +583,7 @@ def test_evaluate_lets_an_agent_act_on_another_problem(finished, run, tmp_path) 
     """Its speeds are kept and its clock is the new problem's, which differs from the old list of noise levels."""
     folder, _ = finished
     args = ["--problem", "mixture-1d", "--solver", "euler", "--steps", 4, "--schedules", "closed_form", "edm"]
-    code, _, err = run(*args, "--agents", folder / "model.zip", "--out", tmp_path, script="evaluate")
+    code, _, err = run(*args, "--agents", folder / "agent.safetensors", "--out", tmp_path, script="evaluate")
     assert code == 0, err
     with (tmp_path / "results.csv").open(newline="") as file:
         values = {r["schedule"]: float(r["mean"]) for r in csv.DictReader(file) if r["metric"] == "rmse"}
@@ -630,9 +620,9 @@ def test_a_model_of_ones_own(run, tmp_path) -> None:
     assert "ratio" not in out  # gradients through a model of unknown size are for those who ask
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["problem"], summary["ratio"]) == ("digits_small", None)
-    agent, dynamics = load_agent(folder / "model.zip")
+    _, dynamics = load_agent(folder / "agent.safetensors")
     assert dynamics.problem.shape == (1, 8, 8)
-    assert agent.num_timesteps == 64
+    assert read_settings(folder / "agent.safetensors")["num_timesteps"] == 64
     schedule = folder / "schedule.json"
     again = [
         "--model",
@@ -647,7 +637,7 @@ def test_a_model_of_ones_own(run, tmp_path) -> None:
         "--seeds",
         0,
     ]
-    code, out, err = run(*again, "--agents", folder / "model.zip", script="evaluate")
+    code, out, err = run(*again, "--agents", folder / "agent.safetensors", script="evaluate")
     assert code == 0, err
     assert "digits_small" in out
 
@@ -750,7 +740,7 @@ def test_without_training(run, tmp_path, effort, name, evaluations) -> None:
     assert (summary["algorithm"], summary["denoiser_evals"], summary["env_steps"]) == (name, evaluations, 0)
     assert summary["solver"] == "learned_2m"
     assert f"{evaluations:,} denoiser evaluations" in out
-    assert not (folder / "model.zip").exists()
+    assert not (folder / "agent.safetensors").exists()
 
 
 @pytest.mark.parametrize(
