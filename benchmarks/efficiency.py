@@ -46,6 +46,7 @@ LEARNERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ppo:noise_groups=16": ("ppo", {"noise_groups": 16}),
     "sac": ("sac", {}),
     "search": ("search", {}),
+    "evolution": ("evolution", {}),
 }
 # Errors that CMA-ES computes: at K = 5 a descent is about half as long.
 CMA_ERRORS = 400
@@ -75,6 +76,7 @@ PLANS = {
     Cell("mixture-1d", "heun", 5): (
         Plan("gradient", {budget: budget // 1100 for budget in MIXTURE}, 5),
         Plan("cma", {budget: budget // (9 * CMA_ERRORS) for budget in MIXTURE}, 5),
+        Plan("evolution", MIXTURE, 5),
         Plan("search", MIXTURE, 5),
         Plan("art", MIXTURE, 3),
         Plan("ppo", PPO, 3),
@@ -84,6 +86,7 @@ PLANS = {
     Cell("digits", "heun", 5): (
         Plan("gradient", {budget: budget // 2000 for budget in DIGITS}, 3),
         Plan("cma", {budget: budget // (9 * CMA_ERRORS) for budget in SHORT}, 3),
+        Plan("evolution", DIGITS, 3),
         Plan("search", DIGITS, 3),
         Plan("art", DIGITS, 3),
         Plan("ppo", SHORT, 3),

@@ -36,7 +36,7 @@ from art_env.problems.library import make_problem
 from art_env.problems.problem import Problem
 from art_env.schedules import Schedule
 from art_env.schedules.registry import make_schedule
-from benchmarks.records import OURS, RECORDS, RESULTS, ROOT, Cell, Leaderboard
+from benchmarks.records import RECORDS, RESULTS, ROOT, Cell, Leaderboard
 from benchmarks.running import run_training, training_processes
 
 Table = Literal["solvers", "steps", "models", "saved", "inpaint", "mnist", "picture"]
@@ -100,7 +100,7 @@ class Training:
     @property
     def algorithm(self) -> str:
         """That of train.py: the search needs exact trajectories, which the paper's reward has not."""
-        return "art" if self.reward == "euler" else "search"
+        return "art" if self.reward == "euler" else "evolution"
 
     def folder(self, runs: Path) -> Path:
         """The run folder."""
@@ -239,7 +239,7 @@ def table_saved(args: Args) -> list[Score]:
         evaluator = KeptEvaluator(problem, "heun", args)
         own = evaluator.rows(make_schedule("edm", problem, 10, "heun"))
         for K in tqdm(SAVED_STEPS, desc=name, disable=None):
-            own += evaluator.rows(learned(Training(name, "heun", K, oracle=False), args, "search"))
+            own += evaluator.rows(learned(Training(name, "heun", K, oracle=False), args, "evolution"))
         for metric in ("rmse", "frechet"):
             print(saving(own, metric))
         rows += own
@@ -254,7 +254,7 @@ def saving(rows: list[Score], metric: str) -> str:
     here = [r for r in rows if r.metric == metric]
     goal = next(r for r in here if r.schedule == "edm")
     bar = goal.mean + (0.0 if metric == "rmse" else goal.sd)
-    good = [r for r in here if r.schedule == "search" and r.mean <= bar]
+    good = [r for r in here if r.schedule == "evolution" and r.mean <= bar]
     text = f"{goal.problem}, {metric}: EDM {goal.mean:.4g} +- {goal.sd:.2g} at {goal.nfe} NFE; "
     if not good:
         return text + "not reached"
@@ -271,7 +271,9 @@ def table_inpaint(args: Args) -> list[Score]:
         for name in ("edm", "edm_tuned", "closed_form"):
             rows += evaluator.rows(make_schedule(name, problem, K, "heun"))
         rows += evaluator.rows(learned(per_step("heun", K), args, "search of digits"))
-        rows += evaluator.rows(learned(Training("digits-inpaint", "heun", K, oracle=False), args, "search"))
+        rows += evaluator.rows(
+            learned(Training("digits-inpaint", "heun", K, oracle=False), args, "evolution")
+        )
     return rows
 
 
@@ -295,7 +297,7 @@ def picture(args: Args) -> None:
     sets = {"exact": evaluator.exact_samples(16)}
     for K in (5, 3, 2):
         nfe = evaluator.nfe(K)
-        searched = board.records(OURS, Cell("digits", "heun", K))[0].schedule()
+        searched = board.records("evolution", Cell("digits", "heun", K))[0].schedule()
         sets[f"search, {nfe} NFE"] = evaluator.samples(searched, 16)
         sets[f"EDM, {nfe} NFE"] = evaluator.samples(make_schedule("edm", evaluator.problem, K, "heun"), 16)
     path = ROOT / "docs" / "samples.png"

@@ -22,7 +22,6 @@ from tqdm import tqdm
 from agents.checkpoint import load_agent
 from agents.rollout import sample_with_policy
 from art_env._util.cli import run_command
-from art_env._util.files import write_text
 from art_env.diffusion.denoiser import difference
 from art_env.diffusion.solvers import sample
 from art_env.envs.dynamics import Dynamics
@@ -34,8 +33,7 @@ from art_env.problems.random_mixtures import HELD_OUT_FAMILIES, TRAINING_FAMILIE
 from art_env.schedules.registry import universal
 from benchmarks.records import RESULTS, CellLine
 from benchmarks.running import run_training
-from benchmarks.tables import MANY_MODELS, markdown, median_and_range, replace_tables
-from benchmarks.universal import PAGE
+from benchmarks.tables import GENERAL_PAGE, MANY_MODELS, Pages, markdown, median_and_range, write_pages
 from benchmarks.universal import Args as UniversalArgs
 
 SOLVER = "learned_2m"
@@ -144,6 +142,11 @@ def table(lines: Sequence[Line]) -> str:
     return markdown(header, rows)
 
 
+def page_tables(args: Args | None = None) -> Pages:
+    """The table of docs/generalisation.md, from the file."""
+    return {GENERAL_PAGE: {MANY_MODELS: table(read_csv((args or Args()).out, Line))}}
+
+
 def main(args: Args) -> None:
     """Train, score, write."""
     torch.set_num_threads(1)
@@ -168,8 +171,7 @@ def main(args: Args) -> None:
             lines += score(args, folders, name)
             print(*lines[-len(folders) - 1 :], sep="\n", flush=True)
             write_csv(lines, args.out, Line)
-    text = PAGE.read_text("utf-8")
-    write_text(PAGE, replace_tables(text, {MANY_MODELS: table(lines)}))
+    write_pages(page_tables(args))
 
 
 if __name__ == "__main__":

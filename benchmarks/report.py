@@ -27,7 +27,7 @@ import tyro
 from art_env._util.cli import run_command
 from art_env._util.files import atomic_path, write_text
 from art_env.evaluation.results import read_csv
-from benchmarks import figures
+from benchmarks import figures, many_models, second_control, state_policies, universal
 from benchmarks.records import (
     ORACLE,
     OURS,
@@ -58,10 +58,29 @@ from benchmarks.statistics import (
     median,
     summarize,
 )
-from benchmarks.tables import OTHERS, begin, block, markdown, marked, median_and_range, replace_tables
+from benchmarks.tables import (
+    HEADLINE,
+    OTHERS,
+    README,
+    Pages,
+    begin,
+    block,
+    markdown,
+    marked,
+    median_and_range,
+    replace_tables,
+    stale,
+    write_pages,
+)
 
 PROGRAM = "python -m benchmarks.report"
 AGENTS = ("art", OURS)
+# The first table of README.md, where a reader meets the strongest rivals at once.
+HEADLINE_CELL = Cell("digits", "heun", 5)
+HEADLINES = (
+    *("edm", "edm:zero=replace", "ays_sd15", "closed_form", "simple"),
+    *("art", OURS, "gradient", "cma", ORACLE),
+)
 # Of one table: the best list that needs no search, and everything that searches or learns.
 COMPARED = ("closed_form", "gradient", "cma", "ppo", "sac", OURS, "art")
 TEMPLATE = """# Leaderboard
@@ -120,6 +139,8 @@ class Args:
     """Folder that gets results.md, two CSV files and figures/."""
     figures: bool = True
     """Draw the figures."""
+    check: bool = False
+    """Write nothing, and fail if a table in README.md or docs/ is not what the files of results say."""
     fresh: Path | None = None
     """Results of ``benchmarks.noises fresh``; default fresh_noises.csv beside the records, if it is there."""
 
@@ -254,6 +275,29 @@ def table_ratios(board: Leaderboard, problem: str) -> str:
         header = [f"{solver}, ratio"] + [f"K = {c.num_steps} ({n})" for c, n in zip(cells, nfe, strict=True)]
         parts.append(markdown(header, rows))
     return "\n\n".join(parts) + "\n\nMedian over seeds; in brackets evaluations a sample; bold: the lowest."
+
+
+def table_headline(board: Leaderboard) -> str:
+    """The methods of ``HEADLINES`` in one cell."""
+    rows = []
+    for method in HEADLINES:
+        runs = board.records(method, HEADLINE_CELL)
+        if not runs:
+            continue
+        ratios, ours = [r.ratio for r in runs], method in AGENTS
+        error, ratio = f"{np.median([r.error for r in runs]):.3f}", f"{ratios[0]:.2f}"
+        if len(runs) > 1:
+            ratio = f"{np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        spent = "fitted to the held-out noises"
+        if method != ORACLE:
+            spent = (
+                amount(float(np.median([r.evaluations for r in runs]))) if method in COMPARED[1:] else "none"
+            )
+        if method == "closed_form":
+            spent = "exact trajectories only"
+        name = f"**{title(method)}**" if ours else title(method)
+        rows.append((name + (f", {len(runs)} runs" if len(runs) > 1 else ""), error, ratio, spent))
+    return markdown(("schedule", "RMSE", "ratio (range)", "network evaluations to find it"), rows)
 
 
 def table_searches(board: Leaderboard) -> str:
@@ -437,14 +481,32 @@ def fresh_of(args: Args) -> dict[Cell, FreshLine]:
     return {line.cell: line for line in read_csv(args.fresh or beside, FreshLine)}
 
 
+def check(own: Pages) -> None:
+    """Compare every table of the pages with the files of results.
+
+    Raises:
+        ValueError: names the tables that are stale.
+    """
+    old = stale(own)
+    for module in (second_control, state_policies, universal, many_models):
+        old += [f"{name} (python -m {module.__name__} --tables-only)" for name in stale(module.page_tables())]
+    if old:
+        raise ValueError(f"stale: {', '.join(old)}; run {PROGRAM}, or the command in brackets")
+    print("every table is what the files of results say")
+
+
 def main(args: Args) -> None:
-    """Read, print, write."""
+    """Read, print, write; or check."""
     board = Leaderboard.read(args.records)
     if not board.runs:
         raise ValueError(f"{args.records} has no records")
     found = summarize(board)
     page = args.out / "results.md"
     parts = tables(board, found, fresh_of(args))
+    if args.check:
+        check({page: parts, README: {HEADLINE: table_headline(board)}})
+        return
+    write_pages({README: {HEADLINE: table_headline(board)}})
     text = fill(page.read_text(encoding="utf-8") if page.is_file() else TEMPLATE, parts)
     folder = args.out / "figures"
     folder.mkdir(parents=True, exist_ok=True)

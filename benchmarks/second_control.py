@@ -19,19 +19,28 @@ import numpy as np
 import tyro
 
 from art_env._util.cli import run_command
-from art_env._util.files import write_text
 from art_env.evaluation.evaluator import Evaluator
 from art_env.evaluation.results import read_csv, write_csv
 from art_env.problems.library import make_problem
 from benchmarks import leaderboard
-from benchmarks.records import ORACLE, RECORDS, RESULTS, ROOT, Cell, CellLine, Leaderboard, title
-from benchmarks.tables import SECOND, SECOND_FRECHET, SECOND_SHORT, markdown, replace_tables
+from benchmarks.records import ORACLE, RECORDS, RESULTS, Cell, CellLine, Leaderboard, title
+from benchmarks.tables import (
+    README,
+    RESULTS_PAGE,
+    SECOND,
+    SECOND_FRECHET,
+    SECOND_SHORT,
+    Pages,
+    markdown,
+    write_pages,
+)
 
 # Solver and K: one weight a step where there are few steps, two where there are more.
 CELLS = {"learned_2m": (3, 5), "learned_3m": (7, 10)}
 # At one evaluation a step, and at two (but for the last).
-SINGLE, DOUBLE = ("euler", "dpmpp_2m", "ipndm"), "heun"
-METHODS = (ORACLE, "cma", "search", "art")
+SINGLE = ("euler", "dpmpp_2m", "ipndm", "deis_2", "deis_3", "unipc_2", "unipc_3")
+DOUBLE = "heun"
+METHODS = (ORACLE, "cma", "evolution", "search", "art")
 FRECHET_SEEDS = (0, 1, 2)
 
 
@@ -47,6 +56,8 @@ class Args:
     records: Path = RESULTS / "second_control.jsonl"
     classical: Path = RECORDS
     """Records of the leaderboard, with the oracles of the classical solvers."""
+    solvers: Path = RESULTS / "solvers.jsonl"
+    """Records of ``benchmarks.solvers``, with those of UniPC and DEIS."""
     frechet: Path = RESULTS / "second_control_frechet.csv"
     runs: Path = Path("runs/second_control")
     tables_only: bool = False
@@ -84,7 +95,7 @@ def run(args: Args) -> None:
 
 def score_images(args: Args) -> None:
     """Frechet distances on digits at 5 evaluations, and of Heun's oracle with 9."""
-    found, classical = Leaderboard.read(args.records), Leaderboard.read(args.classical)
+    found, classical = Leaderboard.read(args.records), read_classical(args)
     schedules = [(found, Cell("digits", "learned_2m", 5), method) for method in METHODS]
     schedules += [(classical, Cell("digits", solver, 5), ORACLE) for solver in (*SINGLE, DOUBLE)]
     lines = []
@@ -94,6 +105,12 @@ def score_images(args: Args) -> None:
             (score,) = (row for row in evaluator.rows(record.schedule()) if row.metric == "frechet")
             lines.append(FrechetLine(*cell, method, record.seed, record.nfe, score.mean))
     write_csv(lines, args.frechet, FrechetLine)
+
+
+def read_classical(args: Args) -> Leaderboard:
+    """The records of all solvers without weights."""
+    boards = Leaderboard.read(args.classical), Leaderboard.read(args.solvers)
+    return Leaderboard(args.classical, [record for board in boards for record in board.records()])
 
 
 def table(found: Leaderboard, classical: Leaderboard) -> str:
@@ -106,6 +123,7 @@ def table(found: Leaderboard, classical: Leaderboard) -> str:
         "solver",
         "its oracle",
         "CMA-ES",
+        "evolution",
         "search",
         "ART-RL",
         "search / classical",
@@ -187,19 +205,24 @@ def frechet_table(lines: Sequence[FrechetLine]) -> str:
     return markdown(("solver", "schedule", "evaluations", "Frechet distance"), rows, left=2)
 
 
-def main(args: Args) -> None:
-    """Run what is missing, and write the tables."""
-    if not args.tables_only:
-        run(args)
-        score_images(args)
-    found, classical = Leaderboard.read(args.records), Leaderboard.read(args.classical)
+def page_tables(args: Args | None = None) -> Pages:
+    """The tables of README.md and docs/results.md, from the files."""
+    args = args or Args()
+    found, classical = Leaderboard.read(args.records), read_classical(args)
     tables = {
         SECOND: table(found, classical),
         SECOND_SHORT: short_table(found, classical),
         SECOND_FRECHET: frechet_table(read_csv(args.frechet, FrechetLine)),
     }
-    for page in (ROOT / "README.md", ROOT / "docs" / "results.md"):
-        write_text(page, replace_tables(page.read_text(encoding="utf-8"), tables))
+    return {README: tables, RESULTS_PAGE: tables}
+
+
+def main(args: Args) -> None:
+    """Run what is missing, and write the tables."""
+    if not args.tables_only:
+        run(args)
+        score_images(args)
+    write_pages(page_tables(args))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ from tqdm import tqdm
 from agents.checkpoint import load_agent
 from agents.gradient_policy import bound_ends
 from art_env._util.cli import run_command
-from art_env._util.files import write_text
 from art_env.diffusion.adaptive import match_tolerance, sample_adaptive
 from art_env.diffusion.denoiser import difference
 from art_env.diffusion.solvers import get_solver
@@ -34,9 +33,9 @@ from art_env.evaluation.evaluator import Evaluator
 from art_env.evaluation.results import read_csv, write_csv
 from art_env.problems.library import make_problem
 from art_env.schedules.schedule import Schedule
-from benchmarks.records import RESULTS, ROOT, Cell, CellLine, number
+from benchmarks.records import RESULTS, Cell, CellLine, number
 from benchmarks.running import kept_oracle, run_training
-from benchmarks.tables import END, POLICIES, begin, markdown, marked, median_and_range, replace_tables
+from benchmarks.tables import POLICIES, README, RESULTS_PAGE, Pages, markdown, median_and_range, write_pages
 
 FEATURES = ("log_velocity", "log_curvature", "rms", "turn")
 SAMPLE = ("x",)
@@ -44,8 +43,7 @@ SAMPLE = ("x",)
 LEARNED_FEATURES, CLASS = ("change", "denoised"), ("class",)
 # Seed of the initial noises that the tolerance is matched on.
 PILOT_SEED = 40_000
-BEGIN = begin(POLICIES)
-BEST, SEARCH, ADAPTIVE = "best fixed schedule", "schedule search", "adaptive Heun-Euler pair"
+BEST, SEARCH, ADAPTIVE = "best fixed schedule", "search by evolution", "adaptive Heun-Euler pair"
 BOUND = "policy trained by gradients"
 SOLVERS = {"euler": "Euler", "heun": "Heun", "dpmpp_2m": "DPM-Solver++", "learned_2m": "learned_2m"}
 
@@ -136,7 +134,7 @@ def measure(args: Args, cell: Cell) -> list[Line]:
         options = {**cell._asdict(), "seed": seed, "oracle": False}
         if features:
             options |= {"features": features, "init": "search" if cell.option in args.init_search else "base"}
-        algorithm = "art" if features else "search"
+        algorithm = "art" if features else "evolution"
         summary = run_training(run_folder(args, cell, features, seed), algorithm, **options)
         error = summary["policy_rmse" if features else "rmse"]
         distilled = summary["rmse"] / best if features else math.nan
@@ -225,20 +223,16 @@ def tables(lines: Sequence[Line]) -> tuple[str, str]:
     return markdown(header, short, left=len(header)), markdown(columns, whole)
 
 
-def write_tables(source: Path) -> None:
-    """Replace what is between the marks in README.md and docs/results.md."""
-    pages = ROOT / "README.md", ROOT / "docs/results.md"
-    for path, table in zip(pages, tables(read_csv(source, Line)), strict=True):
-        text = path.read_text("utf-8")
-        if marked(text).count(POLICIES) != 1:
-            raise ValueError(f"{path} must have the marks {BEGIN} and {END} once")
-        write_text(path, replace_tables(text, {POLICIES: table}))
+def page_tables(source: Path | None = None) -> Pages:
+    """The tables of README.md and docs/results.md, from the file."""
+    short, whole = tables(read_csv(source or Args().out, Line))
+    return {README: {POLICIES: short}, RESULTS_PAGE: {POLICIES: whole}}
 
 
 def main(args: Args) -> None:
     """Train, score, time, write."""
     if args.tables_only:
-        write_tables(args.out)
+        write_pages(page_tables(args.out))
         return
     cells = [Cell.parse(text) for text in args.cells]
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -254,7 +248,7 @@ def main(args: Args) -> None:
                 f"ratio {line.ratio:.3f} training {line.seconds:.0f} s",
                 flush=True,
             )
-    write_tables(args.out)
+    write_pages(page_tables(args.out))
     for cell in cells:
         for batch in (1, 256):
             print(overhead(args, cell, batch), flush=True)

@@ -2,8 +2,8 @@
 
 python -m benchmarks.stochastic --problems mixture-1d
 
-Runs the schedule search on the distributional reward, scores every schedule on held-out noises, prints a table and
-writes the numbers and the grids to --out after each configuration. The other files in benchmarks/results are those of
+Runs the search by evolution on the distributional reward, scores every schedule on held-out noises, prints a table
+and writes the numbers and the grids to --out after each configuration. The other files in benchmarks/results are those of
 ``--problems mixture-2d --steps 5 10`` and ``--problems digits --steps 5 10 --seeds 0``.
 """
 
@@ -60,7 +60,7 @@ def search(problem: Problem, solver: str, K: int, seed: int, args: Args) -> tupl
     """The schedule of one search, and its seconds."""
     rows = problem.effort.group_rows
     schedule, seconds, _ = short_training(
-        "search",
+        "evolution",
         problem=problem.name,
         solver=solver,
         num_steps=K,

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from benchmarks.records import number
+from art_env._util.files import write_text
+from benchmarks.records import ROOT, number
+
+README, RESULTS_PAGE = ROOT / "README.md", ROOT / "docs" / "results.md"
+GENERAL_PAGE = ROOT / "docs" / "generalisation.md"
+# For each page the tables that a command writes into it, by the name in their marks.
+Pages = Mapping[Path, Mapping[str, str]]
 
 END = "<!-- end -->"
 # Tables that commands of their own write; the page of ``benchmarks.report`` has them too.
-POLICIES = "policies"
+POLICIES, HEADLINE = "policies", "headline"
 SECOND, SECOND_SHORT, SECOND_FRECHET = "second-control", "second-control-5", "second-control-frechet"
 UNIVERSAL_LIST_TABLE, UNIVERSAL_CLOCK_TABLE, MANY_MODELS = "universal-list", "universal-clock", "many-models"
 SHAPE_TABLE = "where-data-take-shape"
@@ -62,3 +69,19 @@ def marked(text: str) -> list[str]:
 def replace_tables(text: str, tables: Mapping[str, str]) -> str:
     """Replace what is between the marks of these tables; all else is kept."""
     return _BLOCK.sub(lambda m: block(m[1], tables[m[1]]) if m[1] in tables else m[0], text)
+
+
+def write_pages(pages: Pages) -> None:
+    """Write the tables into their pages."""
+    for path, tables in pages.items():
+        write_text(path, replace_tables(path.read_text("utf-8"), tables))
+
+
+def stale(pages: Pages) -> list[str]:
+    """``PAGE: TABLE`` for every table that a page does not have as it should."""
+    found = []
+    for path, tables in pages.items():
+        text = path.read_text("utf-8")
+        names = [name for name in marked(text) if name in tables]
+        found += [f"{path.name}: {name}" for name in names if block(name, tables[name]) not in text]
+    return found

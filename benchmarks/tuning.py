@@ -1,4 +1,4 @@
-"""What does equal tuning give? The search, ART-RL, PPO and SAC with nine settings each.
+"""What does equal tuning give? The search by evolution, ART-RL, PPO and SAC with nine settings each.
 
 python -m benchmarks.tuning
 
@@ -25,7 +25,7 @@ from benchmarks.running import kept_oracle, short_training
 
 # For each learner the option of train.py for the width of its exploration, its values, and the step sizes.
 GRIDS = {
-    "search": ("std_start", (0.09, 0.18, 0.36), (0.003, 0.01, 0.03)),
+    "evolution": ("std_start", (0.09, 0.18, 0.36), (0.003, 0.01, 0.03)),
     "art": ("std_start", (0.09, 0.18, 0.36), (0.02, 0.05, 0.1)),
     "ppo": ("std_start", (0.1, 0.2, 0.4), (1e-3, 3e-3, 1e-2)),
     "sac": ("target_entropy", (-6.0, -4.5, -3.0), (1e-3, 3e-3, 1e-2)),
@@ -34,12 +34,12 @@ GRIDS = {
 
 @dataclass
 class Args:
-    """Train the search, ART-RL, PPO and SAC with nine settings each, a step size and a width of exploration."""
+    """Train evolution, ART-RL, PPO and SAC with nine settings each, a step size and a width of exploration."""
 
     problem: str = "mixture-1d"
     solver: str = "heun"
     num_steps: int = 5
-    algorithms: tuple[str, ...] = ("search", "art", "ppo", "sac")
+    algorithms: tuple[str, ...] = ("evolution", "art", "ppo", "sac")
     num_envs: int = 256
     total_timesteps: int = 400_000
     seeds: tuple[int, ...] = (100, 101)

@@ -21,7 +21,6 @@ import tyro
 from tqdm import tqdm
 
 from art_env._util.cli import run_command
-from art_env._util.files import write_text
 from art_env.evaluation.evaluator import Evaluator
 from art_env.evaluation.results import read_csv, write_csv
 from art_env.problems.library import make_problem
@@ -30,17 +29,18 @@ from art_env.problems.random_mixtures import TRAINING_FAMILIES
 from art_env.schedules.optimal import closed_form, final_rmse
 from art_env.schedules.registry import CLOCK_KNOTS, CLOCK_NOISES, make_schedule, universal
 from art_env.schedules.schedule import Schedule
-from benchmarks.records import RESULTS, ROOT, CellLine
+from benchmarks.records import RESULTS, CellLine
 from benchmarks.tables import (
+    GENERAL_PAGE,
     SHAPE_TABLE,
     UNIVERSAL_CLOCK_TABLE,
     UNIVERSAL_LIST_TABLE,
+    Pages,
     markdown,
-    replace_tables,
+    write_pages,
 )
 from benchmarks.universal_fit import CLOCK_STEPS, RIVAL, Mixtures
 
-PAGE = ROOT / "docs" / "generalisation.md"
 TIMES = np.array([0.25, 0.5, 0.75])
 EDM, OWN, LIST, CLOCK = "EDM's grid", "own clock", "universal list", "universal clock"
 
@@ -161,15 +161,10 @@ def table(lines: Sequence[Line], rival: str, own: str) -> str:
     return markdown(header, [*rows, better])
 
 
-def main(args: Args) -> None:
-    """Score, write."""
-    torch.set_num_threads(1)
-    lines: list[Line] = read_csv(args.out, Line) if args.out.is_file() else []
-    if not args.tables_only:
-        for name in tqdm(args.problems, disable=None):
-            lines = [line for line in lines if line.problem != name] + measure(name, args)
-            write_csv(lines, args.out, Line)
-        write_csv(shapes(list(dict.fromkeys(line.problem for line in lines))), args.out_shapes, Shape)
+def page_tables(args: Args | None = None) -> Pages:
+    """The tables of docs/generalisation.md, from the files."""
+    args = args or Args()
+    lines = read_csv(args.out, Line)
     taking_shape = [
         (s.model, *(f"{v:.2f}" for v in (s.early, s.middle, s.late)))
         for s in read_csv(args.out_shapes, Shape)
@@ -179,7 +174,19 @@ def main(args: Args) -> None:
         UNIVERSAL_CLOCK_TABLE: table(lines, OWN, CLOCK),
         SHAPE_TABLE: markdown(("", *(f"at time {t}" for t in TIMES)), taking_shape),
     }
-    write_text(PAGE, replace_tables(PAGE.read_text("utf-8"), tables))
+    return {GENERAL_PAGE: tables}
+
+
+def main(args: Args) -> None:
+    """Score, write."""
+    torch.set_num_threads(1)
+    lines: list[Line] = read_csv(args.out, Line) if args.out.is_file() else []
+    if not args.tables_only:
+        for name in tqdm(args.problems, disable=None):
+            lines = [line for line in lines if line.problem != name] + measure(name, args)
+            write_csv(lines, args.out, Line)
+        write_csv(shapes(list(dict.fromkeys(line.problem for line in lines))), args.out_shapes, Shape)
+    write_pages(page_tables(args))
 
 
 if __name__ == "__main__":

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 
-import pytest
-
 from art_env.evaluation.results import write_csv
 from benchmarks import state_policies
-from benchmarks.state_policies import BEGIN, BEST, END, FEATURES, Line, spread, write_tables
+from benchmarks.state_policies import BEST, FEATURES, Line, page_tables, spread
+from benchmarks.tables import END, POLICIES, begin, stale, write_pages
 
 
 def test_spread() -> None:
@@ -19,16 +18,19 @@ def test_spread() -> None:
 
 
 def test_tables_go_between_the_marks(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(state_policies, "ROOT", tmp_path)
-    (tmp_path / "docs").mkdir()
-    pages = [tmp_path / "README.md", tmp_path / "docs" / "results.md"]
+    pages = [tmp_path / "README.md", tmp_path / "results.md"]
+    monkeypatch.setattr(state_policies, "README", pages[0])
+    monkeypatch.setattr(state_policies, "RESULTS_PAGE", pages[1])
     for page in pages:
-        page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+        page.write_text(f"before\n{begin(POLICIES)}\nold\n{END}\nafter\n")
     cell, label = ("mixture-1d", "heun", 5), f"policy, {' '.join(FEATURES)}"
     lines = [Line(*cell, BEST, 0, 9.0, 0.15, 1.0, 0.0)]
     lines += [Line(*cell, label, seed, 9.0, 0.1, 0.5 + seed / 10, 60.0, 2.0) for seed in range(3)]
     write_csv(lines, tmp_path / "state.csv", Line)
-    write_tables(tmp_path / "state.csv")
+    tables = page_tables(tmp_path / "state.csv")
+    assert stale(tables) == ["README.md: policies", "results.md: policies"]
+    write_pages(tables)
+    assert not stale(tables)
     for page in pages:
         text = page.read_text()
         assert text.startswith("before\n")
@@ -36,6 +38,5 @@ def test_tables_go_between_the_marks(tmp_path, monkeypatch) -> None:
         assert "old" not in text
         assert "mixture-1d, Heun, K = 5" in text
         assert "0.600 (0.500 to 0.700)" in text
-    pages[0].write_text("no marks")
-    with pytest.raises(ValueError, match="must have the marks"):
-        write_tables(tmp_path / "state.csv")
+    pages[0].write_text(pages[0].read_text().replace("0.600", "0.500"))
+    assert stale(tables) == ["README.md: policies"]
