@@ -22,9 +22,9 @@ ART_ENV = (
     "envs",
 )
 AGENTS = (
-    "schedule_search",
+    "schedule_search tensor_file",
     "art_rl baselines group_baseline rollout schedule_policy",
-    "distill gradient_policy",
+    "distill gradient_policy training_state",
     "callbacks checkpoint",
     "training",
 )

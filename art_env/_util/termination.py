@@ -28,12 +28,12 @@ def handled() -> Iterator[None]:
     """Within the block SIGTERM raises ``Terminated`` and Ctrl-C KeyboardInterrupt; for the main thread only."""
     global _asked
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    _asked = False
     signal.signal(signal.SIGTERM, _handle)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:
+        _asked = False
         for number, handler in before.items():
             signal.signal(number, handler)
 

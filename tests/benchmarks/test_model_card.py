@@ -243,7 +243,8 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: A
     assert model_card.cli() == 0
     assert "parameters       95813" in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", ["model_card", "digits-smal"])
-    assert model_card.cli() == 2
+    with pytest.raises(SystemExit, match="2"):
+        model_card.cli()
     assert "unknown model 'digits-smal'. Did you mean" in capsys.readouterr().err
     monkeypatch.setattr("sys.argv", [*args, "--lr", "1e30"])
     assert model_card.cli() == 2

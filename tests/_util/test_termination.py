@@ -1,0 +1,59 @@
+"""SIGTERM: at once, or at a boundary."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from art_env._util.cli import run_command
+from art_env._util.termination import Terminated, at_a_boundary, handled, stop_if_asked
+
+
+def _terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_at_once_outside_of_boundaries(capsys) -> None:
+    assert run_command("x", _terminate, "stopped") == 143
+    assert capsys.readouterr().err == "x: stopped\n"
+
+
+def test_waits_for_the_boundary_and_saves_first() -> None:
+    done: list[str] = []
+
+    def work() -> None:
+        with at_a_boundary():
+            _terminate()
+            done.append("on")
+            stop_if_asked(lambda: done.append("saved"))
+            done.append("too far")
+
+    assert run_command("x", work) == 143
+    assert done == ["on", "saved"]
+
+
+def test_waits_for_the_end_of_the_block_at_most() -> None:
+    done: list[str] = []
+    with handled(), pytest.raises(Terminated):
+        _end_late(done)
+    assert done == ["on"]
+
+
+def _end_late(done: list[str]) -> None:
+    with at_a_boundary():
+        _terminate()
+        done.append("on")
+
+
+def test_nothing_is_left_for_the_next_command() -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    test_waits_for_the_boundary_and_saves_first()
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    with at_a_boundary():
+        stop_if_asked(pytest.fail)
+
+
+def test_ctrl_c() -> None:
+    assert run_command("x", lambda: os.kill(os.getpid(), signal.SIGINT)) == 130
