@@ -27,7 +27,7 @@ import tyro
 from art_env._util.cli import run_command
 from art_env._util.files import atomic_path, write_text
 from art_env.evaluation.results import read_csv
-from benchmarks import figures, many_models, second_control, state_policies, universal
+from benchmarks import figures, headline, many_models, second_control, state_policies, universal
 from benchmarks.records import (
     ORACLE,
     OURS,
@@ -59,9 +59,7 @@ from benchmarks.statistics import (
     summarize,
 )
 from benchmarks.tables import (
-    HEADLINE,
     OTHERS,
-    README,
     Pages,
     begin,
     block,
@@ -70,17 +68,10 @@ from benchmarks.tables import (
     median_and_range,
     replace_tables,
     stale,
-    write_pages,
 )
 
 PROGRAM = "python -m benchmarks.report"
 AGENTS = ("art", OURS)
-# The first table of README.md, where a reader meets the strongest rivals at once.
-HEADLINE_CELL = Cell("digits", "heun", 5)
-HEADLINES = (
-    *("edm", "edm:zero=replace", "ays_sd15", "closed_form", "simple"),
-    *("art", OURS, "gradient", "cma", ORACLE),
-)
 # Of one table: the best list that needs no search, and everything that searches or learns.
 COMPARED = ("closed_form", "gradient", "cma", "ppo", "sac", OURS, "art")
 TEMPLATE = """# Leaderboard
@@ -277,29 +268,6 @@ def table_ratios(board: Leaderboard, problem: str) -> str:
     return "\n\n".join(parts) + "\n\nMedian over seeds; in brackets evaluations a sample; bold: the lowest."
 
 
-def table_headline(board: Leaderboard) -> str:
-    """The methods of ``HEADLINES`` in one cell."""
-    rows = []
-    for method in HEADLINES:
-        runs = board.records(method, HEADLINE_CELL)
-        if not runs:
-            continue
-        ratios, ours = [r.ratio for r in runs], method in AGENTS
-        error, ratio = f"{np.median([r.error for r in runs]):.3f}", f"{ratios[0]:.2f}"
-        if len(runs) > 1:
-            ratio = f"{np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        spent = "fitted to the held-out noises"
-        if method != ORACLE:
-            spent = (
-                amount(float(np.median([r.evaluations for r in runs]))) if method in COMPARED[1:] else "none"
-            )
-        if method == "closed_form":
-            spent = "exact trajectories only"
-        name = f"**{title(method)}**" if ours else title(method)
-        rows.append((name + (f", {len(runs)} runs" if len(runs) > 1 else ""), error, ratio, spent))
-    return markdown(("schedule", "RMSE", "ratio (range)", "network evaluations to find it"), rows)
-
-
 def table_searches(board: Leaderboard) -> str:
     """Every method that searches or learns, in every cell."""
     methods = [m for m in COMPARED if m in board.methods]
@@ -488,6 +456,7 @@ def check(own: Pages) -> None:
         ValueError: names the tables that are stale.
     """
     old = stale(own)
+    old += [f"{name} (python -m benchmarks.headline)" for name in stale(headline.page_tables())]
     for module in (second_control, state_policies, universal, many_models):
         old += [f"{name} (python -m {module.__name__} --tables-only)" for name in stale(module.page_tables())]
     if old:
@@ -504,9 +473,8 @@ def main(args: Args) -> None:
     page = args.out / "results.md"
     parts = tables(board, found, fresh_of(args))
     if args.check:
-        check({page: parts, README: {HEADLINE: table_headline(board)}})
+        check({page: parts})
         return
-    write_pages({README: {HEADLINE: table_headline(board)}})
     text = fill(page.read_text(encoding="utf-8") if page.is_file() else TEMPLATE, parts)
     folder = args.out / "figures"
     folder.mkdir(parents=True, exist_ok=True)

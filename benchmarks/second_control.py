@@ -4,7 +4,7 @@ python -m benchmarks.second_control
 
 Runs the oracle, the search, ART-RL and CMA-ES on grid and weights together (``benchmarks.leaderboard``, from whose
 records the oracles of the classical solvers come), scores images of digits by their Frechet distance, and writes the
-tables of README.md and docs/results.md between their marks. What is in the records already is not run again.
+tables of docs/results.md between their marks. What is in the records already is not run again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from art_env.problems.library import make_problem
 from benchmarks import leaderboard
 from benchmarks.records import ORACLE, RECORDS, RESULTS, Cell, CellLine, Leaderboard, title
 from benchmarks.tables import (
-    README,
     RESULTS_PAGE,
     SECOND,
     SECOND_FRECHET,
@@ -206,7 +205,7 @@ def frechet_table(lines: Sequence[FrechetLine]) -> str:
 
 
 def page_tables(args: Args | None = None) -> Pages:
-    """The tables of README.md and docs/results.md, from the files."""
+    """The tables of docs/results.md, from the files."""
     args = args or Args()
     found, classical = Leaderboard.read(args.records), read_classical(args)
     tables = {
@@ -214,7 +213,7 @@ def page_tables(args: Args | None = None) -> Pages:
         SECOND_SHORT: short_table(found, classical),
         SECOND_FRECHET: frechet_table(read_csv(args.frechet, FrechetLine)),
     }
-    return {README: tables, RESULTS_PAGE: tables}
+    return {RESULTS_PAGE: tables}
 
 
 def main(args: Args) -> None:

@@ -6,8 +6,8 @@ Trains ART-RL with features (a run folder each under --runs; a finished one is u
 each held-out trajectory, and sets its error beside that of the best fixed schedule, of the schedule search's, and of
 an adaptive Heun-Euler pair whose tolerance is matched to the same mean number of evaluations; with two controls,
 instead of the pair, beside that of a policy trained by gradients. Then times what a policy costs. Lines of cells that
-are not asked for stay in state.csv. The tables of README.md and docs/results.md, between the marks
-``<!-- table:policies -->`` and ``<!-- end -->``, are written from state.csv (``--tables-only``: nothing is trained).
+are not asked for stay in state.csv. The table of docs/results.md is written from state.csv (``--tables-only``: nothing is
+trained).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from art_env.problems.library import make_problem
 from art_env.schedules.schedule import Schedule
 from benchmarks.records import RESULTS, Cell, CellLine, number
 from benchmarks.running import kept_oracle, run_training
-from benchmarks.tables import POLICIES, README, RESULTS_PAGE, Pages, markdown, median_and_range, write_pages
+from benchmarks.tables import POLICIES, RESULTS_PAGE, Pages, markdown, median_and_range, write_pages
 
 FEATURES = ("log_velocity", "log_curvature", "rms", "turn")
 SAMPLE = ("x",)
@@ -201,32 +201,25 @@ def spread(values: Sequence[float]) -> str:
     return median_and_range(values) if low != high else low
 
 
-def tables(lines: Sequence[Line]) -> tuple[str, str]:
-    """The short table of README.md and the whole one of docs/results.md."""
-    cells = list(dict.fromkeys(line.cell for line in lines))
-
-    def of(cell: Cell, sampler: str, column: str = "ratio") -> str:
-        return spread([getattr(x, column) for x in lines if (x.cell, x.sampler) == (cell, sampler)])
-
-    names = [
-        f"{cell.problem}, {SOLVERS.get(cell.solver, cell.solver)}, K = {cell.num_steps}" for cell in cells
-    ]
-    short, whole = [], []
-    for cell, name in zip(cells, names, strict=True):
+def table(lines: Sequence[Line]) -> str:
+    """Ratios of all samplers, a row for each cell."""
+    rows = []
+    for cell in dict.fromkeys(line.cell for line in lines):
         policy, sample = (f"policy, {' '.join(features)}" for features in (seen(cell), SAMPLE))
-        distilled = of(cell, policy, "list_ratio")
-        short.append([name, distilled, f"**{of(cell, policy)}**", of(cell, sample)])
-        ratios = (of(cell, sampler) for sampler in (SEARCH, policy, sample, BOUND, ADAPTIVE))
-        whole.append([name, of(cell, BEST, "rmse"), *ratios])
-    header = ["", "list distilled from the policy", "**ART-RL's policy**", "**policy that sees x itself**"]
-    columns = ["", f"{BEST}, RMSE", SEARCH, "policy", "policy that sees x itself", BOUND, ADAPTIVE]
-    return markdown(header, short, left=len(header)), markdown(columns, whole)
+
+        def of(sampler: str, column: str = "ratio", cell: Cell = cell) -> str:
+            return spread([getattr(x, column) for x in lines if (x.cell, x.sampler) == (cell, sampler)])
+
+        name = f"{cell.problem}, {SOLVERS.get(cell.solver, cell.solver)}, K = {cell.num_steps}"
+        ratios = (of(sampler) for sampler in (SEARCH, policy, sample, BOUND, ADAPTIVE))
+        rows.append([name, of(BEST, "rmse"), of(policy, "list_ratio"), *ratios])
+    header = ["", f"{BEST}, RMSE", "list distilled from the policy", SEARCH, "policy"]
+    return markdown([*header, "policy that sees x itself", BOUND, ADAPTIVE], rows)
 
 
 def page_tables(source: Path | None = None) -> Pages:
-    """The tables of README.md and docs/results.md, from the file."""
-    short, whole = tables(read_csv(source or Args().out, Line))
-    return {README: {POLICIES: short}, RESULTS_PAGE: {POLICIES: whole}}
+    """The table of docs/results.md, from the file."""
+    return {RESULTS_PAGE: {POLICIES: table(read_csv(source or Args().out, Line))}}
 
 
 def main(args: Args) -> None:

@@ -18,9 +18,8 @@ def test_spread() -> None:
 
 
 def test_tables_go_between_the_marks(tmp_path, monkeypatch) -> None:
-    pages = [tmp_path / "README.md", tmp_path / "results.md"]
-    monkeypatch.setattr(state_policies, "README", pages[0])
-    monkeypatch.setattr(state_policies, "RESULTS_PAGE", pages[1])
+    pages = [tmp_path / "results.md"]
+    monkeypatch.setattr(state_policies, "RESULTS_PAGE", pages[0])
     for page in pages:
         page.write_text(f"before\n{begin(POLICIES)}\nold\n{END}\nafter\n")
     cell, label = ("mixture-1d", "heun", 5), f"policy, {' '.join(FEATURES)}"
@@ -28,7 +27,7 @@ def test_tables_go_between_the_marks(tmp_path, monkeypatch) -> None:
     lines += [Line(*cell, label, seed, 9.0, 0.1, 0.5 + seed / 10, 60.0, 2.0) for seed in range(3)]
     write_csv(lines, tmp_path / "state.csv", Line)
     tables = page_tables(tmp_path / "state.csv")
-    assert stale(tables) == ["README.md: policies", "results.md: policies"]
+    assert stale(tables) == ["results.md: policies"]
     write_pages(tables)
     assert not stale(tables)
     for page in pages:
@@ -39,4 +38,4 @@ def test_tables_go_between_the_marks(tmp_path, monkeypatch) -> None:
         assert "mixture-1d, Heun, K = 5" in text
         assert "0.600 (0.500 to 0.700)" in text
     pages[0].write_text(pages[0].read_text().replace("0.600", "0.500"))
-    assert stale(tables) == ["README.md: policies"]
+    assert stale(tables) == ["results.md: policies"]
