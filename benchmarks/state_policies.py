@@ -6,8 +6,8 @@ Trains ART-RL with features (a run folder each under --runs; a finished one is u
 each held-out trajectory, and sets its error beside that of the best fixed schedule, of the schedule search's, and of
 an adaptive Heun-Euler pair whose tolerance is matched to the same mean number of evaluations; with two controls,
 instead of the pair, beside that of a policy trained by gradients. Then times what a policy costs. Lines of cells that
-are not asked for stay in state.csv. The table of docs/results.md is written from state.csv (``--tables-only``: nothing is
-trained).
+are not asked for stay in state.csv. The table of docs/results.md is written from state.csv (``--tables-only``:
+nothing is trained).
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 python -m benchmarks.stochastic --problems mixture-1d
 
 Runs the search by evolution on the distributional reward, scores every schedule on held-out noises, prints a table
-and writes the numbers and the grids to --out after each configuration. The other files in benchmarks/results are those of
-``--problems mixture-2d --steps 5 10`` and ``--problems digits --steps 5 10 --seeds 0``.
+and writes the numbers and the grids to --out after each configuration. The other files in benchmarks/results are
+those of ``--problems mixture-2d --steps 5 10`` and ``--problems digits --steps 5 10 --seeds 0``.
 """
 
 from __future__ import annotations
