@@ -57,6 +57,8 @@ class Args:
     """Records of the leaderboard, with the oracles of the classical solvers."""
     solvers: Path = RESULTS / "solvers.jsonl"
     """Records of ``benchmarks.solvers``, with those of UniPC and DEIS."""
+    mnist: Path = RESULTS / "mnist.jsonl"
+    """The same as ``classical`` on mnist, of which the leaderboard has no more than oracles."""
     frechet: Path = RESULTS / "second_control_frechet.csv"
     runs: Path = Path("runs/second_control")
     tables_only: bool = False
@@ -108,7 +110,7 @@ def score_images(args: Args) -> None:
 
 def read_classical(args: Args) -> Leaderboard:
     """The records of all solvers without weights."""
-    boards = Leaderboard.read(args.classical), Leaderboard.read(args.solvers)
+    boards = [Leaderboard.read(path) for path in (args.classical, args.solvers, args.mnist)]
     return Leaderboard(args.classical, [record for board in boards for record in board.records()])
 
 
