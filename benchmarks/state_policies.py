@@ -6,7 +6,7 @@ Trains ART-RL with features (a run folder each under --runs; a finished one is u
 each held-out trajectory, and sets its error beside that of the best fixed schedule, of the schedule search's, and of
 an adaptive Heun-Euler pair whose tolerance is matched to the same mean number of evaluations; with two controls,
 instead of the pair, beside that of a policy trained by gradients. Then times what a policy costs. Lines of cells that
-are not asked for stay in state.csv. The table of docs/results.md is written from state.csv (``--tables-only``:
+are not asked for stay in state.csv. The tables of docs/results.md are written from state.csv (``--tables-only``:
 nothing is trained).
 """
 
@@ -35,7 +35,15 @@ from art_env.problems.library import make_problem
 from art_env.schedules.schedule import Schedule
 from benchmarks.records import RESULTS, Cell, CellLine, number
 from benchmarks.running import kept_oracle, run_training
-from benchmarks.tables import POLICIES, RESULTS_PAGE, Pages, markdown, median_and_range, write_pages
+from benchmarks.tables import (
+    FEATURES_TABLE,
+    POLICIES,
+    RESULTS_PAGE,
+    Pages,
+    markdown,
+    median_and_range,
+    write_pages,
+)
 
 FEATURES = ("log_velocity", "log_curvature", "rms", "turn")
 SAMPLE = ("x",)
@@ -217,9 +225,24 @@ def table(lines: Sequence[Line]) -> str:
     return markdown([*header, "policy that sees x itself", BOUND, ADAPTIVE], rows)
 
 
+def feature_table(lines: Sequence[Line], cells: Sequence[Cell]) -> str:
+    """Ratios of policies that see one feature, and of one that sees all, a column for each cell."""
+    header = ["", *(f"{cell.problem}, {cell.solver}, K = {cell.num_steps}" for cell in cells)]
+    known = {(x.cell, x.sampler): number(x.ratio) for x in reversed(lines)}
+    rows = [
+        [" ".join(features) if len(features) == 1 else "all of them"]
+        + [known.get((cell, f"policy, {' '.join(features)}"), "-") for cell in cells]
+        for features in ablation(cells[0])
+    ]
+    return markdown(header, rows)
+
+
 def page_tables(source: Path | None = None) -> Pages:
-    """The table of docs/results.md, from the file."""
-    return {RESULTS_PAGE: {POLICIES: table(read_csv(source or Args().out, Line))}}
+    """The tables of docs/results.md, from the file."""
+    args = Args()
+    lines = read_csv(source or args.out, Line)
+    tables = {POLICIES: table(lines), FEATURES_TABLE: feature_table(lines, [*map(Cell.parse, args.single)])}
+    return {RESULTS_PAGE: tables}
 
 
 def main(args: Args) -> None:

@@ -18,13 +18,13 @@ Pages = Mapping[Path, Mapping[str, str]]
 
 END = "<!-- end -->"
 # Tables that commands of their own write; the page of ``benchmarks.report`` has them too.
-POLICIES, HEADLINE = "policies", "headline"
+POLICIES, FEATURES_TABLE, HEADLINE = "policies", "which-features", "headline"
 SECOND, SECOND_SHORT, SECOND_FRECHET = "second-control", "second-control-5", "second-control-frechet"
 UNIVERSAL_LIST_TABLE, UNIVERSAL_CLOCK_TABLE, MANY_MODELS = "universal-list", "universal-clock", "many-models"
 SHAPE_TABLE = "where-data-take-shape"
 RESAMPLED = "resampled-weights"
 UNIVERSAL_TABLES = (UNIVERSAL_LIST_TABLE, UNIVERSAL_CLOCK_TABLE, MANY_MODELS, SHAPE_TABLE)
-OTHERS = (POLICIES, SECOND, SECOND_SHORT, SECOND_FRECHET, *UNIVERSAL_TABLES, RESAMPLED)
+OTHERS = (POLICIES, FEATURES_TABLE, SECOND, SECOND_SHORT, SECOND_FRECHET, *UNIVERSAL_TABLES, RESAMPLED)
 _BEGIN = r"<!-- table:([^\s>]+) -->"
 _BLOCK = re.compile(_BEGIN + rf"\n(?:(?!<!-- table:)[\s\S])*?{END}")
 
