@@ -41,6 +41,7 @@ COLORS = {
     "cma": "#00838f",
     "gradient": "#455a64",
     "art": "#111111",
+    "evolution": "#e07a8b",
     "ppo": "#ef6c00",
     "ppo:noise_groups=16": "#8e24aa",
     "sac": "#3949ab",

@@ -125,30 +125,43 @@ class LeastSquaresSearch(ScheduleSearch):
         even, ends = np.ones(len(noises)), list[np.ndarray]()
         for start in starts:
             ends.append(self._descend(start, noises, even, ITERATIONS[0], shown=not ends))
-        costs = [self._costs(end[None], noises, even)[0] for end in ends]
-        ends = [ends[i] for i in np.argsort(costs, kind="stable")]
+        if len(ends) > 1:
+            costs = [self._costs(end[None], noises, even)[0] for end in ends]
+            ends = [ends[i] for i in np.argsort(costs, kind="stable")]
         self.best = ends[0]
         return ends
 
     def _finish(self, actions: np.ndarray) -> np.ndarray:
         """Descend on noises that are drawn by their cost, until the budget is spent or nothing is gained."""
         pool, rng = np.arange(self.objective.pool_size), self.rng(2)
+        if self._left < len(pool):  # there is no telling what each noise costs
+            noises = rng.permutation(pool)[: max(self._affordable(1), 1)]
+            return self._descend(actions, noises, np.ones(len(noises)), ITERATIONS[2], shown=True)
         best, least, sampler = actions, math.inf, InitialNoiseSampler(len(pool))
-        for left in range(ROUNDS, -1, -1):
-            if least < math.inf and self.budget_rows - self.rows < len(pool):
+        for rounds in range(ROUNDS, -1, -1):
+            if self._left < len(pool):
                 break
             returns = self.ask(actions[None], pool, lambda a: self.objective(a, pool)[0])
             if -returns.mean() < least:
                 best, least = actions, -float(returns.mean())
             self.best = best
             sampler.update(pool, returns)
-            count = (self.budget_rows - self.rows) // max(left, 1) // (ITERATIONS[2] * self.price)
-            if left == 0 or count < 1:
+            count = self._affordable(max(rounds, 1))
+            if rounds == 0 or count < 1:
                 break
             noises = pool if count >= len(pool) else sampler.draw(count, rng)
             weights = np.ones(len(pool)) if count >= len(pool) else sampler.weights(noises)
             actions = self._descend(best, noises, weights, ITERATIONS[2], shown=True)
         return best
+
+    @property
+    def _left(self) -> int:
+        """Episodes that the budget still allows."""
+        return self.budget_rows - self.rows
+
+    def _affordable(self, rounds: int) -> int:
+        """Initial noises of each of so many descents of the winner."""
+        return self._left // rounds // (ITERATIONS[2] * self.price)
 
     def _descend(
         self, actions: np.ndarray, noises: np.ndarray, weights: np.ndarray, iterations: int, shown: bool
@@ -163,7 +176,7 @@ class LeastSquaresSearch(ScheduleSearch):
         """
         damping, flat = DAMPING, 0
         for _ in range(iterations):
-            if self.budget_rows - self.rows < self.price * len(noises):
+            if self._left < self.price * len(noises):
                 break
             cost, slope, curvature = self._linearized(actions, noises, weights)
             dampings = damping * np.array(TRIALS)

@@ -134,7 +134,7 @@ def test_a_small_budget_has_fewer_starts_and_noises() -> None:
         objective = _objective(noises=4096)
         search = LeastSquaresSearch(objective, 5 * rows)
         found, starts = search.run(), search._starts_affordable
-        assert found.env_steps <= 5 * (rows + 4096)
+        assert found.env_steps <= 5 * rows
         rungs.append((starts, search._noises(0, starts)))
     assert rungs[0][0] == 1
     assert 1 < rungs[1][0] < 12 == rungs[2][0]
@@ -227,6 +227,6 @@ def test_a_run_folder(tmp_path: Path) -> None:
     write(found)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["algorithm"] == "search"
-    assert 0 < summary["env_steps"] <= 60_000 + 3 * 256
+    assert 0 < summary["env_steps"] <= 60_000
     edm = next(row.mean for row in found.rows if row.schedule == "edm" and row.metric == "rmse")
     assert summary["rmse"] < 0.5 * edm

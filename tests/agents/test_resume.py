@@ -358,7 +358,8 @@ def test_signals(algorithm: str, number: int, code: int, tmp_path) -> None:
     child.send_signal(number)
     _, err = child.communicate(timeout=60)
     assert child.returncode == code
-    assert err == "train.py: interrupted; go on with --resume and the run folder\n"
+    # matplotlib may have said before that it builds its cache of fonts
+    assert err.endswith("train.py: interrupted; go on with --resume and the run folder\n")
     assert not list(folder.rglob(".*"))
     name = "checkpoint.safetensors" if algorithm == "art" else "search.npz"
     if number == signal.SIGTERM:

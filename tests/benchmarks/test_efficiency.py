@@ -30,7 +30,9 @@ def _line(method: str, budget: int, ratio: float, seed: int = 0) -> Line:
     return Line(*CELL, method, budget, 16, seed, budget + seed, ratio, 1.5)
 
 
-@pytest.mark.parametrize("method", ["search", "art", "ppo", "ppo:noise_groups=16", "cma", "gradient"])
+@pytest.mark.parametrize(
+    "method", ["search", "evolution", "art", "ppo", "ppo:noise_groups=16", "cma", "gradient"]
+)
 def test_every_row_of_the_denoiser_is_counted(method: str, monkeypatch) -> None:
     problem, called = make_problem(CELL.problem), 0
     problem.reference()
@@ -50,7 +52,9 @@ def test_every_row_of_the_denoiser_is_counted(method: str, monkeypatch) -> None:
     rows = 64 if method in efficiency.LEARNERS else 16
     done = efficiency.run(problem, CELL, method, 64 * NFE * 10, rows, 0)
     assert done.evaluations == called
-    if method in efficiency.LEARNERS:
+    if method == "search":  # may converge before
+        assert 0 < done.evaluations <= 64 * NFE * 10
+    elif method in efficiency.LEARNERS:
         assert done.evaluations == pytest.approx(64 * NFE * 10, rel=0.25)
     if method == "cma":
         assert done.evaluations == 20 * 16 * NFE

@@ -39,7 +39,7 @@ def test_tables(tmp_path) -> None:
     text = table(found, classical)
     row = text.splitlines()[-1]
     assert [cell.strip() for cell in row.strip("|").split("|")] == [
-        "digits", "5", "0.100", "0.0800", "learned_2m", "0.0500", "-", "0.0560 (0.0550 to 0.0570)", "-", "0.56",
+        "digits", "5", "0.100", "0.0800", "learned_2m", "0.0500", "-", "-", "0.0560 (0.0550 to 0.0570)", "-", "0.56",
     ]  # fmt: skip
     assert "| digits | 0.100 | (0.0800) | **0.0560 (0.0550 to 0.0570)** | **-** | 0.0500 |" in short_table(
         found, classical
