@@ -31,7 +31,7 @@ from art_env.schedules.optimal import final_rmse
 from art_env.schedules.registry import make_schedule
 from benchmarks.records import (
     ORACLE,
-    OURS,
+    EVOLUTION,
     RECORDS,
     RESULTS,
     Cell,
@@ -49,7 +49,7 @@ PROGRAM = "python -m benchmarks.noises"
 class Tails:
     """Measure how few noises hold the error, and what drawing them by cost does for a comparison of schedules.
 
-    The actions of the schedule that the search found in each cell (seed 0) are perturbed; the perturbed schedules are
+    The actions of the schedule that the search by evolution found in each cell (seed 0) are perturbed; the perturbed schedules are
     ranked on a few initial noises, and the ranks compared with those on the whole pool.
     """
 
@@ -77,7 +77,7 @@ class Tails:
 
 @dataclass
 class Fresh:
-    """Score the oracle, the runs of search and ART-RL with the median ratio, and gradients on noises new to all.
+    """Score the oracle, the runs of evolution and ART-RL with the median ratio, and gradients on noises new to all.
 
     The oracle is fitted to the very noises that the leaderboard judges on. Where few noises hold most of the error,
     a part of the ratio is that advantage.
@@ -92,14 +92,14 @@ class Fresh:
 
 @dataclass
 class Polish:
-    """Search on, by gradients on the training noises, from where the schedule search ended.
+    """Search on, by gradients on the training noises, from where the search by evolution ended.
 
     If gradients go on to the oracle's error, the search was too short; if they stay, it ended in a local minimum.
     Where the oracle itself is bad on the training noises, no method that sees only those could have found it.
     """
 
     cells: tuple[str, ...] = ("mixture-1d:ipndm:10", "mixture-1d:ipndm:20", "mixture-2d:ipndm:10")
-    """problem:solver:K, each with the search and the oracle in the records."""
+    """problem:solver:K, each with evolution and the oracle in the records."""
     records: Path = RECORDS
     out: Path = RESULTS / "polish.csv"
 
@@ -214,22 +214,22 @@ def measure_fresh(evaluators: Sequence[Evaluator], records: Sequence[Record]) ->
         schedule = chosen[method].schedule()
         return [evaluator.rows(schedule)[0].mean for evaluator in evaluators]
 
-    oracle, ours = errors(ORACLE), errors(OURS)
+    oracle, ours = errors(ORACLE), errors(EVOLUTION)
     others = [pooled(errors(m)) / pooled(oracle) if m in chosen else math.nan for m in ("gradient", "art")]
     ratios = [a / b for a, b in zip(ours, oracle, strict=True)]
     noises = sum(evaluator.num_noises for evaluator in evaluators)
-    found = (chosen[OURS].ratio, pooled(ours) / pooled(oracle), min(ratios), max(ratios), *others)
-    return FreshLine(*chosen[OURS].cell, noises, *rounded(found))
+    found = (chosen[EVOLUTION].ratio, pooled(ours) / pooled(oracle), min(ratios), max(ratios), *others)
+    return FreshLine(*chosen[EVOLUTION].cell, noises, *rounded(found))
 
 
 def fresh(args: Fresh) -> list[FreshLine]:
     """A line for each cell that has the search and the oracle."""
     problems = {name: make_problem(name) for name in args.problems}
     board = Leaderboard.read(args.records)
-    cells = [c for c in board.cells_of(OURS, ORACLE) if c.problem in problems]
+    cells = [c for c in board.cells_of(EVOLUTION, ORACLE) if c.problem in problems]
     if not cells or not args.sets:
         raise ValueError(
-            f"nothing to score: records = {str(args.records)!r} must hold search and oracle for one of problems = "
+            f"nothing to score: records = {str(args.records)!r} must hold evolution and oracle for one of problems = "
             f"{args.problems}, and sets = {args.sets} must not be empty"
         )
     lines = []
@@ -252,10 +252,10 @@ def searched(board: Leaderboard, cell: Cell) -> list[Record]:
     Raises:
         ValueError: there is none, or the oracle is not there.
     """
-    records = board.records(OURS, cell)
+    records = board.records(EVOLUTION, cell)
     if not records or board.oracle(cell) is None:
         raise ValueError(
-            f"cells = {cell.option} must have search and oracle in the records = {str(board.path)!r}; run "
+            f"cells = {cell.option} must have evolution and oracle in the records = {str(board.path)!r}; run "
             "benchmarks.leaderboard for it"
         )
     return records

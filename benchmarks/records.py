@@ -20,7 +20,7 @@ from art_env.schedules import Schedule
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 RECORDS = RESULTS / "leaderboard.jsonl"
-OURS, ORACLE = "search", "oracle"
+OURS, EVOLUTION, ORACLE = "search", "evolution", "oracle"
 TITLES = {
     "uniform": "uniform",
     "log_snr": "log-SNR",
@@ -105,7 +105,7 @@ class FreshLine(CellLine):
     """What ``benchmarks.noises fresh`` has measured in one cell.
 
     ``ratio``: on the leaderboard's noises; ``fresh``: RMSE over that of the oracle on all sets together; ``low``,
-    ``high``: on a single set, all of the search; ``gradients``, ``art``: as ``fresh``, NaN if there is no run.
+    ``high``: on a single set, all of the search by evolution; ``gradients``, ``art``: as ``fresh``, NaN if there is no run.
     """
 
     noises: int

@@ -303,12 +303,12 @@ def table_misses(board: Leaderboard, fresh: Mapping[Cell, FreshLine]) -> str:
                 line.append(median_and_range(ratios, "-") if len(ratios) else "-")
             rows.append([*line, *([fresh_text(fresh.get(cell))] if fresh else [])])
         header = ["cell", "bar", *map(title, agents)] + (
-            ["search, fresh noises (single sets)"] if fresh else []
+            ["evolution, fresh noises (single sets)"] if fresh else []
         )
         text += "\n\n" + markdown(header, rows)
         text += "\n\nMedian (lowest - largest) over seeds."
     if fresh:
-        for name, of in (("search", "fresh"), ("ART-RL", "art")):
+        for name, of in (("search by evolution", "fresh"), ("ART-RL", "art")):
             known = {c: getattr(f, of) for c, f in sorted(fresh.items()) if not math.isnan(getattr(f, of))}
             above = [f"{c} ({number(ratio)})" for c, ratio in known.items() if ratio > bar(c)]
             text += (

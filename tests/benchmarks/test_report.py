@@ -165,9 +165,9 @@ def test_fresh_noises_of_a_cell():
     """The oracle on other noises: ratios from the errors of each set."""
     problem = replace(make_problem("mixture-1d"), num_noises=128)
     evaluators = [Evaluator(problem, "euler", (seed,), metrics=()) for seed in (1, 2)]
-    grids = {"oracle": [80.0, 3.0, 0.6, 0.002], "search": [80.0, 2.0, 0.5, 0.002]}
+    grids = {"oracle": [80.0, 3.0, 0.6, 0.002], "evolution": [80.0, 2.0, 0.5, 0.002]}
     rows = [_record(name, 1.0, cell="mixture-1d:euler:3", sigmas=grid) for name, grid in grids.items()]
-    worse = [_record("search", ratio, seed, "mixture-1d:euler:3") for seed, ratio in ((1, 0.9), (2, 1.1))]
+    worse = [_record("evolution", ratio, seed, "mixture-1d:euler:3") for seed, ratio in ((1, 0.9), (2, 1.1))]
     line = noises.measure_fresh(evaluators, [Record.parse(row) for row in rows + worse])
     oracle, ours = (
         [evaluator.rows(Schedule(grid, name))[0].mean for evaluator in evaluators]
@@ -184,7 +184,7 @@ def test_fresh_noises_of_a_cell():
 def test_polish_ends_at_the_optimum(tmp_path):
     """On N(0, 1) with Euler there is one minimum, the arctan grid."""
     best = make_schedule("arctan", make_problem("gaussian-1d"), 3, "euler").sigmas.tolist()
-    grids = {"oracle": best, "search": [best[0], 0.5 * best[1], 0.5 * best[2], best[3]]}
+    grids = {"oracle": best, "evolution": [best[0], 0.5 * best[1], 0.5 * best[2], best[3]]}
     records = [_record(name, 1.3, cell="gaussian-1d:euler:3", sigmas=grid) for name, grid in grids.items()]
     board = Leaderboard.read(_write(tmp_path / "records.jsonl", records))
     cell = Cell("gaussian-1d", "euler", 3)
@@ -195,7 +195,7 @@ def test_polish_ends_at_the_optimum(tmp_path):
     assert line.training > 1.01
     assert line.training_after == pytest.approx(1.0, abs=1e-4)
     assert line.ratio_after == pytest.approx(1.0, abs=1e-4)
-    with pytest.raises(ValueError, match="cells = gaussian-1d:heun:3 must have search and oracle"):
+    with pytest.raises(ValueError, match="cells = gaussian-1d:heun:3 must have evolution and oracle"):
         noises.searched(board, Cell("gaussian-1d", "heun", 3))
 
 
