@@ -30,8 +30,8 @@ from art_env.schedules.gradient import gradient_search
 from art_env.schedules.optimal import final_rmse
 from art_env.schedules.registry import make_schedule
 from benchmarks.records import (
-    ORACLE,
     EVOLUTION,
+    ORACLE,
     RECORDS,
     RESULTS,
     Cell,
@@ -49,8 +49,8 @@ PROGRAM = "python -m benchmarks.noises"
 class Tails:
     """Measure how few noises hold the error, and what drawing them by cost does for a comparison of schedules.
 
-    The actions of the schedule that the search by evolution found in each cell (seed 0) are perturbed; the perturbed schedules are
-    ranked on a few initial noises, and the ranks compared with those on the whole pool.
+    The actions of the schedule that the search by evolution found in each cell (seed 0) are perturbed; the perturbed
+    schedules are ranked on a few initial noises, and the ranks compared with those on the whole pool.
     """
 
     cells: tuple[str, ...] = (

@@ -105,7 +105,8 @@ class FreshLine(CellLine):
     """What ``benchmarks.noises fresh`` has measured in one cell.
 
     ``ratio``: on the leaderboard's noises; ``fresh``: RMSE over that of the oracle on all sets together; ``low``,
-    ``high``: on a single set, all of the search by evolution; ``gradients``, ``art``: as ``fresh``, NaN if there is no run.
+    ``high``: on a single set, all of the search by evolution; ``gradients``, ``art``: as
+    ``fresh``, NaN if there is no run.
     """
 
     noises: int
