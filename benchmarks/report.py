@@ -29,6 +29,7 @@ from art_env._util.files import atomic_path, write_text
 from art_env.evaluation.results import read_csv
 from benchmarks import figures, headline, many_models, second_control, state_policies, universal
 from benchmarks.records import (
+    EVOLUTION,
     ORACLE,
     OURS,
     RECORDS,
@@ -73,7 +74,7 @@ from benchmarks.tables import (
 PROGRAM = "python -m benchmarks.report"
 AGENTS = ("art", OURS)
 # Of one table: the best list that needs no search, and everything that searches or learns.
-COMPARED = ("closed_form", "gradient", "cma", "ppo", "sac", OURS, "art")
+COMPARED = ("closed_form", "gradient", "cma", "ppo", "sac", EVOLUTION, OURS, "art")
 TEMPLATE = """# Leaderboard
 
 Ratio: the RMSE of a schedule divided by that of the oracle, the best fixed schedule on these held-out noises; 1 is

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agents.distill import distill
-from agents.training import COMMANDS, SearchSettings, Settings, Training, train
+from agents.training import COMMANDS, ListSearchSettings, Settings, Training, train
 from agents.training.report import write
 from art_env._util.names import look_up
 from art_env.evaluation.evaluator import Evaluator
@@ -50,7 +50,7 @@ def short_training(algorithm: str, **options: object) -> Trained:
     """Train without run folder, table and checkpoints."""
     began = time.perf_counter()
     training = Training(make_settings(algorithm, **options))
-    if isinstance(training.settings, SearchSettings):
+    if isinstance(training.settings, ListSearchSettings):
         found = training.search()
         return Trained(found.schedule, time.perf_counter() - began, found.evaluations)
     model, evaluations = training.fit()

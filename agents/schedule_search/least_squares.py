@@ -95,9 +95,9 @@ class LeastSquaresSearch(ScheduleSearch):
         """See ``ScheduleSearch``."""
         order = self.rng(0).permutation(self.objective.pool_size)
         starts = self._starts(self._starts_affordable)
-        found = self._rung(starts, order[: self._noises(0, len(starts))])
+        found = self._rung(0, starts, order)
         finalists = found[: math.ceil(len(found) / 3)]
-        found = self._rung(finalists, order[: self._noises(1, len(finalists))])
+        found = self._rung(1, finalists, order)
         return self._finish(found[0])
 
     @property
@@ -120,11 +120,12 @@ class LeastSquaresSearch(ScheduleSearch):
         affordable = SHARES[rung] * self.budget_rows / (descents * ITERATIONS[rung] * self.price)
         return min(max(int(affordable), 1), self.objective.pool_size)
 
-    def _rung(self, starts: list[np.ndarray], noises: np.ndarray) -> list[np.ndarray]:
-        """Descend from all starts on the same noises; the best first."""
+    def _rung(self, rung: int, starts: list[np.ndarray], order: np.ndarray) -> list[np.ndarray]:
+        """Descend from all starts on the first noises of ``order``, as many as the rung affords; the best first."""
+        noises = order[: self._noises(rung, len(starts))]
         even, ends = np.ones(len(noises)), list[np.ndarray]()
         for start in starts:
-            ends.append(self._descend(start, noises, even, ITERATIONS[0], shown=not ends))
+            ends.append(self._descend(start, noises, even, ITERATIONS[rung], shown=not ends))
         if len(ends) > 1:
             costs = [self._costs(end[None], noises, even)[0] for end in ends]
             ends = [ends[i] for i in np.argsort(costs, kind="stable")]
@@ -149,8 +150,10 @@ class LeastSquaresSearch(ScheduleSearch):
             count = self._affordable(max(rounds, 1))
             if rounds == 0 or count < 1:
                 break
-            noises = pool if count >= len(pool) else sampler.draw(count, rng)
-            weights = np.ones(len(pool)) if count >= len(pool) else sampler.weights(noises)
+            noises, weights = pool, np.ones(len(pool))
+            if count < len(pool):
+                noises = sampler.draw(count, rng)
+                weights = sampler.weights(noises)
             actions = self._descend(best, noises, weights, ITERATIONS[2], shown=True)
         return best
 

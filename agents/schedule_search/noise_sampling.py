@@ -73,7 +73,7 @@ class InitialNoiseSampler:
 
     def mean(self, returns: np.ndarray, index: np.ndarray) -> np.ndarray:
         """Estimates ``[G]`` of mean returns, from ``returns: [G, n]`` of episodes from the noises ``index``."""
-        return (np.maximum(returns, -self.cap) * self._weights[index]).mean(1)
+        return (np.maximum(returns, -self.cap) * self.weights(index)).mean(1)
 
 
 def cap_of(costs: np.ndarray, most: float = MOST) -> float:

@@ -17,7 +17,7 @@ from agents.schedule_search.objective import Objective
 from agents.schedule_search.record import Record
 from agents.schedule_search.search import Callback, ScheduleSearch, SearchResult
 from agents.training.run_folder import RunFolder
-from agents.training.settings import SearchSettings
+from agents.training.settings import ListSearchSettings
 from art_env import __version__
 from art_env._util.termination import at_a_boundary
 from art_env.envs.config import EnvConfig
@@ -51,7 +51,7 @@ def make_search(
 
 
 def run_search(
-    settings: SearchSettings,
+    settings: ListSearchSettings,
     config: EnvConfig,
     rows: int,
     budget: int,

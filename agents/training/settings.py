@@ -384,15 +384,30 @@ class ArtPaperSettings(Settings):
 
 
 @dataclass(frozen=True)
-class SearchSettings(Settings):
+class ListSearchSettings(Settings):
+    """What the searches for one list have in common."""
+
+    counts: ClassVar[tuple[str, ...]] = (*Settings.counts, "starts")
+    # There is no policy that could see them.
+    features: ClassVar[tuple[str, ...]] = ()  # type: ignore[misc]
+
+    @property
+    def longer_for_weights(self) -> bool:
+        """See ``Settings``."""
+        return True
+
+    def options(self, rows: int) -> SearchOptions:
+        """The search's own options, for rollouts of ``rows`` episodes."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class SearchSettings(ListSearchSettings):
     """Schedule search by least squares: the Levenberg-Marquardt method, with Jacobians by differences, from many
     starts. Of solvers that follow the ODE; nothing is differentiated through the sampler."""
 
     algorithm: ClassVar[str] = "search"
-    counts: ClassVar[tuple[str, ...]] = (*Settings.counts, "starts")
     positive: ClassVar[tuple[str, ...]] = ("std_start",)
-    # There is no policy that could see them.
-    features: ClassVar[tuple[str, ...]] = ()  # type: ignore[misc]
 
     starts: int = LeastSquaresOptions.starts
     """Descents of the first rung, at most."""
@@ -409,18 +424,13 @@ class SearchSettings(Settings):
                 "'train.py evolution'"
             )
 
-    @property
-    def longer_for_weights(self) -> bool:
-        """See ``Settings``."""
-        return True
-
     def options(self, rows: int) -> SearchOptions:
-        """The search's own options, for rollouts of ``rows`` episodes."""
+        """See ``ListSearchSettings``."""
         return LeastSquaresOptions(self.starts, self.std_start)
 
 
 @dataclass(frozen=True)
-class EvolutionSettings(SearchSettings):
+class EvolutionSettings(ListSearchSettings):
     """Schedule search by evolution strategies: successive halving over PGPE, then CMA-ES. Sees nothing of an episode
     but its return, so that it takes any reward and stochastic solvers too."""
 
@@ -438,7 +448,7 @@ class EvolutionSettings(SearchSettings):
 
     def check(self) -> None:
         """See ``CheckedSettings``."""
-        Settings.check(self)
+        super().check()
         if self.noise_groups < 2:
             raise ValueError(f"noise_groups = {self.noise_groups} must be at least 2 candidates to compare")
         if self.reward == "euler":
@@ -447,7 +457,7 @@ class EvolutionSettings(SearchSettings):
             )
 
     def options(self, rows: int) -> SearchOptions:
-        """See ``SearchSettings``."""
+        """See ``ListSearchSettings``."""
         noises = rows // self.noise_groups
         return EvolutionOptions(self.noise_groups, noises, self.starts, self.learning_rate, self.std_start)
 

@@ -29,7 +29,7 @@ from agents.schedule_search.record import Record
 from agents.schedule_search.search import SearchResult
 from agents.training.run_folder import RunFolder
 from agents.training.search_run import make_search, run_search
-from agents.training.settings import ArtSettings, SearchSettings, Settings
+from agents.training.settings import ArtSettings, ListSearchSettings, Settings
 from agents.training_state import restore_training
 from art_env import __version__
 from art_env._util.termination import at_a_boundary
@@ -120,7 +120,7 @@ class Training:
     def search(self) -> SearchResult:
         """A schedule, searched for without run folder, log and checkpoints."""
         settings = self.settings
-        assert isinstance(settings, SearchSettings)
+        assert isinstance(settings, ListSearchSettings)
         rows, budget = self.num_envs, self.total_timesteps
         with counting(self.counter, "training"):
             return make_search(self.config, rows, budget, settings.options(rows), settings.seed).run()
@@ -279,7 +279,7 @@ def _train(training: Training, evaluator: Evaluator, run: RunFolder, say: Callab
                 "universal" if settings.effort == "none" else "universal_clock", problem, K, solver
             )
         seconds, env_steps, evals = time.perf_counter() - began, 0, int(schedule.meta["evaluations"])
-    elif isinstance(settings, SearchSettings):
+    elif isinstance(settings, ListSearchSettings):
         record = Record(run.search)
         training.count_again(record)
         with counting(counter, "training"):

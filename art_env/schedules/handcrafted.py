@@ -67,6 +67,13 @@ def check_zero(final_sigmas_type: str, zero: str) -> None:
         )
 
 
+def _check_above_zero(name: str, sigma_min: float) -> None:
+    if sigma_min <= 0:
+        raise ValueError(
+            f"{name} needs sigma_min above 0, not {sigma_min:g}; pass for example sigma_min=1e-4"
+        )
+
+
 def uniform(
     num_steps: int,
     sigma_min: float,
@@ -129,10 +136,7 @@ def log_snr(
     Raises:
         ValueError: ``sigma_min`` is 0, which is infinitely far away on this scale.
     """
-    if sigma_min <= 0:
-        raise ValueError(
-            f"log_snr needs sigma_min above 0, not {sigma_min:g}; pass for example sigma_min=1e-4"
-        )
+    _check_above_zero("log_snr", sigma_min)
     check_sigma_range(sigma_min, sigma_max)
     high, low = math.log(sigma_max), math.log(sigma_min)
     return _ramp(
@@ -238,10 +242,7 @@ def polyexponential(
     """
     if not (math.isfinite(rho) and rho > 0):
         raise ValueError(f"rho = {rho} must be a positive number")
-    if sigma_min <= 0:
-        raise ValueError(
-            f"polyexponential needs sigma_min above 0, not {sigma_min:g}; pass for example sigma_min=1e-4"
-        )
+    _check_above_zero("polyexponential", sigma_min)
     high, low = math.log(sigma_max) if sigma_max > 0 else 0.0, math.log(sigma_min)
     return _ramp(
         num_steps,
