@@ -30,7 +30,7 @@ from art_env.evaluation.evaluator import NOISE_SEED
 from art_env.evaluation.results import read_csv, write_csv
 from art_env.problems.library import make_problem
 from art_env.problems.random_mixtures import HELD_OUT_FAMILIES, TRAINING_FAMILIES, random_mixture_problem
-from art_env.schedules.registry import universal
+from art_env.schedules.transfer import universal
 from benchmarks.records import RESULTS, CellLine
 from benchmarks.running import run_training
 from benchmarks.tables import GENERAL_PAGE, MANY_MODELS, Pages, markdown, median_and_range, write_pages

@@ -22,8 +22,8 @@ from art_env._util.files import write_text
 from art_env.evaluation.evaluator import NOISE_SEED
 from art_env.problems.library import make_problem
 from art_env.schedules.optimal import final_rmse
-from art_env.schedules.registry import universal
 from art_env.schedules.schedule import Array, Schedule
+from art_env.schedules.transfer import universal
 from benchmarks.records import RESULTS, ROOT, Cell, Leaderboard
 from benchmarks.tables import RESAMPLED, markdown, replace_tables
 

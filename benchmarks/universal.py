@@ -27,8 +27,9 @@ from art_env.problems.library import make_problem
 from art_env.problems.problem import Problem
 from art_env.problems.random_mixtures import TRAINING_FAMILIES
 from art_env.schedules.optimal import closed_form, final_rmse
-from art_env.schedules.registry import CLOCK_KNOTS, CLOCK_NOISES, make_schedule, universal
+from art_env.schedules.registry import make_schedule
 from art_env.schedules.schedule import Schedule
+from art_env.schedules.transfer import CLOCK_KNOTS, CLOCK_NOISES, universal
 from benchmarks.records import RESULTS, CellLine
 from benchmarks.tables import (
     GENERAL_PAGE,

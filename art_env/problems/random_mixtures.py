@@ -108,6 +108,9 @@ FAMILIES: dict[str, Callable[[np.random.Generator, int], Mixture]] = {
 TRAINING_FAMILIES, HELD_OUT_FAMILIES = ("clusters", "manifold"), ("tree", "sphere")
 # log2 of the standard deviation of the data, and of the number of dimensions.
 SCALES, SIZES = (-2.0, 1.5), (0.0, 6.0)
+# log2 of the coordinates of the space for each dimension of a mixture: most of the variance of images lies in a few
+# of their hundreds of directions.
+EMBEDDINGS = (0.0, 5.0)
 
 
 def random_mixtures(
@@ -115,7 +118,8 @@ def random_mixtures(
 ) -> MixtureRowsDenoiser:
     """Mixtures that are drawn from families in turn; mixture ``i`` does not depend on how many there are.
 
-    Dimensions are log-uniform from 1 to 64, standard deviations log-uniform from 0.25 to 2.8.
+    Dimensions are log-uniform from 1 to 64, the coordinates of the space for each dimension from 1 to 32, and
+    standard deviations per coordinate from 0.25 to 2.8.
 
     Args:
         num_mixtures: P.
@@ -133,20 +137,22 @@ def random_mixtures(
     weights = np.zeros((num_mixtures, COVARIANCES, MODES))
     means = np.zeros((num_mixtures, COVARIANCES, MODES, MAX_SIZE))
     variances = np.ones((num_mixtures, COVARIANCES, MAX_SIZE))
-    sizes = np.zeros(num_mixtures, dtype=np.int64)
+    sizes, spaces = np.zeros(num_mixtures, dtype=np.int64), np.zeros(num_mixtures, dtype=np.int64)
     for i in range(num_mixtures):
         name = names[i % len(names)]
         rng = np.random.default_rng([seed, i, list(FAMILIES).index(name)])
         size = round(float(np.exp2(rng.uniform(*SIZES))))
         drawn = FAMILIES[name](rng, size)
-        square = (drawn.weights[..., None] * drawn.means**2).sum() / size + (
-            drawn.weights.sum(1) @ drawn.variances.mean(1)
-        )
-        scale = np.exp2(rng.uniform(*SCALES)) / np.sqrt(square)
-        weights[i], sizes[i] = drawn.weights, size
+        square = (drawn.weights[..., None] * drawn.means**2).sum() + drawn.weights.sum(
+            1
+        ) @ drawn.variances.sum(1)
+        spread = np.exp2(rng.uniform(*SCALES))
+        space = round(size * float(np.exp2(rng.uniform(*EMBEDDINGS))))
+        scale = spread * np.sqrt(space / square)
+        weights[i], sizes[i], spaces[i] = drawn.weights, size, space
         means[i, ..., :size] = drawn.means * scale
         variances[i, :, :size] = drawn.variances * scale**2
-    return MixtureRowsDenoiser(weights, means, variances, sizes)
+    return MixtureRowsDenoiser(weights, means, variances, sizes, spaces)
 
 
 def _numbers(n: int, seed: int, num_mixtures: int) -> Tensor:

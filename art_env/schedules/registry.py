@@ -21,7 +21,8 @@ from art_env.schedules.handcrafted import HANDCRAFTED, ZEROS, check_zero, edm, l
 from art_env.schedules.model_lists import MODEL_LISTS, TABLES
 from art_env.schedules.optimal import closed_form, dynamic_programming, final_rmse
 from art_env.schedules.published import dmn, gits, sdm
-from art_env.schedules.schedule import Schedule, check_num_steps, pad_weights
+from art_env.schedules.schedule import Schedule, check_num_steps
+from art_env.schedules.transfer import adapted, universal
 from art_env.schedules.universal import LIST, STEPS, WEIGHTS, universal_table
 
 # Where log-SNR ends on a problem that runs to 0, which it cannot reach (the paper's table 1). Others that need a
@@ -29,9 +30,6 @@ from art_env.schedules.universal import LIST, STEPS, WEIGHTS, universal_table
 LOG_SNR_END = 1e-4
 # Trajectories that the closed form, dynamic programming and others read.
 PILOT_NOISES = 256
-# Trajectories, and knots of each, that the clock of ``universal_clock`` is made of (1,040 evaluations), and the steps
-# of the list that the table's times are looked up in.
-CLOCK_NOISES, CLOCK_KNOTS, CLOCK_STEPS = 16, 17, 256
 
 
 def check_fit(schedule: Schedule, problem: Problem) -> None:
@@ -58,10 +56,11 @@ COMPUTED = (
     "cma",
     "universal",
     "universal_clock",
+    "adapted",
     "oracle",
 )
 # Those with weights.
-UNIVERSAL = ("universal", "universal_clock")
+UNIVERSAL = ("universal", "universal_clock", "adapted")
 # Those of COMPUTED that minimise an error to the exact trajectory of the same noise.
 PAIRED = ("edm_tuned", "dp", "cma", "oracle")
 BY_HAND: dict[str, Callable[..., Schedule]] = {**HANDCRAFTED, **MODEL_LISTS}
@@ -83,9 +82,10 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "sdm": ("q",),
     "cma": ("max_evaluations",),
     "universal_clock": ("noises",),
+    "adapted": ("evaluations",),
 }
 # Options that count something, and the range of all.
-WHOLE, OPTION_RANGE = ("max_evaluations", "noises"), (1e-6, 1e6)
+WHOLE, OPTION_RANGE = ("max_evaluations", "noises", "evaluations"), (1e-6, 1e6)
 
 
 class _Spec(NamedTuple):
@@ -198,8 +198,8 @@ def make_schedule(
             ``dp:coefficient=1.15``, ``gits``, ``gits:coefficient=1.15``, ``sdm``, ``sdm:q=0.1``, ``dmn``, ``cma``,
             ``cma:max_evaluations=2000`` (the final errors it may compute), ``universal`` and ``universal_clock``
             (``Schedule.universal``; ``universal_clock:noises=64``: trajectories that the model's clock is made of,
-            16 unless given), ``oracle`` or the path of a schedule
-            file, which is resampled if its K is another.
+            16 unless given), ``adapted`` (to this model; ``adapted:evaluations=5000``, 1,000 unless given),
+            ``oracle`` or the path of a schedule file, which is resampled if its K is another.
         problem: whose noise range it is for.
         num_steps: K.
         solver: what ``edm_tuned``, ``dp``, ``dmn``, ``cma`` and ``oracle`` are computed for.
@@ -255,6 +255,8 @@ def _make(
         return evolve(
             problem.denoiser, known, K, solver, options.get("max_evaluations", problem.effort.cma_evaluations)
         )
+    if name == "adapted":
+        return adapted(problem, K, solver, **options)
     if name in UNIVERSAL:
         return universal(problem, K, solver, on_clock=name == "universal_clock", **options)
     pilot = problem.reference(min(problem.num_noises, PILOT_NOISES))
@@ -296,40 +298,6 @@ def check_universal(solver: str | Solver, num_steps: int = STEPS[0]) -> None:
             "solver='learned_2m' or 'learned_3m'"
         )
     universal_table(LIST, num_steps, WEIGHTS[0])
-
-
-def universal(
-    problem: Problem,
-    num_steps: int,
-    solver: str | Solver,
-    on_clock: bool = False,
-    noises: float = CLOCK_NOISES,
-) -> Schedule:
-    """``Schedule.universal`` for a problem and a learned solver.
-
-    Args:
-        problem, num_steps: as ``make_schedule``.
-        solver: a learned one; weights that the table does not have are 0.
-        on_clock: on the problem's own clock; the meta says how many evaluations of the denoiser that took.
-        noises: trajectories that the clock is made of.
-    """
-    count = get_solver(solver).num_weights
-    clock, spent = None, 0
-    if on_clock:
-        known = problem.reference(int(noises), num_knots=CLOCK_KNOTS)
-        clock = closed_form(known, CLOCK_STEPS)
-        spent = known.evaluations * int(getattr(problem.denoiser, "nfe_per_call", 1))
-    found = Schedule.universal(
-        num_steps,
-        clock=clock,
-        sigma_data=float(problem.denoiser.sigma_data),
-        sigma_max=problem.sigma_max,
-        sigma_end=problem.sigma_end,
-        num_weights=min(count, WEIGHTS[-1]),
-    )
-    assert found.weights is not None
-    weights = pad_weights(found.weights, count)
-    return Schedule(found.sigmas, found.name, {**found.meta, "evaluations": spent}, weights)
 
 
 def edm_tuned(
