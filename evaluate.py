@@ -65,9 +65,10 @@ class Settings(ModelOptions):
     """uniform, edm, edm:rho=3, edm_tuned, log_snr, cosine, arctan, arctan:c=0.5, vp, polyexponential:rho=2, each also
     with zero=replace (edm:rho=3,zero=replace: K steps to sigma_min, whose last level is called 0); simple, beta,
     beta:table=vp, sgm_uniform, ays_sd15, ays_sdxl, ays_svd; closed_form, dp, dp:coefficient=1.15,
-    gits, gits:coefficient=1.15, sdm, sdm:q=0.1, dmn, cma (extra [cma]), cma:max_evaluations=2000, universal and
-    universal_clock (learned_2m to learned_4m), oracle, or the path of a schedule.json. The oracle is a search:
-    seconds on analytic problems, minutes a K on networks; the ratio column needs it."""
+    gits, gits:coefficient=1.15, sdm, sdm:q=0.1, dmn, cma (extra [cma]), cma:max_evaluations=2000, universal,
+    universal_clock, adapted and adapted:evaluations=5000 (learned_2m to learned_4m), oracle, or the path of a
+    schedule.json. The oracle is a search: seconds on analytic problems, minutes a K on networks; the ratio column
+    needs it."""
     agents: tuple[str, ...] = ()
     """Trained agents (agent.safetensors); each is distilled into a schedule, and a policy with features is scored
     itself too, at its own number of steps. An agent trained on another problem is applied here without retraining,

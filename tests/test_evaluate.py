@@ -245,10 +245,12 @@ def test_universal_schedules_bring_their_solver(run) -> None:
             "edm",
             "universal",
             "universal_clock",
+            "adapted",
         )
     )
     assert code == 0, err
     assert "learned_2m" in out
+    assert "adapted" in out
     code, _, err = run("--problem", "mixture-2d", "--steps", 5, 20, "--schedules", "universal")
     assert code == 2
     assert "2 to 12" in err

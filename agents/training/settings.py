@@ -58,7 +58,7 @@ class Settings(ModelOptions):
     """Solver steps K; several are trained one after the other."""
     effort: str = "full"
     """full: train. none: noise levels and weights that suit many models (universal), without an evaluation of this
-    one. quick: the same on the model's own clock, which takes about a thousand evaluations."""
+    one. quick: the same, adapted to this model by least squares with a thousand evaluations."""
     reward: str = "global"
     """global: minus the final error (of a stochastic solver: minus W2^2 from a group to exact samples); local:
     minus the solver's own errors; euler: the paper's objective."""

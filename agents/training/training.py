@@ -276,7 +276,7 @@ def _train(training: Training, evaluator: Evaluator, run: RunFolder, say: Callab
         began = time.perf_counter()
         with counting(counter, "schedules"):
             schedule = make_schedule(
-                "universal" if settings.effort == "none" else "universal_clock", problem, K, solver
+                "universal" if settings.effort == "none" else "adapted", problem, K, solver
             )
         seconds, env_steps, evals = time.perf_counter() - began, 0, int(schedule.meta["evaluations"])
     elif isinstance(settings, ListSearchSettings):

@@ -26,7 +26,7 @@ from art_env.networks.unet import UNetDenoiser
 from art_env.problems.custom import custom_problem
 from art_env.problems.library import make_problem
 from art_env.problems.problem import _reference
-from art_env.schedules.registry import make_schedule
+from art_env.schedules.registry import UNIVERSAL, make_schedule
 from art_env.schedules.schedule import Schedule
 
 diffusers = pytest.importorskip("diffusers")
@@ -163,8 +163,8 @@ def test_a_callable():
     problem = custom_problem(counted, num_noises=16, num_knots=9)
     problem.reference()
     assert counted.rows == {"references": inside.rows} == {"references": 16 * 33}
-    for name in ("dp", "gits", "edm_tuned", "universal_clock", "oracle"):
-        make_schedule(name, problem, 3, "learned_2m" if name == "universal_clock" else "heun")
+    for name in ("dp", "gits", "edm_tuned", "universal_clock", "adapted", "oracle"):
+        make_schedule(name, problem, 3, "learned_2m" if name in UNIVERSAL else "heun")
         assert counted.evals == inside.rows
     objective = Objective(Dynamics(problem=problem, num_steps=3))
     before = inside.rows

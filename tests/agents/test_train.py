@@ -724,10 +724,8 @@ def test_a_policy_begins_with_a_schedule(run, tmp_path) -> None:
     assert "unknown init 'serach'. Did you mean 'search'" in err
 
 
-@pytest.mark.parametrize(
-    ("effort", "name", "evaluations"), [("none", "universal", 0), ("quick", "universal_clock", 1040)]
-)
-def test_without_training(run, tmp_path, effort, name, evaluations) -> None:
+@pytest.mark.parametrize(("effort", "name", "least"), [("none", "universal", 0), ("quick", "adapted", 800)])
+def test_without_training(run, tmp_path, effort, name, least) -> None:
     """The schedule is the one that suits many models, and is called so."""
     folder = tmp_path / "run"
     code, out, err = run(
@@ -737,7 +735,9 @@ def test_without_training(run, tmp_path, effort, name, evaluations) -> None:
     schedule = Schedule.load(folder / "schedule.json")
     assert (schedule.name, schedule.solver) == (name, "learned_2m")
     summary = json.loads((folder / "summary.json").read_text())
-    assert (summary["algorithm"], summary["denoiser_evals"], summary["env_steps"]) == (name, evaluations, 0)
+    assert (summary["algorithm"], summary["env_steps"]) == (name, 0)
+    evaluations = summary["denoiser_evals"]
+    assert least <= evaluations <= 1.25 * least
     assert summary["solver"] == "learned_2m"
     assert f"{evaluations:,} denoiser evaluations" in out
     assert not (folder / "agent.safetensors").exists()

@@ -30,8 +30,8 @@ def _alone(rows, p):
 
 def _rows(which, seed=0):
     rng = torch.Generator().manual_seed(seed)
-    x = torch.randn(len(which), 4, generator=rng, dtype=torch.float64)
-    x[:, 3] = torch.tensor(which)
+    x = torch.randn(len(which), 5, generator=rng, dtype=torch.float64)
+    x[:, 4] = torch.tensor(which)
     return x
 
 
@@ -47,7 +47,7 @@ def test_each_row_meets_its_own_mixture(which, sigma):
         own = _alone(rows, p)(x[i : i + 1, : SIZES[p]], levels[i : i + 1])
         torch.testing.assert_close(out[i : i + 1, : SIZES[p]], own, rtol=1e-9, atol=1e-9)
     assert (out[torch.tensor(which) == 0, 2] == 0).all()
-    torch.testing.assert_close(out[:, 3], x[:, 3])
+    torch.testing.assert_close(out[:, 4], x[:, 4])
     torch.testing.assert_close(rows(x, sigma), rows(x, torch.full((len(x),), sigma).double()))
 
 
@@ -61,7 +61,7 @@ def test_derivatives_are_those_of_the_single_mixture():
         torch.testing.assert_close(Q[i : i + 1, : SIZES[p]], own[1])
     leaf = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(rows(leaf, 0.7)[:, :3].square().sum(), leaf)
-    step = 1e-6 * torch.eye(4, dtype=torch.float64)[1]
+    step = 1e-6 * torch.eye(5, dtype=torch.float64)[1]
     slope = (rows(x + step, 0.7) - rows(x - step, 0.7))[:, :3] / 2e-6
     torch.testing.assert_close(gradient[:, 1], (2 * rows(x, 0.7)[:, :3] * slope).sum(1), rtol=1e-5, atol=1e-7)
 
@@ -79,6 +79,22 @@ def test_spreads_are_those_of_the_data():
     assert (data[which == 0, 2] == 0).all()
 
 
+def test_in_a_larger_space():
+    """The mixture itself is the same; means are over all coordinates of the space, and the others shrink to 0."""
+    small = _denoiser()
+    large = MixtureRowsDenoiser(small.weights, small.means, small.variances, SIZES, [8, 3])
+    torch.testing.assert_close(large.spreads, small.spreads * torch.tensor([0.5, 1.0]))
+    white = _rows([0, 1])
+    x = large.project(white)
+    torch.testing.assert_close(x[:, :3], small.project(white)[:, :3])
+    assert float(x[0, 3]) == pytest.approx(np.sqrt(6 * float(white[0, :4].square().mean())))
+    assert float(x[1, 3]) == 0.0
+    out = large(x, 0.5)
+    torch.testing.assert_close(out[:, :3], small(x, 0.5)[:, :3])
+    assert (out[:, 3] == 0).all()
+    assert large.extent(x)[0].tolist() == [8.0, 3.0]
+
+
 def test_rows_count_alike_in_an_error():
     """The mean square of a row is that over its own dimensions, in units of its own variance."""
     rows = _denoiser()
@@ -86,7 +102,7 @@ def test_rows_count_alike_in_an_error():
     x = exact.clone()
     x[0, :2] += float(rows.spreads[0])
     off = difference(rows, x, exact)
-    assert off.shape == (3, 3)
+    assert off.shape == (3, 4)
     torch.testing.assert_close(off.square().mean(1), torch.tensor([1.0, 0.0, 0.0]).double())
 
 
@@ -102,3 +118,8 @@ def test_rows_count_alike_in_an_error():
 def test_bad_parameters(weights, means, variances, sizes, match):
     with pytest.raises(ValueError, match=match):
         MixtureRowsDenoiser(weights, means, variances, sizes)
+
+
+def test_a_space_smaller_than_the_mixture():
+    with pytest.raises(ValueError, match="at least sizes"):
+        MixtureRowsDenoiser(np.ones((1, 2, 2)), np.ones((1, 2, 2, 3)), np.ones((1, 2, 3)), [2], [1])

@@ -33,8 +33,8 @@ torch.set_num_threads(1)
         ("photos", "zero", 80.0, 0.002, (3, 16, 16)),
         ("photos-latent", "zero", 80.0, 0.002, (8, 4, 4)),
         ("mnist", "zero", 80.0, 0.002, (1, 32, 32)),
-        ("random-mixtures", "zero", 80.0, 0.002, (65,)),
-        ("random-mixtures-test", "zero", 80.0, 0.002, (65,)),
+        ("random-mixtures", "zero", 80.0, 0.002, (66,)),
+        ("random-mixtures-test", "zero", 80.0, 0.002, (66,)),
     ],
 )
 def test_the_named_problems(name, final_sigmas_type, sigma_max, sigma_min, shape):

@@ -25,6 +25,22 @@ def test_sizes_and_spreads_are_in_their_range(family):
     torch.testing.assert_close(drawn.weights.sum((1, 2)), torch.ones(60).double())
 
 
+def test_spaces_are_larger_than_what_the_data_fill():
+    """As those of images are; noise has the norm there that it has in the whole space."""
+    drawn = random_mixtures(200, 0)
+    part = drawn.spaces / drawn.sizes
+    assert float(part.min()) >= 1.0
+    assert 3.0 < float(part.median()) < 10.0
+    assert 24.0 < float(part.max()) <= 34.0  # 32, rounded
+    problem = random_mixture_problem(200, 0)
+    x = problem.sample_noise(1600, 1)
+    size = problem.extent(x)[0]
+    assert isinstance(size, torch.Tensor)
+    rms = x[:, :-1].norm(dim=1) / (problem.prior_std * size.sqrt())
+    assert float(rms[size > 30].std()) < 0.15
+    assert float(rms.mean()) == pytest.approx(1.0, abs=0.02)
+
+
 def test_the_mean_of_the_data_is_0():
     """So that nothing depends on where a mixture lies."""
     drawn = random_mixtures(8, 0)
@@ -41,10 +57,13 @@ def test_noises_belong_to_all_mixtures_alike():
     assert not torch.equal(problem.denoiser.which(problem.sample_noise(24, 6)), which)
     # Coordinates that a mixture does not have are 0, and stay so.
     absent = problem.denoiser.real[which] == 0
-    assert (x[:, :-1][absent] == 0).all()
-    assert (problem.reference(24, 5).x_end[:, :-1][absent] == 0).all()
+    assert (x[:, :-2][absent] == 0).all()
+    ends = problem.reference(24, 5).x_end
+    assert (ends[:, :-2][absent] == 0).all()
+    # Outside its subspace a mixture is a point.
+    assert (ends[:, -2] == 0).all()
     size, spread = problem.extent(x)
-    assert size.tolist() == problem.denoiser.sizes[which].tolist()
+    assert size.tolist() == problem.denoiser.spaces[which].tolist()
     torch.testing.assert_close(spread, problem.denoiser.spreads[which])
 
 

@@ -56,7 +56,7 @@ def test_better_than_dpmpp_on_edm_grid_on_models_never_seen(name):
     problem = make_problem(name)
     known = problem.reference(128)
     edm = final_rmse(problem.denoiser, known, make_schedule("edm", problem, 5), "dpmpp_2m")
-    for spec in ("universal", "universal_clock"):
+    for spec in ("universal", "universal_clock", "adapted"):
         found = make_schedule(spec, problem, 5, "learned_2m")
         assert final_rmse(problem.denoiser, known, found, "learned_2m") < edm
 
