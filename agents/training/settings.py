@@ -51,9 +51,9 @@ class Settings(ModelOptions):
     positive: ClassVar[tuple[str, ...]] = ()
 
     solver: str = AUTO
-    """By default heun; with --effort none or quick learned_2m. euler, heun, rk4, dpmpp_2m, ipndm,
-    deis_2, deis_3, unipc_2 or unipc_3; learned_2m, learned_3m, learned_4m and so on, whose slope has 1, 2, 3 weights
-    that the agent sets too; stochastic: euler_maruyama or edm_churn."""
+    """By default learned_2m, and heun with reward euler. learned_2m, learned_3m, learned_4m and so on: their slope has
+    1, 2, 3 weights that the agent sets too. euler, heun, rk4, dpmpp_2m, ipndm, deis_2, deis_3, unipc_2 or unipc_3;
+    stochastic: euler_maruyama or edm_churn."""
     num_steps: tuple[int, ...] = (5,)
     """Solver steps K; several are trained one after the other."""
     effort: str = "full"
@@ -113,7 +113,8 @@ class Settings(ModelOptions):
         super().check()
         check_name("effort", self.effort, EFFORTS)
         if self.solver == AUTO:
-            object.__setattr__(self, "solver", "heun" if self.effort == "full" else "learned_2m")
+            # The paper's objective knows no weights.
+            object.__setattr__(self, "solver", "heun" if self.reward == "euler" else "learned_2m")
         if not self.num_steps or len(set(self.num_steps)) < len(self.num_steps):
             raise ValueError(
                 f"num_steps = {self.num_steps}: give one number of steps, or several that differ"
