@@ -17,10 +17,11 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Progr
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.art_rl import ARTRL
-from agents.callbacks import CheckpointCallback, ScheduleCallback, ScheduleLog
+from agents.callbacks import NEVER, CheckpointCallback, LogCallback, dump_line
 from agents.checkpoint import begin_again, read_checkpoint, save_agent, save_checkpoint
 from agents.distill import distill
 from agents.rollout import sample_with_policy
+from agents.schedule_log import ScheduleLog
 from agents.schedule_policy import SchedulePolicy
 from agents.schedule_search import SearchOptions
 from agents.schedule_search.evolution import EvolutionOptions
@@ -28,6 +29,7 @@ from agents.schedule_search.least_squares import LeastSquaresOptions
 from agents.schedule_search.record import Record
 from agents.schedule_search.search import SearchResult
 from agents.training.run_folder import RunFolder
+from agents.training.run_log import RunLogger, compared_settings, draw_lines
 from agents.training.search_run import make_search, run_search
 from agents.training.settings import ArtSettings, ListSearchSettings, Settings
 from agents.training_state import restore_training
@@ -268,10 +270,10 @@ def _train(training: Training, evaluator: Evaluator, run: RunFolder, say: Callab
             say("searching for the oracle (gradients through the sampler) ...")
         with counting(counter, "oracle"):
             oracle = evaluator.oracle(K, run.oracle, rivals)
-    log = ScheduleLog(
-        training.dynamics, evaluator.reference(), oracle, [s for s in rivals if s.name == "edm"]
-    )
+    log = ScheduleLog(evaluator, training.dynamics, rivals, oracle)
     model: BaseAlgorithm | None = None
+    if settings.effort == "full":
+        draw_lines(run.folder, log.lines, training.total_timesteps)
     if settings.effort != "full":
         began = time.perf_counter()
         with counting(counter, "schedules"):
@@ -284,13 +286,24 @@ def _train(training: Training, evaluator: Evaluator, run: RunFolder, say: Callab
         training.count_again(record)
         with counting(counter, "training"):
             found = run_search(
-                settings, training.config, training.num_envs, training.total_timesteps, run, record, log, say
+                settings,
+                training.config,
+                training.num_envs,
+                training.total_timesteps,
+                partial(new_logger, settings, run, log.metrics),
+                record,
+                log,
+                say,
             )
         schedule, seconds, env_steps = found.schedule, found.seconds, found.env_steps
         evals = counter.rows["training"]
     else:
         model, seconds = learn(training, run, log, say)
         schedule, env_steps = training.schedule(model), model.num_timesteps + training.init_timesteps
+        log(schedule, model.logger, model.num_timesteps, last=True)
+        if training.acts_on_samples:
+            log.record_policy(partial(policy_samples, model, training.dynamics), model.logger)
+        dump_line(model, log)
         evals = counter.rows["training"]
     with counting(counter, "table"):
         better = oracle is not None and evaluator.ratio(schedule, oracle) < 1.0
@@ -328,7 +341,11 @@ def learn(
             say("searching for the actions to begin with ...")
         with counting(counter, "training"), at_a_boundary():
             model = training.new_model(env, Record(run.search))
-    model.set_logger(run.logger())
+    done, remaining = model.num_timesteps, total - model.num_timesteps
+    # A line at the checkpoint itself was written before it, unless it is that of the result.
+    first_step = done + 1 if going_on and remaining > 0 else done
+    sampler = partial(policy_samples, model, training.dynamics) if training.acts_on_samples else None
+    model.set_logger(new_logger(settings, run, log.metrics, first_step))
 
     def seconds() -> float:
         return before + time.time() - began
@@ -337,16 +354,36 @@ def learn(
         spent = {"seconds": seconds(), "denoiser_evals": counter.rows["training"]}
         save_checkpoint(model, run.checkpoint, kept, spent)
 
-    callbacks: list[BaseCallback] = [ScheduleCallback(log, total), CheckpointCallback(save, total)]
+    callbacks: list[BaseCallback] = [
+        LogCallback(log, total, done, sampler),
+        CheckpointCallback(save, total, done),
+    ]
     if settings.progress and sys.stderr.isatty():
         callbacks.append(ProgressBarCallback())
-    remaining = total - model.num_timesteps
     if remaining > 0:  # else killed after the training, whose checkpoint is its end
         with counting(counter, "training"), at_a_boundary():
-            model.learn(remaining, CallbackList(callbacks), log_interval=10, reset_num_timesteps=not going_on)
+            model.learn(
+                remaining, CallbackList(callbacks), log_interval=NEVER, reset_num_timesteps=not going_on
+            )
             save()
     save_agent(model, run.agent, settings.algorithm, training.plain_config)
     return model, seconds()
+
+
+def new_logger(settings: Settings, run: RunFolder, metrics: list[str], first_step: int) -> RunLogger:
+    """The log of a run from ``first_step`` on; at its very beginning it gets the settings too.
+
+    Args:
+        settings: of the run.
+        run: the run folder.
+        metrics: tags that stand beside the settings.
+        first_step: env steps of the first line.
+    """
+    logger = RunLogger(run.folder, first_step)
+    if first_step == 0:
+        told = compared_settings({"algorithm": settings.algorithm, **settings.to_dict()}, metrics)
+        logger.record("hparams", told, exclude=("stdout", "log", "csv"))
+    return logger
 
 
 def _restored(
