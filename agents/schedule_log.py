@@ -43,6 +43,7 @@ class ScheduleLog:
         dynamics: what the schedules are for.
         rivals: schedules by name; those of ``LINES`` are measured too.
         oracle: the best schedule; None: there are no ratios.
+        with_policy: whether ``record_policy`` is called, so that its charts get the lines too.
 
     Attributes:
         lines: errors of the rivals and of the oracle, by schedule and tag.
@@ -54,6 +55,7 @@ class ScheduleLog:
         dynamics: Dynamics,
         rivals: Sequence[Schedule],
         oracle: Schedule | None,
+        with_policy: bool = False,
     ) -> None:
         self.evaluator, self.dynamics, self.reference = evaluator, dynamics, evaluator.reference()
         known = {s.name: s for s in rivals if s.name in LINES} | ({"oracle": oracle} if oracle else {})
@@ -63,6 +65,9 @@ class ScheduleLog:
         if oracle is not None:
             self._oracle_rmse = self._measure(oracle)["art/rmse"]
         self.lines = {name: self._measure(s) for name, s in known.items()}
+        if with_policy:
+            for line in self.lines.values():
+                line |= {tag.replace("art/", "art/policy_"): value for tag, value in line.items()}
         self._pictures_end, self._pictures_took = 0.0, 0.0
 
     @property
@@ -74,9 +79,9 @@ class ScheduleLog:
         """Whether this schedule is the one that was measured last, so that logging it costs nothing."""
         if self._last is None:
             return False
-        last = self._last[0]
-        weights = (s.weights if s.weights is not None else np.zeros(0) for s in (last, schedule))
-        return np.array_equal(last.sigmas, schedule.sigmas) and np.array_equal(*weights)
+        last, none = self._last[0], np.zeros(0)
+        before, now = (none if s.weights is None else s.weights for s in (last, schedule))
+        return np.array_equal(last.sigmas, schedule.sigmas) and np.array_equal(before, now)
 
     def __call__(self, schedule: Schedule, logger: Logger, env_steps: int, last: bool = False) -> None:
         """Record ``art/rmse`` and ``art/ratio``, and pictures at the first call, the last one, and now and then.

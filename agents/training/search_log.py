@@ -70,9 +70,11 @@ class SearchLog:
             self.log(schedule, logger, steps)
 
     def end(self, schedule: Schedule, steps: int) -> None:
-        """Write the result, after all ``steps``."""
-        self.log(schedule, self._line(steps), steps, last=True)
+        """Write the result, after all ``steps``, and close the log."""
+        logger = self._line(steps)
+        self.log(schedule, logger, steps, last=True)
         self.flush()
+        logger.close()
 
     def flush(self) -> None:
         """Write the line that was begun."""

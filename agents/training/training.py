@@ -32,6 +32,7 @@ from agents.training.run_folder import RunFolder
 from agents.training.run_log import RunLogger, compared_settings, draw_lines
 from agents.training.search_run import make_search, run_search
 from agents.training.settings import ArtSettings, ListSearchSettings, Settings
+from agents.training.tracking import check_tracker, tracked
 from agents.training_state import restore_training
 from art_env import __version__
 from art_env._util.termination import at_a_boundary
@@ -242,12 +243,14 @@ def train(settings: Settings, say: Callable[[str], None] = silent) -> Result:
     if settings.resume is not None:
         run, settings = RunFolder.reopen(settings)
     try:
+        check_tracker(settings.track)
         torch.set_num_threads(settings.threads)
         training = Training(settings)
         evaluator = training.evaluator()
         if run is None:
             run = RunFolder.create(settings, evaluator.problem.name, training.num_envs)
-        return _train(training, evaluator, run, say)
+        with tracked(settings.track, run.folder, settings.to_dict()):
+            return _train(training, evaluator, run, say)
     except BaseException:
         if run is not None:
             run.close()
@@ -270,7 +273,7 @@ def _train(training: Training, evaluator: Evaluator, run: RunFolder, say: Callab
             say("searching for the oracle (gradients through the sampler) ...")
         with counting(counter, "oracle"):
             oracle = evaluator.oracle(K, run.oracle, rivals)
-    log = ScheduleLog(evaluator, training.dynamics, rivals, oracle)
+    log = ScheduleLog(evaluator, training.dynamics, rivals, oracle, training.acts_on_samples)
     model: BaseAlgorithm | None = None
     if settings.effort == "full":
         draw_lines(run.folder, log.lines, training.total_timesteps)
@@ -304,6 +307,7 @@ def _train(training: Training, evaluator: Evaluator, run: RunFolder, say: Callab
         if training.acts_on_samples:
             log.record_policy(partial(policy_samples, model, training.dynamics), model.logger)
         dump_line(model, log)
+        model.logger.close()
         evals = counter.rows["training"]
     with counting(counter, "table"):
         better = oracle is not None and evaluator.ratio(schedule, oracle) < 1.0
