@@ -70,7 +70,11 @@ def dump_line(model: BaseAlgorithm, log: ScheduleLog) -> None:
     """Write what is recorded, with SB3's means over the last episodes."""
     assert isinstance(model, OnPolicyAlgorithm | OffPolicyAlgorithm)
     log.record_evaluations(model.logger)
-    model.dump_logs()
+    if model.ep_info_buffer is None:  # the training had ended before this process began
+        model.logger.record("time/total_timesteps", model.num_timesteps, exclude="tensorboard")
+        model.logger.dump(model.num_timesteps)
+    else:
+        model.dump_logs()
 
 
 class CheckpointCallback(BaseCallback):

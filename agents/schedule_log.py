@@ -28,7 +28,7 @@ from art_env.schedules.schedule import Schedule
 # Seed of a stochastic solver's noise; training uses seeds from 0.
 HELD_OUT_SEED = 10_000
 # Schedules whose errors are lines in the charts, and those among them that pictures show; beside them the oracle.
-LINES, DRAWN = ("edm", "closed_form"), ("edm",)
+MEASURED, DRAWN = ("edm", "closed_form"), ("edm",)
 # Between two sets of pictures training takes so many times as long as one set.
 PAUSE = 40
 # Rows of a policy's network at once, and initial noises that the errors of steps are measured on, at most.
@@ -41,7 +41,7 @@ class ScheduleLog:
     Args:
         evaluator: has the held-out noises and their exact trajectories.
         dynamics: what the schedules are for.
-        rivals: schedules by name; those of ``LINES`` are measured too.
+        rivals: schedules by name; those of ``MEASURED`` are measured too.
         oracle: the best schedule; None: there are no ratios.
         with_policy: whether ``record_policy`` is called, so that its charts get the lines too.
 
@@ -58,7 +58,7 @@ class ScheduleLog:
         with_policy: bool = False,
     ) -> None:
         self.evaluator, self.dynamics, self.reference = evaluator, dynamics, evaluator.reference()
-        known = {s.name: s for s in rivals if s.name in LINES} | ({"oracle": oracle} if oracle else {})
+        known = {s.name: s for s in rivals if s.name in MEASURED} | ({"oracle": oracle} if oracle else {})
         self._drawn = [s for name, s in known.items() if name in (*DRAWN, "oracle")]
         self._oracle_rmse: float | None = None
         self._last: tuple[Schedule, dict[str, float]] | None = None
@@ -73,7 +73,7 @@ class ScheduleLog:
     @property
     def metrics(self) -> list[str]:
         """Tags of what is measured."""
-        return list(self.lines[LINES[0]])
+        return list(self.lines[MEASURED[0]])
 
     def knows(self, schedule: Schedule) -> bool:
         """Whether this schedule is the one that was measured last, so that logging it costs nothing."""

@@ -76,7 +76,8 @@ class Progress(CSVOutputFormat):
             if line.endswith("\n") and (row.get(STEP) or "").isdigit() and int(row[STEP]) < first_step
         ]
         self.keys = list(rows.fieldnames or []) if kept else []
-        write_text(path, "".join([lines[0], *kept]) if kept else "")
+        if not lines or len(kept) < len(lines) - 1:
+            write_text(path, "".join([lines[0], *kept]) if kept else "")
         self.file = path.open("r+", encoding="utf-8")
         self.file.seek(0, io.SEEK_END)
 
@@ -98,7 +99,7 @@ def draw_lines(folder: Path, lines: Mapping[str, Mapping[str, float]], last_step
                     writer.add_scalar(tag, value, step)
 
 
-def compared_settings(settings: Mapping[str, Any], metrics: Sequence[str]) -> HParam:
+def hyperparameters(settings: Mapping[str, Any], metrics: Sequence[str]) -> HParam:
     """The settings of a run as TensorBoard's table of hyperparameters takes them.
 
     Args:

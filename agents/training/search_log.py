@@ -63,8 +63,8 @@ class SearchLog:
         if not (line or point or large):
             return
         logger = self._line(steps)
-        for name, value in numbers.items():
-            logger.record(name, value, exclude="tensorboard" if name == STEP else None)
+        for name in numbers.keys() - {STEP}:
+            logger.record(name, numbers[name])
         schedule = self.schedule_of(actions)
         if point or large or self.log.knows(schedule):
             self.log(schedule, logger, steps)

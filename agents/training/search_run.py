@@ -83,8 +83,9 @@ def run_search(
     try:
         with bar, at_a_boundary():
             found = search.run()
-    finally:
+    except BaseException:
         lines.flush()
+        raise
     meta = {**found.schedule.meta, "seed": settings.seed, "version": __version__}
     schedule = dataclasses.replace(found.schedule, name=settings.algorithm, meta=meta)
     lines.end(schedule, found.env_steps)

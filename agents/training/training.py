@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from gymnasium.vector import AutoresetMode
@@ -29,7 +29,7 @@ from agents.schedule_search.least_squares import LeastSquaresOptions
 from agents.schedule_search.record import Record
 from agents.schedule_search.search import SearchResult
 from agents.training.run_folder import RunFolder
-from agents.training.run_log import RunLogger, compared_settings, draw_lines
+from agents.training.run_log import RunLogger, hyperparameters, draw_lines
 from agents.training.search_run import make_search, run_search
 from agents.training.settings import ArtSettings, ListSearchSettings, Settings
 from agents.training.tracking import check_tracker, tracked
@@ -273,42 +273,12 @@ def _train(training: Training, evaluator: Evaluator, run: RunFolder, say: Callab
             say("searching for the oracle (gradients through the sampler) ...")
         with counting(counter, "oracle"):
             oracle = evaluator.oracle(K, run.oracle, rivals)
-    log = ScheduleLog(evaluator, training.dynamics, rivals, oracle, training.acts_on_samples)
-    model: BaseAlgorithm | None = None
     if settings.effort == "full":
-        draw_lines(run.folder, log.lines, training.total_timesteps)
-    if settings.effort != "full":
-        began = time.perf_counter()
-        with counting(counter, "schedules"):
-            schedule = make_schedule(
-                "universal" if settings.effort == "none" else "universal_clock", problem, K, solver
-            )
-        seconds, env_steps, evals = time.perf_counter() - began, 0, int(schedule.meta["evaluations"])
-    elif isinstance(settings, ListSearchSettings):
-        record = Record(run.search)
-        training.count_again(record)
-        with counting(counter, "training"):
-            found = run_search(
-                settings,
-                training.config,
-                training.num_envs,
-                training.total_timesteps,
-                partial(new_logger, settings, run, log.metrics),
-                record,
-                log,
-                say,
-            )
-        schedule, seconds, env_steps = found.schedule, found.seconds, found.env_steps
-        evals = counter.rows["training"]
+        log = ScheduleLog(evaluator, training.dynamics, rivals, oracle, training.acts_on_samples)
+        found = _learned(training, run, log, say)
     else:
-        model, seconds = learn(training, run, log, say)
-        schedule, env_steps = training.schedule(model), model.num_timesteps + training.init_timesteps
-        log(schedule, model.logger, model.num_timesteps, last=True)
-        if training.acts_on_samples:
-            log.record_policy(partial(policy_samples, model, training.dynamics), model.logger)
-        dump_line(model, log)
-        model.logger.close()
-        evals = counter.rows["training"]
+        found = _universal(training)
+    model, schedule = found.model, found.schedule
     with counting(counter, "table"):
         better = oracle is not None and evaluator.ratio(schedule, oracle) < 1.0
     if better:
@@ -321,7 +291,50 @@ def _train(training: Training, evaluator: Evaluator, run: RunFolder, say: Callab
         if model is not None and training.acts_on_samples:
             sampler = partial(policy_samples, model, training.dynamics)
             rows += evaluator.policy_rows(f"{settings.algorithm} policy", K, sampler, oracle)
-    return Result(training, run, evaluator, model, rivals, schedule, oracle, rows, seconds, env_steps, evals)
+    spent = found.seconds, found.env_steps, found.denoiser_evals
+    return Result(training, run, evaluator, model, rivals, schedule, oracle, rows, *spent)
+
+
+class Found(NamedTuple):
+    """A schedule, the agent behind it if there is one, and what they took, as ``Result`` has it."""
+
+    model: BaseAlgorithm | None
+    schedule: Schedule
+    seconds: float
+    env_steps: int
+    denoiser_evals: int
+
+
+def _universal(training: Training) -> Found:
+    """The universal schedule, with an effort below full."""
+    settings, began = training.settings, time.perf_counter()
+    name = "universal" if settings.effort == "none" else "universal_clock"
+    with counting(training.counter, "schedules"):
+        schedule = make_schedule(
+            name, training.dynamics.problem, training.dynamics.num_steps, settings.solver
+        )
+    return Found(None, schedule, time.perf_counter() - began, 0, int(schedule.meta["evaluations"]))
+
+
+def _learned(training: Training, run: RunFolder, log: ScheduleLog, say: Callable[[str], None]) -> Found:
+    """What a search or an agent finds, and the log of it."""
+    settings, counter = training.settings, training.counter
+    draw_lines(run.folder, log.lines, training.total_timesteps)
+    if isinstance(settings, ListSearchSettings):
+        rows, budget, record = training.num_envs, training.total_timesteps, Record(run.search)
+        make_logger = partial(new_logger, settings, run, log.metrics)
+        training.count_again(record)
+        with counting(counter, "training"):
+            found = run_search(settings, training.config, rows, budget, make_logger, record, log, say)
+        return Found(None, found.schedule, found.seconds, found.env_steps, counter.rows["training"])
+    model, seconds = learn(training, run, log, say)
+    schedule, env_steps = training.schedule(model), model.num_timesteps + training.init_timesteps
+    log(schedule, model.logger, model.num_timesteps, last=True)
+    if training.acts_on_samples:
+        log.record_policy(partial(policy_samples, model, training.dynamics), model.logger)
+    dump_line(model, log)
+    model.logger.close()
+    return Found(model, schedule, seconds, env_steps, counter.rows["training"])
 
 
 def learn(
@@ -385,7 +398,7 @@ def new_logger(settings: Settings, run: RunFolder, metrics: list[str], first_ste
     """
     logger = RunLogger(run.folder, first_step)
     if first_step == 0:
-        told = compared_settings({"algorithm": settings.algorithm, **settings.to_dict()}, metrics)
+        told = hyperparameters({"algorithm": settings.algorithm, **settings.to_dict()}, metrics)
         logger.record("hparams", told, exclude=("stdout", "log", "csv"))
     return logger
 
