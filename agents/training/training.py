@@ -29,7 +29,7 @@ from agents.schedule_search.least_squares import LeastSquaresOptions
 from agents.schedule_search.record import Record
 from agents.schedule_search.search import SearchResult
 from agents.training.run_folder import RunFolder
-from agents.training.run_log import RunLogger, hyperparameters, draw_lines
+from agents.training.run_log import RunLogger, draw_lines, hyperparameters
 from agents.training.search_run import make_search, run_search
 from agents.training.settings import ArtSettings, ListSearchSettings, Settings
 from agents.training.tracking import check_tracker, tracked
