@@ -9,9 +9,9 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from stable_baselines3.common.logger import Figure as LoggedFigure
-from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.logger import Image, Logger
 from torch import Tensor
 
 from art_env.adapters.counting import CountedDenoiser, counting
@@ -103,8 +103,7 @@ class ScheduleLog:
         if last or time.monotonic() - self._pictures_end >= PAUSE * self._pictures_took:
             began = time.monotonic()
             for name, figure in self._figures(schedule, env_steps).items():
-                drawn = LoggedFigure(figure, close=False)
-                logger.record(f"art/{name}", drawn, exclude=("stdout", "csv", "log"))
+                logger.record(f"art/{name}", _drawn(figure), exclude=("stdout", "csv", "log"))
             self._pictures_end = time.monotonic()
             self._pictures_took = self._pictures_end - began
 
@@ -182,3 +181,10 @@ class ScheduleLog:
         exact = self.evaluator.exact_samples(self.dynamics.problem.effort.pictures)
         edm = next(s for s in self._drawn if s.name == "edm")
         return exact, self.evaluator.samples(edm, len(exact))
+
+
+def _drawn(figure: Figure) -> Image:
+    """The picture as the log takes it."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image(np.asarray(canvas.buffer_rgba())[..., :3], "HWC")
