@@ -16,6 +16,7 @@ from agents.schedule_log import ScheduleLog
 from agents.step_grid import StepGrid
 from art_env._util.termination import stop_if_asked
 from art_env.adapters.counting import counting
+from art_env.schedules.schedule import Schedule
 
 # Of a training: lines of the log, those with a measured schedule among them, and checkpoints.
 LINES, POINTS, CHECKPOINTS = 100, 20, 20
@@ -60,13 +61,31 @@ class LogCallback(BaseCallback):
             if self.sampler is not None:
                 self.log.record_policy(self.sampler, self.logger)
         if self._lines.due(steps) or measured:
-            dump_line(self.model, self.log)
+            _dump(self.model, self.log)
 
     def _on_step(self) -> bool:
         return True
 
 
-def dump_line(model: BaseAlgorithm, log: ScheduleLog) -> None:
+def write_result(
+    model: BaseAlgorithm, log: ScheduleLog, schedule: Schedule, sampler: Callable[[Tensor], Tensor] | None
+) -> None:
+    """Write the last line of a training's log, and close the log.
+
+    Args:
+        model: trained.
+        log: measures.
+        schedule: the model's.
+        sampler: as ``LogCallback``.
+    """
+    log(schedule, model.logger, model.num_timesteps, last=True)
+    if sampler is not None:
+        log.record_policy(sampler, model.logger)
+    _dump(model, log)
+    model.logger.close()
+
+
+def _dump(model: BaseAlgorithm, log: ScheduleLog) -> None:
     """Write what is recorded, with SB3's means over the last episodes."""
     assert isinstance(model, OnPolicyAlgorithm | OffPolicyAlgorithm)
     log.record_evaluations(model.logger)

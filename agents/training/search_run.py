@@ -57,8 +57,8 @@ def run_search(
     record: Record,
     log: ScheduleLog,
     say: Callable[[str], None],
-) -> SearchResult:
-    """Search, or go on with a search that was killed.
+) -> tuple[SearchResult, SearchLog]:
+    """Search, or go on with a search that was killed; what was found, and the log, to which the result is still to come.
 
     Args:
         settings: of the search.
@@ -88,5 +88,4 @@ def run_search(
         raise
     meta = {**found.schedule.meta, "seed": settings.seed, "version": __version__}
     schedule = dataclasses.replace(found.schedule, name=settings.algorithm, meta=meta)
-    lines.end(schedule, found.env_steps)
-    return dataclasses.replace(found, schedule=schedule)
+    return dataclasses.replace(found, schedule=schedule), lines

@@ -17,7 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Progr
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.art_rl import ARTRL
-from agents.callbacks import NEVER, CheckpointCallback, LogCallback, dump_line
+from agents.callbacks import NEVER, CheckpointCallback, LogCallback, write_result
 from agents.checkpoint import begin_again, read_checkpoint, save_agent, save_checkpoint
 from agents.distill import distill
 from agents.rollout import sample_with_policy
@@ -273,11 +273,10 @@ def _train(training: Training, evaluator: Evaluator, run: RunFolder, say: Callab
             say("searching for the oracle (gradients through the sampler) ...")
         with counting(counter, "oracle"):
             oracle = evaluator.oracle(K, run.oracle, rivals)
+    log = None
     if settings.effort == "full":
         log = ScheduleLog(evaluator, training.dynamics, rivals, oracle, training.acts_on_samples)
-        found = _learned(training, run, log, say)
-    else:
-        found = _universal(training)
+    found = _universal(training) if log is None else _learned(training, run, log, say)
     model, schedule = found.model, found.schedule
     with counting(counter, "table"):
         better = oracle is not None and evaluator.ratio(schedule, oracle) < 1.0
@@ -285,6 +284,9 @@ def _train(training: Training, evaluator: Evaluator, run: RunFolder, say: Callab
         say("the agent's schedule is better than the oracle: searching on from there ...")
         with counting(counter, "oracle"):
             oracle = evaluator.oracle(K, run.oracle, [*rivals, schedule], again=True)
+        if log is not None:
+            log.use_oracle(oracle)
+    found.end_log()
     shown = [*rivals, schedule, *([oracle] if oracle else [])]
     with counting(counter, "table"):
         rows = [row for s in shown for row in evaluator.rows(s, oracle)]
@@ -296,13 +298,18 @@ def _train(training: Training, evaluator: Evaluator, run: RunFolder, say: Callab
 
 
 class Found(NamedTuple):
-    """A schedule, the agent behind it if there is one, and what they took, as ``Result`` has it."""
+    """A schedule, the agent behind it if there is one, and what they took, as ``Result`` has it.
+
+    Attributes:
+        end_log: writes the result into the log.
+    """
 
     model: BaseAlgorithm | None
     schedule: Schedule
     seconds: float
     env_steps: int
     denoiser_evals: int
+    end_log: Callable[[], None] = lambda: None
 
 
 def _universal(training: Training) -> Found:
@@ -325,16 +332,14 @@ def _learned(training: Training, run: RunFolder, log: ScheduleLog, say: Callable
         make_logger = partial(new_logger, settings, run, log.metrics)
         training.count_again(record)
         with counting(counter, "training"):
-            found = run_search(settings, training.config, rows, budget, make_logger, record, log, say)
-        return Found(None, found.schedule, found.seconds, found.env_steps, counter.rows["training"])
+            found, lines = run_search(settings, training.config, rows, budget, make_logger, record, log, say)
+        spent = found.seconds, found.env_steps, counter.rows["training"]
+        return Found(None, found.schedule, *spent, partial(lines.end, found.schedule, found.env_steps))
     model, seconds = learn(training, run, log, say)
     schedule, env_steps = training.schedule(model), model.num_timesteps + training.init_timesteps
-    log(schedule, model.logger, model.num_timesteps, last=True)
-    if training.acts_on_samples:
-        log.record_policy(partial(policy_samples, model, training.dynamics), model.logger)
-    dump_line(model, log)
-    model.logger.close()
-    return Found(model, schedule, seconds, env_steps, counter.rows["training"])
+    sampler = partial(policy_samples, model, training.dynamics) if training.acts_on_samples else None
+    end_log = partial(write_result, model, log, schedule, sampler)
+    return Found(model, schedule, seconds, env_steps, counter.rows["training"], end_log)
 
 
 def learn(
