@@ -58,7 +58,7 @@ def run_search(
     log: ScheduleLog,
     say: Callable[[str], None],
 ) -> tuple[SearchResult, SearchLog]:
-    """Search, or go on with a search that was killed; what was found, and the log, to which the result is still to come.
+    """Search, or go on with a search that was killed: what was found, and the log, which waits for the result.
 
     Args:
         settings: of the search.
