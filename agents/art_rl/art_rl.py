@@ -303,6 +303,7 @@ class ARTRL(OnPolicyAlgorithm):
         self.logger.record("train/actor_loss", actor_loss.item())
         self.logger.record("train/critic_loss", critic_loss.item())
         self.logger.record("train/std", policy.std.item())
+        self.logger.record("train/learning_rate", policy.optimizer.param_groups[0]["lr"])
         explained = explained_variance(buffer.values.flatten(), buffer.returns.flatten())
         self.logger.record("train/explained_variance", float(explained))
         self.logger.record("train/n_updates", self.num_updates, exclude="tensorboard")

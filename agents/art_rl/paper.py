@@ -215,8 +215,9 @@ class PaperARTRL(ARTRL):
         self.multiplier += self.multiplier_step * (spent - horizon)
         self.logger.record("train/actor_moment", actor_moment.item())
         self.logger.record("train/critic_moment", critic_moment.item())
-        self.logger.record("art/multiplier", self.multiplier)
-        self.logger.record("art/budget_spent", spent)
+        self.logger.record("train/learning_rate", policy.optimizer.param_groups[0]["lr"])
+        self.logger.record("train/multiplier", self.multiplier)
+        self.logger.record("train/budget_spent", spent)
         self.logger.record("train/n_updates", self.num_updates, exclude="tensorboard")
 
     def use_average(self) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3.common.logger import Logger, make_output_format
 
 from agents.checkpoint import check_same_settings
 from agents.training.settings import Settings
@@ -136,32 +135,6 @@ class RunFolder:
         for place in (self.folder, self.settings.parent):
             remove_temporary(place)
         return settings
-
-    def logger(self) -> Logger:
-        """TensorBoard and CSV in the folder; a resumed run writes a further CSV file."""
-        parts = len(list(self.folder.glob("progress*.csv")))
-        suffix = f"_{parts}" if parts else ""
-        formats = [make_output_format(kind, str(self.folder), suffix) for kind in ("csv", "tensorboard")]
-        return RunLogger(str(self.folder), formats)
-
-
-class RunLogger(Logger):
-    """SB3's logger, whose errors name the folder."""
-
-    def dump(self, step: int = 0) -> None:
-        """As its parent.
-
-        Raises:
-            OSError: the disk is full, or the folder is gone; names the folder.
-        """
-        try:
-            super().dump(step)
-        except OSError as error:
-            raise type(error)(
-                error.errno,
-                f"cannot write the log in {self.dir!r} ({error.strerror or error}); see to that, then go on with "
-                f"--resume {self.dir}",
-            ) from error
 
 
 def _is_bare(folder: Path) -> bool:

@@ -7,24 +7,22 @@ import sys
 from collections.abc import Callable
 
 import numpy as np
+from stable_baselines3.common.logger import Logger
 from tqdm import tqdm
 
-from agents.callbacks import ScheduleLog
+from agents.schedule_log import ScheduleLog
 from agents.schedule_search import SearchOptions
 from agents.schedule_search.evolution import EvolutionOptions, EvolutionSearch
 from agents.schedule_search.least_squares import LeastSquaresSearch
 from agents.schedule_search.objective import Objective
 from agents.schedule_search.record import Record
 from agents.schedule_search.search import Callback, ScheduleSearch, SearchResult
-from agents.training.run_folder import RunFolder
+from agents.training.search_log import SearchLog
 from agents.training.settings import ListSearchSettings
 from art_env import __version__
 from art_env._util.termination import at_a_boundary
 from art_env.envs.config import EnvConfig
 from art_env.envs.dynamics import Dynamics
-
-# Lines of the log and, among them, schedules measured on held-out noises, which takes longer.
-LINES, SCHEDULES = 100, 20
 
 
 def make_search(
@@ -55,46 +53,39 @@ def run_search(
     config: EnvConfig,
     rows: int,
     budget: int,
-    run: RunFolder,
+    make_logger: Callable[[int], Logger],
     record: Record,
     log: ScheduleLog,
     say: Callable[[str], None],
-) -> SearchResult:
-    """Search, or go on with a search that was killed.
+) -> tuple[SearchResult, SearchLog]:
+    """Search, or go on with a search that was killed: what was found, and the log, which waits for the result.
 
     Args:
         settings: of the search.
         config, rows, budget: as ``make_search``.
-        run: where logs go.
+        make_logger: as ``SearchLog``.
         record: of what was evaluated, also before the search was killed.
         log: logs schedules.
         say: called with lines of progress.
     """
-    logger = run.logger()
-    if record.replaying:
-        say(f"going on after {record.seconds:.0f} s of searching")
-    lines, schedules = 0, 0
     bar = tqdm(total=budget, unit="steps", disable=not (settings.progress and sys.stderr.isatty()))
 
     def watch(done: float, numbers: dict[str, float], actions: np.ndarray) -> None:
-        nonlocal lines, schedules
-        steps = int(numbers["time/total_timesteps"])
-        bar.update(steps - bar.n)
-        if done * LINES < lines:
-            return
-        lines = int(done * LINES) + 1
-        for name, value in numbers.items():
-            logger.record(name, value)
-        if done * SCHEDULES >= schedules:
-            schedules = int(done * SCHEDULES) + 1
-            log(search.objective.schedule(actions), logger, steps)
-        logger.dump(steps)
+        bar.update(int(numbers["time/total_timesteps"]) - bar.n)
+        lines.update(numbers, actions)
 
     search = make_search(config, rows, budget, settings.options(rows), settings.seed, record, watch)
-    with bar, at_a_boundary():
-        found = search.run()
-    logger.close()
+    lines = SearchLog(log, make_logger, budget, search.objective.schedule)
+    if record.replaying:
+        say(f"going on after {record.seconds:.0f} s of searching")
+    else:
+        lines.begin(search.whole(search.best))
+    try:
+        with bar, at_a_boundary():
+            found = search.run()
+    except BaseException:
+        lines.flush()
+        raise
     meta = {**found.schedule.meta, "seed": settings.seed, "version": __version__}
-    return dataclasses.replace(
-        found, schedule=dataclasses.replace(found.schedule, name=settings.algorithm, meta=meta)
-    )
+    schedule = dataclasses.replace(found.schedule, name=settings.algorithm, meta=meta)
+    return dataclasses.replace(found, schedule=schedule), lines

@@ -17,6 +17,7 @@ from agents.group_baseline import GroupBaseline
 from agents.schedule_search import SearchOptions
 from agents.schedule_search.evolution import EvolutionOptions
 from agents.schedule_search.least_squares import LeastSquaresOptions
+from agents.training.tracking import PACKAGES
 from art_env._util.cli import ModelOptions
 from art_env._util.names import check_name, unknown_name
 from art_env._util.numbers import check_whole
@@ -103,6 +104,9 @@ class Settings(ModelOptions):
     """Compute it for --model too: hundreds of gradients through a network that may be large."""
     progress: bool = True
     """Show a progress bar."""
+    track: str | None = None
+    """Show the run in wandb or trackio too, from TensorBoard's events (pip install wandb, or trackio[tensorboard]);
+    trackio takes them at the end."""
     threads: int = 1
     """Torch threads."""
     device: str = "cpu"
@@ -112,6 +116,8 @@ class Settings(ModelOptions):
         """See ``CheckedSettings``."""
         super().check()
         check_name("effort", self.effort, EFFORTS)
+        if self.track is not None:
+            check_name("track", self.track, tuple(PACKAGES))
         if self.solver == AUTO:
             # The paper's objective knows no weights.
             object.__setattr__(self, "solver", "heun" if self.reward == "euler" else "learned_2m")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from gymnasium.vector import AutoresetMode
@@ -17,10 +17,11 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Progr
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.art_rl import ARTRL
-from agents.callbacks import CheckpointCallback, ScheduleCallback, ScheduleLog
+from agents.callbacks import NEVER, CheckpointCallback, LogCallback, write_result
 from agents.checkpoint import begin_again, read_checkpoint, save_agent, save_checkpoint
 from agents.distill import distill
 from agents.rollout import sample_with_policy
+from agents.schedule_log import ScheduleLog
 from agents.schedule_policy import SchedulePolicy
 from agents.schedule_search import SearchOptions
 from agents.schedule_search.evolution import EvolutionOptions
@@ -28,8 +29,10 @@ from agents.schedule_search.least_squares import LeastSquaresOptions
 from agents.schedule_search.record import Record
 from agents.schedule_search.search import SearchResult
 from agents.training.run_folder import RunFolder
+from agents.training.run_log import RunLogger, draw_lines, hyperparameters
 from agents.training.search_run import make_search, run_search
 from agents.training.settings import ArtSettings, ListSearchSettings, Settings
+from agents.training.tracking import check_tracker, tracked
 from agents.training_state import restore_training
 from art_env import __version__
 from art_env._util.termination import at_a_boundary
@@ -240,12 +243,14 @@ def train(settings: Settings, say: Callable[[str], None] = silent) -> Result:
     if settings.resume is not None:
         run, settings = RunFolder.reopen(settings)
     try:
+        check_tracker(settings.track)
         torch.set_num_threads(settings.threads)
         training = Training(settings)
         evaluator = training.evaluator()
         if run is None:
             run = RunFolder.create(settings, evaluator.problem.name, training.num_envs)
-        return _train(training, evaluator, run, say)
+        with tracked(settings.track, run.folder, settings.to_dict()):
+            return _train(training, evaluator, run, say)
     except BaseException:
         if run is not None:
             run.close()
@@ -268,43 +273,73 @@ def _train(training: Training, evaluator: Evaluator, run: RunFolder, say: Callab
             say("searching for the oracle (gradients through the sampler) ...")
         with counting(counter, "oracle"):
             oracle = evaluator.oracle(K, run.oracle, rivals)
-    log = ScheduleLog(
-        training.dynamics, evaluator.reference(), oracle, [s for s in rivals if s.name == "edm"]
-    )
-    model: BaseAlgorithm | None = None
-    if settings.effort != "full":
-        began = time.perf_counter()
-        with counting(counter, "schedules"):
-            schedule = make_schedule(
-                "universal" if settings.effort == "none" else "adapted", problem, K, solver
-            )
-        seconds, env_steps, evals = time.perf_counter() - began, 0, int(schedule.meta["evaluations"])
-    elif isinstance(settings, ListSearchSettings):
-        record = Record(run.search)
-        training.count_again(record)
-        with counting(counter, "training"):
-            found = run_search(
-                settings, training.config, training.num_envs, training.total_timesteps, run, record, log, say
-            )
-        schedule, seconds, env_steps = found.schedule, found.seconds, found.env_steps
-        evals = counter.rows["training"]
-    else:
-        model, seconds = learn(training, run, log, say)
-        schedule, env_steps = training.schedule(model), model.num_timesteps + training.init_timesteps
-        evals = counter.rows["training"]
+    log = None
+    if settings.effort == "full":
+        log = ScheduleLog(evaluator, training.dynamics, rivals, oracle, training.acts_on_samples)
+    found = _universal(training) if log is None else _learned(training, run, log, say)
+    model, schedule = found.model, found.schedule
     with counting(counter, "table"):
         better = oracle is not None and evaluator.ratio(schedule, oracle) < 1.0
     if better:
         say("the agent's schedule is better than the oracle: searching on from there ...")
         with counting(counter, "oracle"):
             oracle = evaluator.oracle(K, run.oracle, [*rivals, schedule], again=True)
+        if log is not None:
+            log.use_oracle(oracle)
+    found.end_log()
     shown = [*rivals, schedule, *([oracle] if oracle else [])]
     with counting(counter, "table"):
         rows = [row for s in shown for row in evaluator.rows(s, oracle)]
         if model is not None and training.acts_on_samples:
             sampler = partial(policy_samples, model, training.dynamics)
             rows += evaluator.policy_rows(f"{settings.algorithm} policy", K, sampler, oracle)
-    return Result(training, run, evaluator, model, rivals, schedule, oracle, rows, seconds, env_steps, evals)
+    spent = found.seconds, found.env_steps, found.denoiser_evals
+    return Result(training, run, evaluator, model, rivals, schedule, oracle, rows, *spent)
+
+
+class Found(NamedTuple):
+    """A schedule, the agent behind it if there is one, and what they took, as ``Result`` has it.
+
+    Attributes:
+        end_log: writes the result into the log.
+    """
+
+    model: BaseAlgorithm | None
+    schedule: Schedule
+    seconds: float
+    env_steps: int
+    denoiser_evals: int
+    end_log: Callable[[], None] = lambda: None
+
+
+def _universal(training: Training) -> Found:
+    """The universal schedule, with an effort below full."""
+    settings, began = training.settings, time.perf_counter()
+    name = "universal" if settings.effort == "none" else "adapted"
+    with counting(training.counter, "schedules"):
+        schedule = make_schedule(
+            name, training.dynamics.problem, training.dynamics.num_steps, settings.solver
+        )
+    return Found(None, schedule, time.perf_counter() - began, 0, int(schedule.meta["evaluations"]))
+
+
+def _learned(training: Training, run: RunFolder, log: ScheduleLog, say: Callable[[str], None]) -> Found:
+    """What a search or an agent finds, and the log of it."""
+    settings, counter = training.settings, training.counter
+    draw_lines(run.folder, log.lines, training.total_timesteps)
+    if isinstance(settings, ListSearchSettings):
+        rows, budget, record = training.num_envs, training.total_timesteps, Record(run.search)
+        make_logger = partial(new_logger, settings, run, log.metrics)
+        training.count_again(record)
+        with counting(counter, "training"):
+            found, lines = run_search(settings, training.config, rows, budget, make_logger, record, log, say)
+        spent = found.seconds, found.env_steps, counter.rows["training"]
+        return Found(None, found.schedule, *spent, partial(lines.end, found.schedule, found.env_steps))
+    model, seconds = learn(training, run, log, say)
+    schedule, env_steps = training.schedule(model), model.num_timesteps + training.init_timesteps
+    sampler = partial(policy_samples, model, training.dynamics) if training.acts_on_samples else None
+    end_log = partial(write_result, model, log, schedule, sampler)
+    return Found(model, schedule, seconds, env_steps, counter.rows["training"], end_log)
 
 
 def learn(
@@ -328,7 +363,11 @@ def learn(
             say("searching for the actions to begin with ...")
         with counting(counter, "training"), at_a_boundary():
             model = training.new_model(env, Record(run.search))
-    model.set_logger(run.logger())
+    done, remaining = model.num_timesteps, total - model.num_timesteps
+    # A line at the checkpoint itself was written before it, unless it is that of the result.
+    first_step = done + 1 if going_on and remaining > 0 else done
+    sampler = partial(policy_samples, model, training.dynamics) if training.acts_on_samples else None
+    model.set_logger(new_logger(settings, run, log.metrics, first_step))
 
     def seconds() -> float:
         return before + time.time() - began
@@ -337,16 +376,36 @@ def learn(
         spent = {"seconds": seconds(), "denoiser_evals": counter.rows["training"]}
         save_checkpoint(model, run.checkpoint, kept, spent)
 
-    callbacks: list[BaseCallback] = [ScheduleCallback(log, total), CheckpointCallback(save, total)]
+    callbacks: list[BaseCallback] = [
+        LogCallback(log, total, done, sampler),
+        CheckpointCallback(save, total, done),
+    ]
     if settings.progress and sys.stderr.isatty():
         callbacks.append(ProgressBarCallback())
-    remaining = total - model.num_timesteps
     if remaining > 0:  # else killed after the training, whose checkpoint is its end
         with counting(counter, "training"), at_a_boundary():
-            model.learn(remaining, CallbackList(callbacks), log_interval=10, reset_num_timesteps=not going_on)
+            model.learn(
+                remaining, CallbackList(callbacks), log_interval=NEVER, reset_num_timesteps=not going_on
+            )
             save()
     save_agent(model, run.agent, settings.algorithm, training.plain_config)
     return model, seconds()
+
+
+def new_logger(settings: Settings, run: RunFolder, metrics: list[str], first_step: int) -> RunLogger:
+    """The log of a run from ``first_step`` on; at its very beginning it gets the settings too.
+
+    Args:
+        settings: of the run.
+        run: the run folder.
+        metrics: tags that stand beside the settings.
+        first_step: env steps of the first line.
+    """
+    logger = RunLogger(run.folder, first_step)
+    if first_step == 0:
+        told = hyperparameters({"algorithm": settings.algorithm, **settings.to_dict()}, metrics)
+        logger.record("hparams", told, exclude=("stdout", "log", "csv"))
+    return logger
 
 
 def _restored(

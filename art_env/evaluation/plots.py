@@ -30,12 +30,7 @@ def schedule_figure(schedules: Sequence[Schedule], title: str = "", highlight: s
 
     Below, if some schedules have them, the weights of the steps.
     """
-    weighted = [s for s in schedules if s.weights is not None]
-    figure = Figure(figsize=(7, 6.5 if weighted else 4.5), dpi=110, layout="constrained")
-    panels = figure.subplots(
-        2 if weighted else 1, 1, height_ratios=[2, 1] if weighted else None, squeeze=False
-    )
-    axes = panels[0, 0]
+    figure, axes, below = _panels(any(s.weights is not None for s in schedules))
     lowest = min(float(s.sigmas[s.sigmas > 0].min()) for s in schedules)
     for i, schedule in enumerate(schedules):
         strong = schedule.name == highlight
@@ -43,19 +38,73 @@ def schedule_figure(schedules: Sequence[Schedule], title: str = "", highlight: s
             np.linspace(0, 1, len(schedule)),
             schedule.sigmas,
             "o-" if strong else ".--",
-            color=f"C{i % 10}",
-            linewidth=2.5 if strong else 1.2,
-            zorder=3 if strong else 2,
             label=schedule.name,
+            **_line_style(i, strong),
         )
     axes.set_yscale("symlog", linthresh=max(lowest, 1e-3))
     axes.set_ylim(bottom=0)
     axes.set(xlabel="step / number of steps", ylabel="sigma", title=title)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
-    if weighted:
-        _draw_weights(panels[1, 0], schedules, highlight)
+    if below is not None:
+        _draw_weights(below, schedules, highlight)
     return figure
+
+
+def clock_figure(schedules: Sequence[Schedule], title: str = "", highlight: str | None = None) -> Figure:
+    """Clock speed of each step in units of the mean, one line a schedule; below the weights, if there are any.
+
+    Args:
+        schedules: of the same number of steps.
+        title: of the picture.
+        highlight: the name of the thick line.
+    """
+    figure, axes, below = _panels(any(s.weights is not None for s in schedules))
+    _draw_steps(axes, [(s.name, s.theta()) for s in schedules], highlight)
+    axes.set(ylabel="clock speed (mean 1)", title=title)
+    if below is not None:
+        _draw_weights(below, schedules, highlight)
+    return figure
+
+
+def errors_figure(errors: Mapping[str, np.ndarray], title: str = "", highlight: str | None = None) -> Figure:
+    """The error of each step by itself, one line a schedule.
+
+    Args:
+        errors: ``[K]`` of each schedule, as ``local_errors`` gives them.
+        title: of the picture.
+        highlight: the name of the thick line.
+    """
+    figure, axes, _ = _panels(False)
+    _draw_steps(axes, list(errors.items()), highlight)
+    axes.set(ylabel="RMSE of the step by itself", title=title)
+    return figure
+
+
+def _panels(weighted: bool) -> tuple[Figure, Axes, Axes | None]:
+    """An empty picture, its panel, and a lower one for weights if there are any."""
+    figure = Figure(figsize=(7, 6.5 if weighted else 4.5), dpi=110, layout="constrained")
+    if not weighted:
+        return figure, figure.subplots(), None
+    upper, lower = figure.subplots(2, 1, height_ratios=[2, 1])
+    return figure, upper, lower
+
+
+def _line_style(i: int, strong: bool) -> dict[str, Any]:
+    """Of the line of schedule ``i``; ``strong``: the highlighted one."""
+    return {"color": f"C{i % 10}", "linewidth": 2.5 if strong else 1.2, "zorder": 3 if strong else 2}
+
+
+def _draw_steps(axes: Axes, lines: Sequence[tuple[str, np.ndarray]], highlight: str | None) -> None:
+    """A positive number of each step, one line a schedule."""
+    for i, (name, values) in enumerate(lines):
+        strong = name == highlight
+        axes.plot(values, "o-" if strong else ".--", label=name, **_line_style(i, strong))
+    axes.set_yscale("log")
+    axes.set(xlabel="step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
 
 
 def _draw_weights(axes: Axes, schedules: Sequence[Schedule], highlight: str | None) -> None:
@@ -67,12 +116,8 @@ def _draw_weights(axes: Axes, schedules: Sequence[Schedule], highlight: str | No
         for j, column in enumerate(schedule.weights.T):
             steps = np.arange(j + 1, schedule.num_steps)
             label = f"{schedule.name}, w{j + 1}"
-            style: dict[str, Any] = {
-                "color": f"C{i % 10}",
-                "linewidth": 2.5 if strong else 1.2,
-                "label": label,
-            }
-            axes.plot(steps, column[steps], marker="os^"[j], linestyle=("-", "--", ":")[j], **style)
+            marks: dict[str, Any] = {"marker": "os^"[j % 3], "linestyle": ("-", "--", ":")[j % 3]}
+            axes.plot(steps, column[steps], label=label, **marks, **_line_style(i, strong))
     axes.axhline(0.0, color="0.6", linewidth=0.8)
     axes.set(xlabel="step", ylabel="weights of the slope")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -106,18 +151,23 @@ def samples_figure(sets: Mapping[str, Tensor], title: str = "") -> Figure:
 def _image_grid(sets: Mapping[str, Tensor], title: str) -> Figure:
     rows, columns = len(sets), min(len(x) for x in sets.values())
     figure = Figure(figsize=(0.55 * columns + 1.4, 0.58 * rows + 0.5), dpi=130, layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False)
-    for line, (name, images) in zip(panels, sets.items(), strict=True):
-        for axes, image in zip(line, images[:columns], strict=True):
-            if len(image) not in (1, 3):  # a latent that nobody can decode
-                image = image[:1]
-            picture = ((image.clamp(-1, 1) + 1) / 2).permute(1, 2, 0).cpu().numpy()
-            axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            axes.set_xticks([])
-            axes.set_yticks([])
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    panels = figure.subplots(rows, 1, squeeze=False)[:, 0]
+    for axes, (name, images) in zip(panels, sets.items(), strict=True):
+        axes.imshow(_side_by_side(images[:columns]), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axes.set_axis_off()
+        axes.text(-0.01, 0.5, name, transform=axes.transAxes, ha="right", va="center")
     figure.suptitle(title)
     return figure
+
+
+def _side_by_side(images: Tensor) -> np.ndarray:
+    """Images ``[n, C, H, W]`` in [-1, 1] as one picture in [0, 1] with white gaps, ``[H, W', C]``."""
+    if images.shape[1] not in (1, 3):  # a latent that nobody can decode
+        images = images[:, :1]
+    pictures = ((images.clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1).cpu().numpy()
+    gap = np.ones_like(pictures[0, :, : max(pictures.shape[2] // 12, 1)])
+    parts = [part for picture in pictures for part in (gap, picture)]
+    return np.concatenate(parts[1:], 1)
 
 
 def quality_figure(rows: Sequence[Score], floor: Sequence[Score] = ()) -> Figure:

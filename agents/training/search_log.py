@@ -1,0 +1,94 @@
+"""The lines of a search's log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from stable_baselines3.common.logger import Logger
+
+from agents.callbacks import LINES, POINTS
+from agents.schedule_log import ScheduleLog
+from agents.step_grid import StepGrid
+from agents.training.run_log import STEP
+from art_env.schedules.schedule import Schedule
+
+
+class SearchLog:
+    """Writes lines after updates of a search, with the same tags as ``LogCallback``.
+
+    A schedule is measured ``POINTS`` times, after every update that takes a large part of the budget, and wherever it
+    is still the last one.
+
+    Args:
+        log: measures schedules.
+        make_logger: a logger, from the env steps of its first line.
+        budget: env steps of the search.
+        schedule_of: the schedule of actions ``[K, A]``.
+    """
+
+    def __init__(
+        self,
+        log: ScheduleLog,
+        make_logger: Callable[[int], Logger],
+        budget: int,
+        schedule_of: Callable[[np.ndarray], Schedule],
+    ) -> None:
+        self.log, self.make_logger, self.schedule_of = log, make_logger, schedule_of
+        self._lines, self._points = StepGrid(budget, LINES), StepGrid(budget, POINTS)
+        self._large = budget // (2 * POINTS)
+        # Env steps of the last update, and of the line that is not written yet: it may be that of the result.
+        self._updated: int | None = None
+        self._step: int | None = None
+        self._logger: Logger | None = None
+
+    def begin(self, actions: np.ndarray) -> None:
+        """Write what the search begins with."""
+        self.log(self.schedule_of(actions), self._line(0), 0)
+        self._points.due(0)
+        self._updated = 0
+        self.flush()
+
+    def update(self, numbers: dict[str, float], actions: np.ndarray) -> None:
+        """Begin a line after an update, if one is due.
+
+        Args:
+            numbers: of the update, by tag; ``time/total_timesteps`` among them.
+            actions: ``[K, A]``, the best so far.
+        """
+        steps = int(numbers[STEP])
+        large = self._updated is not None and steps - self._updated > self._large
+        self._updated = steps
+        line, point = self._lines.due(steps), self._points.due(steps)
+        if not (line or point or large):
+            return
+        logger = self._line(steps)
+        for name in numbers.keys() - {STEP}:
+            logger.record(name, numbers[name])
+        schedule = self.schedule_of(actions)
+        if point or large or self.log.knows(schedule):
+            self.log(schedule, logger, steps)
+
+    def end(self, schedule: Schedule, steps: int) -> None:
+        """Write the result, after all ``steps``, and close the log."""
+        logger = self._line(steps)
+        self.log(schedule, logger, steps, last=True)
+        self.flush()
+        logger.close()
+
+    def flush(self) -> None:
+        """Write the line that was begun."""
+        if self._logger is not None and self._step is not None:
+            self._logger.dump(self._step)
+        self._step = None
+
+    def _line(self, steps: int) -> Logger:
+        """The logger, where the line of ``steps`` is under way."""
+        if self._step != steps:
+            self.flush()
+        if self._logger is None:
+            self._logger = self.make_logger(steps)
+        self._step = steps
+        self._logger.record(STEP, steps, exclude="tensorboard")
+        self.log.record_evaluations(self._logger)
+        return self._logger
