@@ -47,6 +47,8 @@ from art_env.schedules.registry import make_schedule
 from art_env.schedules.schedule import Schedule
 
 RIVALS = ("uniform", "log_snr", "edm", "closed_form")
+# Beside a solver with weights stand these on EDM's list: at as many evaluations, and at nearly twice as many.
+CLASSICAL, COPIED = ("dpmpp_2m", "heun"), "edm"
 
 
 def silent(text: str) -> None:
@@ -105,8 +107,11 @@ class Training:
         env.seed(seed)
         return env
 
-    def evaluator(self) -> Evaluator:
+    def evaluator(self, solver: str | None = None) -> Evaluator:
         """Scores on held-out noises; none is integrated yet.
+
+        Args:
+            solver: another one than the training's.
 
         Raises:
             ValueError: seeds or a number of images that do not do.
@@ -114,7 +119,7 @@ class Training:
         settings, problem = self.settings, self.dynamics.problem
         return Evaluator(
             problem,
-            settings.solver,
+            solver or settings.solver,
             settings.eval_seeds,
             settings.num_images,
             metrics=problem.metrics[:1],
@@ -191,6 +196,7 @@ class Result:
         evaluator: scores on held-out noises.
         model: the agent; None: the search has none.
         rivals: hand-crafted schedules.
+        classical: the same kind of scores with other solvers, beside a solver with weights.
         schedule: the agent's.
         oracle: the best fixed schedule on the evaluator's noises; None: it was not searched for.
         rows: of the table.
@@ -203,6 +209,7 @@ class Result:
     evaluator: Evaluator
     model: BaseAlgorithm | None
     rivals: list[Schedule]
+    classical: list[Evaluator]
     schedule: Schedule
     oracle: Schedule | None
     rows: list[Score]
@@ -288,13 +295,17 @@ def _train(training: Training, evaluator: Evaluator, run: RunFolder, say: Callab
             log.use_oracle(oracle)
     found.end_log()
     shown = [*rivals, schedule, *([oracle] if oracle else [])]
+    classical = [training.evaluator(name) for name in CLASSICAL] if evaluator.solver.num_weights else []
     with counting(counter, "table"):
-        rows = [row for s in shown for row in evaluator.rows(s, oracle)]
+        edm = next(s for s in rivals if s.name == COPIED)
+        others = [(replace(edm, name=f"{COPIED}, {other.solver.name}"), other) for other in classical]
+        rows = [row for s, other in others for row in other.rows(s)]
+        rows += [row for s in shown for row in evaluator.rows(s, oracle)]
         if model is not None and training.acts_on_samples:
             sampler = partial(policy_samples, model, training.dynamics)
             rows += evaluator.policy_rows(f"{settings.algorithm} policy", K, sampler, oracle)
     spent = found.seconds, found.env_steps, found.denoiser_evals
-    return Result(training, run, evaluator, model, rivals, schedule, oracle, rows, *spent)
+    return Result(training, run, evaluator, model, rivals, classical, schedule, oracle, rows, *spent)
 
 
 class Found(NamedTuple):
