@@ -53,8 +53,8 @@ class Settings(ModelOptions):
 
     solver: str = AUTO
     """By default learned_2m, and heun with reward euler. learned_2m, learned_3m, learned_4m and so on: their slope
-    has 1, 2, 3 weights that the agent sets too. euler, heun, rk4, dpmpp_2m, ipndm, deis_2, deis_3, unipc_2 or unipc_3;
-    stochastic: euler_maruyama or edm_churn."""
+    has 1, 2, 3 weights that the agent sets too. euler, heun, rk4, dpmpp_2m, ipndm, deis_2, deis_3, unipc_2 or
+    unipc_3; stochastic: euler_maruyama or edm_churn."""
     num_steps: tuple[int, ...] = (5,)
     """Solver steps K; several are trained one after the other."""
     effort: str = "full"
