@@ -72,7 +72,7 @@ def run_search(
 
     def watch(done: float, numbers: dict[str, float], actions: np.ndarray) -> None:
         bar.update(int(numbers["time/total_timesteps"]) - bar.n)
-        lines.update(numbers, actions)
+        lines.update(len(search.log), numbers, actions)
 
     search = make_search(config, rows, budget, settings.options(rows), settings.seed, record, watch)
     lines = SearchLog(log, make_logger, budget, search.objective.schedule)
