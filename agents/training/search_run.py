@@ -78,10 +78,10 @@ def run_search(
     lines = SearchLog(log, make_logger, budget, search.objective.schedule)
     if record.replaying:
         say(f"going on after {record.seconds:.0f} s of searching")
-    else:
-        lines.begin(search.whole(search.best))
     try:
         with bar, at_a_boundary():
+            if not record.replaying:
+                lines.begin(search.whole(search.best))
             found = search.run()
     except BaseException:
         lines.flush()
