@@ -213,9 +213,9 @@ class CellRunner:
         with (folder / "progress.csv").open(newline="") as file:
             log = [row for row in csv.DictReader(file) if row["art/rmse"]]
         evaluations, env_steps = summary["denoiser_evals"], summary["env_steps"]
-        # The log measures on the same held-out noises; its last entry is not the average that is deployed.
+        # The log measures on the same held-out noises. Its first entry is the schedule that training begins with.
         points = [(int(row["time/total_timesteps"]), float(row["art/rmse"])) for row in log]
-        curve = [(n, int(n * (evaluations / env_steps)), error) for n, error in points]
+        curve = [(n, int(n * (evaluations / env_steps)), error) for n, error in points if n > 0]
         spent = {"evaluations": evaluations, "env_steps": env_steps, "curve": curve}
         self.record(Schedule.load(folder / "schedule.json"), method, seed, summary["seconds"], **spent)
 

@@ -17,8 +17,8 @@ from art_env.schedules.schedule import Schedule
 class SearchLog:
     """Writes lines after updates of a search, with the same tags as ``LogCallback``.
 
-    A schedule is measured ``POINTS`` times, after every update that takes a large part of the budget, and wherever it
-    is still the last one.
+    A schedule is measured ``POINTS`` times, on the lines of the first ``POINTS`` updates, of which a short search may
+    have few more, and wherever it is still the last one.
 
     Args:
         log: measures schedules.
@@ -36,9 +36,7 @@ class SearchLog:
     ) -> None:
         self.log, self.make_logger, self.schedule_of = log, make_logger, schedule_of
         self._lines, self._points = StepGrid(budget, LINES), StepGrid(budget, POINTS)
-        self._large = budget // (2 * POINTS)
-        # Env steps of the last update, and of the line that is not written yet: it may be that of the result.
-        self._updated: int | None = None
+        # Env steps of the line that is not written yet: it may be that of the result.
         self._step: int | None = None
         self._logger: Logger | None = None
 
@@ -46,27 +44,25 @@ class SearchLog:
         """Write what the search begins with."""
         self.log(self.schedule_of(actions), self._line(0), 0)
         self._points.due(0)
-        self._updated = 0
         self.flush()
 
-    def update(self, numbers: dict[str, float], actions: np.ndarray) -> None:
+    def update(self, updates: int, numbers: dict[str, float], actions: np.ndarray) -> None:
         """Begin a line after an update, if one is due.
 
         Args:
+            updates: so far, this one among them.
             numbers: of the update, by tag; ``time/total_timesteps`` among them.
             actions: ``[K, A]``, the best so far.
         """
         steps = int(numbers[STEP])
-        large = self._updated is not None and steps - self._updated > self._large
-        self._updated = steps
         line, point = self._lines.due(steps), self._points.due(steps)
-        if not (line or point or large):
+        if not (line or point):
             return
         logger = self._line(steps)
         for name in numbers.keys() - {STEP}:
             logger.record(name, numbers[name])
         schedule = self.schedule_of(actions)
-        if point or large or self.log.knows(schedule):
+        if point or updates <= POINTS or self.log.knows(schedule):
             self.log(schedule, logger, steps)
 
     def end(self, schedule: Schedule, steps: int) -> None:

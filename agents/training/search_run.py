@@ -72,16 +72,16 @@ def run_search(
 
     def watch(done: float, numbers: dict[str, float], actions: np.ndarray) -> None:
         bar.update(int(numbers["time/total_timesteps"]) - bar.n)
-        lines.update(numbers, actions)
+        lines.update(len(search.log), numbers, actions)
 
     search = make_search(config, rows, budget, settings.options(rows), settings.seed, record, watch)
     lines = SearchLog(log, make_logger, budget, search.objective.schedule)
     if record.replaying:
         say(f"going on after {record.seconds:.0f} s of searching")
-    else:
-        lines.begin(search.whole(search.best))
     try:
         with bar, at_a_boundary():
+            if not record.replaying:
+                lines.begin(search.whole(search.best))
             found = search.run()
     except BaseException:
         lines.flush()

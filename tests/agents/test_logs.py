@@ -172,7 +172,14 @@ def test_a_policy_that_sees_the_sample_has_a_curve_of_its_own(tmp_path) -> None:
 
 
 def test_a_stochastic_solver_is_measured_by_distance(tmp_path) -> None:
-    folder = _run("art", tmp_path / "run", solver="euler_maruyama", num_envs=64, total_timesteps=20 * 64 * 4)
+    folder = _run(
+        "art",
+        tmp_path / "run",
+        solver="euler_maruyama",
+        num_envs=64,
+        noise_groups=4,
+        total_timesteps=20 * 64 * 4,
+    )
     assert len(_curve(folder, "art/sliced_w2")) == 21
     assert "art/step_errors" not in _events(folder).Tags()["images"]
 
