@@ -18,7 +18,7 @@ DOCS = ROOT / "docs"
 # Pages of the site that stand at the top of the repository, and where they are on the site.
 TOP = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 # Pages that the navigation has a place for, and that not every checkout has.
-OPTIONAL = ("experiments.md", "leaderboard.md", "libraries.md")
+OPTIONAL = ("experiments.md", "leaderboard.md", "libraries.md", "scaling.md")
 
 _LINK_OUT = re.compile(r"(?<!!)\[([^\]]+)\]\((\.\./[^)\s#]+)\)")
 # GitHub begins a list without an empty line before it, Python-Markdown does not.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # The words that a command of a page may begin with; any other piece of code in a sentence is no command.
 PROGRAMS = ("python", "python3", "pip", "pytest", "mkdocs", "tensorboard", ".")
 SCRIPTS = ("train.py", "evaluate.py")
+# A variable that is set for one command.
+_VARIABLE = re.compile(r"\w+=.*")
 
 
 class Code(NamedTuple):
@@ -62,7 +66,7 @@ def commands(page: Path) -> list[Command]:
         if block.language == "bash":
             lines = block.text.replace("\\\n", " ").splitlines()
             found += [Command(block, words) for line in lines for words in _split(line)]
-    for code in _in_sentences(page):
+    for code in in_sentences(page):
         words = shlex.split(code.text) if code.text.startswith((*PROGRAMS, *SCRIPTS)) else []
         if len(words) > 1 and words[0] in SCRIPTS:
             words = ["python", *words]
@@ -71,15 +75,16 @@ def commands(page: Path) -> list[Command]:
     return found
 
 
-def _tokens(page: Path) -> list[Token]:
-    return MarkdownIt("commonmark").enable("table").parse(page.read_text("utf-8"))
-
-
-def _in_sentences(page: Path) -> Iterator[Code]:
+def in_sentences(page: Path) -> Iterator[Code]:
+    """Every piece of code in the sentences and tables of a page."""
     for token in _tokens(page):
         for child in token.children or ():
             if child.type == "code_inline" and token.map:
                 yield Code(page, token.map[0] + 1, "", child.content)
+
+
+def _tokens(page: Path) -> list[Token]:
+    return MarkdownIt("commonmark").enable("table").parse(page.read_text("utf-8"))
 
 
 def _split(line: str) -> Iterator[tuple[str, ...]]:
@@ -91,5 +96,5 @@ def _split(line: str) -> Iterator[tuple[str, ...]]:
         if word != "&&":
             words.append(word)
         elif words:
-            yield tuple(words)
+            yield tuple(itertools.dropwhile(_VARIABLE.fullmatch, words))
             words = []

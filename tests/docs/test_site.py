@@ -51,7 +51,7 @@ def _names(entry: dict) -> list[str]:
 
 
 def test_a_link_out_of_docs_becomes_a_name(hooks) -> None:
-    text = "In [`test_site.py`](../tests/docs/test_site.py), not in [results](results.md) or ![x](../docs/samples.png)."
+    text = "In [`test_site.py`](../tests/docs/test_site.py), not in [results](results.md)."
     assert hooks.on_page_markdown(text, _page("theory.md")) == text.replace(
         "[`test_site.py`](../tests/docs/test_site.py)", "`test_site.py`"
     )
