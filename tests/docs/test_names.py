@@ -13,6 +13,7 @@ FOLDERS = "art_env|agents|benchmarks|docs|examples|tests"
 FILE = re.compile(rf"(?:{FOLDERS})/[\w*./-]+")
 NAME = re.compile(r"(?:art_env|agents|benchmarks)(?:\.\w+)+")
 TEST = re.compile(r"test_\w+")
+_OWN = re.compile(r"(?:art_env|agents|benchmarks)\b")
 
 
 def _is_there(name: str) -> bool:
@@ -20,8 +21,9 @@ def _is_there(name: str) -> bool:
     module, _, last = name.rpartition(".")
     try:
         importlib.import_module(name)
-    except ModuleNotFoundError:
-        return hasattr(importlib.import_module(module), last)
+    except ModuleNotFoundError as error:
+        # A name in a module, or a module that needs another library.
+        return not _OWN.match(str(error.name)) or hasattr(importlib.import_module(module), last)
     return True
 
 
