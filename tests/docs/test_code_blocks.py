@@ -43,16 +43,8 @@ ELSEWHERE = {
     "mkdocs serve": "serves until it is stopped",
     "tensorboard --logdir runs": "serves until it is stopped",
 }
-SMALL = (
-    "--num-envs",
-    "32",
-    "--total-timesteps",
-    "320",
-    "--num-noises",
-    "64",
-    "--num-images",
-    "64",
-    "--no-oracle",
+SMALL = tuple(
+    "--num-envs 32 --total-timesteps 320 --num-noises 64 --num-images 64 --no-oracle".split()  # noqa: SIM905
 )
 # Commands of the pages that are quick, or are with these options, and are run.
 QUICK: dict[str, tuple[str, ...]] = {
@@ -210,7 +202,7 @@ def _check_install(words: list[str]) -> None:
     parser.add_argument("-c", type=ROOT.joinpath, required=False)
     parser.add_argument("-e", type=lambda own: Requirement(own.replace(".", "art-rl", 1)))
     parser.add_argument("packages", type=Requirement, nargs="*")
-    given = parser.parse_args(words)
+    given = parser.parse_intermixed_args(words)
     assert given.c is None or given.c.is_file()
     known = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
     assert given.e is None or given.e.extras <= known.keys()
@@ -254,3 +246,11 @@ def test_a_wrong_option_is_found(words: str, beside_files: None, monkeypatch: py
     command = Command(ALL[0].code, ("python", *words.split()))
     with pytest.raises(SystemExit):
         test_commands_are_understood(command, beside_files, monkeypatch)
+
+
+def test_an_install_of_what_is_not_there_is_found() -> None:
+    _check_install(["install", "-c", "constraints.txt", "-e", ".[test]", "package[extra]"])
+    _check_install(["install", "-e", "."])
+    for words in (["-c", "gone.txt", "-e", "."], ["-e", ".[tset]"]):
+        with pytest.raises(AssertionError):
+            _check_install(["install", *words])
