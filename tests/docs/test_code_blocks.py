@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import tyro
-from export.programs import SD, k_module
+from export.programs import SD, k_module, unet
 from markdown_pages import PAGES, ROOT, Command, blocks, commands
 from packaging.requirements import Requirement
 
@@ -73,18 +73,7 @@ class Pipeline(diffusers.DDPMPipeline):
 
 
 def _pipeline() -> Pipeline:
-    torch.manual_seed(0)
-    unet = diffusers.UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(8, 16),
-        norm_num_groups=4,
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-    )
-    return Pipeline(unet=unet.eval(), scheduler=diffusers.DDPMScheduler(**SD, clip_sample=False))
+    return Pipeline(unet=unet(), scheduler=diffusers.DDPMScheduler(**SD, clip_sample=False))
 
 
 def _run(text: str, *options: str) -> None:
