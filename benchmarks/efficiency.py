@@ -5,11 +5,12 @@ python -m benchmarks.efficiency
 Every point is a run of its own length, with its own annealing, scored on held-out noises. Evaluations are counted
 alike for all: every row that the denoiser is asked for on the training noises, by a step of an environment or by
 the error of a whole schedule, and two more for a backward pass. The exact trajectories of these noises, which every
-method needs, are not counted. What is in the file already is not run again; if all is, only the figure is drawn.
+method needs, are not counted. What is in the file already is not run again. ``benchmarks.report`` draws the figure.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,10 +21,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import tyro
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from art_env._util.cli import run_command
-from art_env._util.files import atomic_path
 from art_env.diffusion.denoiser import Denoiser
 from art_env.diffusion.ode import ReferenceFlow
 from art_env.diffusion.solvers import get_solver
@@ -35,10 +36,11 @@ from art_env.schedules.cma_es import evolve
 from art_env.schedules.gradient import gradient_search
 from art_env.schedules.registry import make_schedule
 from benchmarks.figures import START, Band, efficiency
-from benchmarks.records import RESULTS, ROOT, Cell, CellLine, amount, number, title
+from benchmarks.records import RESULTS, Cell, CellLine, amount, number, title
 from benchmarks.running import Trained, kept_oracle, short_training
-from benchmarks.tables import markdown, median_and_range
+from benchmarks.tables import EXPERIMENTS_PAGE, RESULTS_PAGE, Pages, markdown, median_and_range
 
+FILE = "efficiency.csv"
 # Methods that train.py knows, and their options.
 LEARNERS: dict[str, tuple[str, dict[str, Any]]] = {
     "art": ("art", {}),
@@ -92,18 +94,19 @@ PLANS = {
         Plan("ppo", SHORT, 3),
     ),
 }
+# Near the oracle: the ratio that a table asks the evaluations and the seconds for, by problem.
+NEAR = {"mixture-1d": 1.01, "digits": 1.05}
 
 
 @dataclass
 class Args:
-    """Run the methods at several budgets, and draw the ratio against the evaluations."""
+    """Run the methods at several budgets."""
 
     cells: tuple[str, ...] = tuple(cell.option for cell in PLANS)
     """problem:solver:K, of those that have a plan."""
     oracles: Path = Path("runs/efficiency")
     """Where oracles are kept."""
-    out: Path = RESULTS / "efficiency.csv"
-    figure: Path = ROOT / "docs" / "figures" / "efficiency.png"
+    out: Path = RESULTS / FILE
 
 
 @dataclass(frozen=True)
@@ -237,8 +240,62 @@ def table(lines: Sequence[Line]) -> str:
     return markdown(["method", *map(amount, columns), "seconds"], rows)
 
 
+class Price(NamedTuple):
+    """What a method needs to come near the oracle: medians of the runs with the least budget that does."""
+
+    evaluations: float
+    seconds: float
+
+
+def price(lines: Sequence[Line], near: float) -> Price:
+    """What one method needs in one cell; infinite if no budget has a median ratio of ``near`` or less."""
+    for _, runs in sorted(next(iter(grouped(lines).values()), {}).items()):
+        if np.median([run.ratio for run in runs]) <= near:
+            evaluations, seconds = (float(np.median([getattr(r, of) for r in runs])) for of in Price._fields)
+            return Price(evaluations, seconds)
+    return Price(math.inf, math.inf)
+
+
+def cheapest_table(lines: Sequence[Line]) -> str:
+    """Evaluations and seconds that each method needs to come near the oracle, a pair of columns a cell."""
+    cells = list(dict.fromkeys(line.cell for line in lines))
+    methods = [m for m in dict.fromkeys(line.method for line in lines) if m != START]
+    rows = []
+    for method in methods:
+        row = [title(method)]
+        for cell in cells:
+            own = [line for line in lines if (line.cell, line.method) == (cell, method)]
+            row += [_price_text(v) for v in price(own, NEAR[cell.problem])] if own else ["", ""]
+        rows.append(row)
+    header = ["method"]
+    for cell in cells:
+        goal = f"{cell.problem}, {cell.solver}, K = {cell.num_steps}, to {NEAR[cell.problem]}"
+        header += [f"{goal}: evaluations", "seconds"]
+    return markdown(header, rows)
+
+
+def _price_text(value: float) -> str:
+    return amount(value) if math.isfinite(value) else "not reached"
+
+
+def figure(lines: Sequence[Line]) -> Figure:
+    """The ratio against the evaluations, a panel a cell."""
+    cells = dict.fromkeys(line.cell for line in lines)
+    return efficiency({cell: bands([line for line in lines if line.cell == cell]) for cell in cells})
+
+
+def page_tables(results: Path = RESULTS) -> Pages:
+    """The short table of docs/results.md, and a table a cell of docs/experiments.md."""
+    lines = read(results / FILE)
+    if not lines:
+        raise FileNotFoundError(f"{results / FILE} is not there; make it with python -m benchmarks.efficiency")
+    by_cell = {cell: [x for x in lines if x.cell == cell] for cell in dict.fromkeys(x.cell for x in lines)}
+    whole = {f"efficiency:{cell.problem}": table(own) for cell, own in by_cell.items()}
+    return {RESULTS_PAGE: {"cheapest": cheapest_table(lines)}, EXPERIMENTS_PAGE: whole}
+
+
 def main(args: Args) -> None:
-    """Run what is missing, write, print, draw."""
+    """Run what is missing, write, print."""
     torch.set_num_threads(1)
     cells = [Cell.parse(text) for text in args.cells]
     for cell in cells:
@@ -253,12 +310,9 @@ def main(args: Args) -> None:
             print(f"{cell}: {line.method}, {amount(line.evaluations)}: {number(line.ratio)}", flush=True)
             lines.append(line)
             write_csv(lines, args.out, Line)
-    by_cell = {cell: [line for line in lines if line.cell == cell] for cell in cells}
-    for cell, its in by_cell.items():
+    for cell in cells:
+        its = [line for line in lines if line.cell == cell]
         print(f"\n{cell}, {sum(line.seconds for line in its):,.0f} seconds in all\n\n{table(its)}")
-    with atomic_path(args.figure) as path:
-        efficiency({cell: bands(its) for cell, its in by_cell.items()}).savefig(path)
-    print(f"\nwrote {args.figure}")
 
 
 if __name__ == "__main__":
