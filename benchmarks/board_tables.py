@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from art_env.evaluation.results import read_csv
+from benchmarks.noises import FRESH_FILE
 from benchmarks.records import (
     EVOLUTION,
     ORACLE,
     OURS,
+    RECORDS,
     RESULTS,
     Cell,
     FreshLine,
@@ -44,7 +46,6 @@ from benchmarks.statistics import (
 )
 from benchmarks.tables import LEADERBOARD_PAGE, RESULTS_PAGE, Pages, markdown, median_and_range
 
-RECORDS_FILE, FRESH_FILE = "leaderboard.jsonl", "fresh_noises.csv"
 AGENTS = ("art", OURS)
 # Of one table: the best list that needs no search, and everything that searches or learns.
 COMPARED = ("closed_form", "gradient", "cma", "ppo", "sac", EVOLUTION, OURS, "art")
@@ -52,8 +53,7 @@ SEARCHES = ("gradient", "cma", EVOLUTION, OURS, "art")
 # Of the table of docs/results.md: the number of steps, and the strongest lists of each kind.
 CORE_STEPS = 5
 CORE_METHODS = (
-    *("edm", "edm:zero=replace", "simple", "beta", "ays_svd"),
-    *("edm_tuned", "closed_form", "gits", "dmn", "sdm"),
+    *("edm", "edm:zero=replace", "simple", "ays_svd", "closed_form", "gits", "dmn"),
     *SEARCHES,
     ORACLE,
 )
@@ -283,7 +283,9 @@ def table_core(board: Leaderboard) -> str:
     """Interquartile mean of the ratio of each method, a column a problem; evaluations and seconds on one of them."""
     cells = core_cells(board)
     columns = {
-        problem: {m: cells_iqm([board.ratios(c, m) for c in own]) for m in CORE_METHODS if _in_all(board, m, own)}
+        problem: {
+            m: cells_iqm([board.ratios(c, m) for c in own]) for m in CORE_METHODS if _in_all(board, m, own)
+        }
         for problem, own in cells.items()
     }
     rows = []
@@ -306,33 +308,43 @@ def finding_lists(board: Leaderboard) -> str:
     for method in ("closed_form", *SEARCHES):
         cells = board.cells_of(method)
         if cells:
-            counts.append(f"{title(method)} in {len(cells) - len(high_ratios(board, method))} of {len(cells)}")
+            counts.append(
+                f"{title(method)} in {len(cells) - len(high_ratios(board, method))} of {len(cells)}"
+            )
     return (
-        f"Over all K of the leaderboard, a median ratio of at most {FEW_STEPS_BAR} up to K = {FEW_STEPS} and of "
-        f"{MANY_STEPS_BAR} beyond: {', '.join(counts)} cells."
+        f"Over all K of the [leaderboard](leaderboard.md#cell-by-cell), the median ratio is within a bar of {FEW_STEPS_BAR} "
+        f"up to K = {FEW_STEPS} and of {MANY_STEPS_BAR} beyond: {', '.join(counts)} cells."
     )
 
 
 def finding_misses(board: Leaderboard, fresh: Sequence[FreshLine]) -> str:
-    """The misses of the two agents over the whole leaderboard, one line each."""
+    """The misses of the two agents over the whole leaderboard, a line each."""
     lines = []
     for method in AGENTS:
         high = [f"{c} ({number(ratio)})" for c, ratio in high_ratios(board, method)]
-        if high:
-            lines.append(f"- {title(method)} misses the oracle at {'; '.join(high)}.")
-    lost = [f"{d.cell} ({number(d.ours)}; {title(d.method)} {number(d.theirs)})" for d in beaten(doubts(board))]
-    if lost:
-        lines.append(f"- A rival is better than the schedule search at {'; '.join(lost)}.")
-    for method in AGENTS:
-        above = [f"{x.cell} ({number(x.fresh)})" for x in fresh if x.method == method and x.fresh > bar(x.cell)]
-        if above:
-            lines.append(f"- On other noises {title(method)} is above the bar at {'; '.join(above)}.")
-    return "\n".join(lines) or "Nowhere in these cells."
+        elsewhere = [
+            f"{x.cell} ({number(x.fresh)})" for x in fresh if x.method == method and x.fresh > bar(x.cell)
+        ]
+        if high or elsewhere:
+            lines.append(
+                f"- {title(method)} is above that bar at {'; '.join(high) or 'no cell'}"
+                + (
+                    f"; on five other sets of noises at {'; '.join(elsewhere) or 'no cell'}."
+                    if fresh
+                    else "."
+                )
+            )
+    lost = len(beaten(doubts(board)))
+    lines.append(
+        f"- Some rival is more than {TIE - 1:.0%} better than the {title(OURS)} in {lost} of "
+        f"{len(board.cells_of(OURS))} cells ([which](leaderboard.md#misses))."
+    )
+    return "\n".join(lines)
 
 
 def read_board(results: Path = RESULTS) -> Leaderboard:
     """The records of the leaderboard."""
-    return Leaderboard.read(results / RECORDS_FILE)
+    return Leaderboard.read(results / RECORDS.name)
 
 
 def page_tables(results: Path = RESULTS) -> Pages:

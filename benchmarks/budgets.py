@@ -39,7 +39,10 @@ def table(lines: Sequence[Line]) -> str:
     searched = sorted({K for K, method in ratios if method == EACH})
     others = sorted({K for K, _ in ratios} - set(searched))
     rows = [
-        (str(K) if K in searched else f"{K}, not searched", *(_spread(ratios.get((K, m))) for m in (ONE, EACH, RESAMPLED)))
+        (
+            str(K) if K in searched else f"{K}, not searched",
+            *(_spread(ratios.get((K, m))) for m in (ONE, EACH, RESAMPLED)),
+        )
         for K in (*searched, *others)
     ]
     return markdown(("K", ONE, EACH, RESAMPLED), rows)

@@ -5,7 +5,8 @@ python -m benchmarks.efficiency
 Every point is a run of its own length, with its own annealing, scored on held-out noises. Evaluations are counted
 alike for all: every row that the denoiser is asked for on the training noises, by a step of an environment or by
 the error of a whole schedule, and two more for a backward pass. The exact trajectories of these noises, which every
-method needs, are not counted. What is in the file already is not run again. ``benchmarks.report`` draws the figure.
+method needs, are not counted. Seconds are processor time, so that what else runs on a machine does not count. What
+is in the file already is not run again. ``benchmarks.report`` draws the figure.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from art_env.schedules.cma_es import evolve
 from art_env.schedules.gradient import gradient_search
 from art_env.schedules.registry import make_schedule
 from benchmarks.figures import START, Band, efficiency
-from benchmarks.records import RESULTS, Cell, CellLine, amount, number, title
+from benchmarks.records import RESULTS, TITLES, Cell, CellLine, amount, number, title
 from benchmarks.running import Trained, kept_oracle, short_training
 from benchmarks.tables import EXPERIMENTS_PAGE, RESULTS_PAGE, Pages, markdown, median_and_range
 
@@ -106,6 +107,8 @@ class Args:
     """problem:solver:K, of those that have a plan."""
     oracles: Path = Path("runs/efficiency")
     """Where oracles are kept."""
+    largest: int | None = None
+    """The largest budget of evaluations that is run; by default all are."""
     out: Path = RESULTS / FILE
 
 
@@ -163,9 +166,11 @@ def run(problem: Problem, cell: Cell, method: str, budget: int, rows: int, seed:
         algorithm, options = LEARNERS[method]
         steps = budget * K // get_solver(solver).nfe(K)
         options = {**options, **cell._asdict(), "num_envs": rows, "total_timesteps": steps}
-        return short_training(algorithm, **options, seed=seed)
+        began = time.process_time()
+        done = short_training(algorithm, **options, seed=seed)
+        return done._replace(seconds=time.process_time() - began)
     noises, denoiser = some_noises(problem.reference(), rows, seed), CountedDenoiser(problem.denoiser)
-    began = time.perf_counter()
+    began = time.process_time()
     if method == "cma":
         found = evolve(denoiser, noises, K, solver, CMA_ERRORS, seed)
     else:
@@ -173,22 +178,26 @@ def run(problem: Problem, cell: Cell, method: str, budget: int, rows: int, seed:
         found = gradient_search(
             denoiser, noises, K, solver, num_searches=1, screen_noises=screen, with_dp=False
         )
-    return Trained(found, time.perf_counter() - began, denoiser.evaluations)
+    return Trained(found, time.process_time() - began, denoiser.evaluations)
 
 
-def measure(cell: Cell, plans: Sequence[Plan], known: Sequence[Line], oracles: Path) -> Iterator[Line]:
+def measure(cell: Cell, known: Sequence[Line], args: Args) -> Iterator[Line]:
     """The lines of a cell that are not known yet, one by one."""
     there = {(line.method, line.budget, line.rows, line.seed) for line in known if line.cell == cell}
     runs = [(START, 0, 0, 0)]
     runs += [
-        (p.method, budget, p.rows[budget], s) for p in plans for budget in p.rows for s in range(p.seeds)
+        (p.method, budget, rows, s)
+        for p in PLANS[cell]
+        for budget, rows in p.rows.items()
+        for s in range(p.seeds)
+        if args.largest is None or budget <= args.largest
     ]
     missing = [one for one in runs if one not in there]
     if not missing:
         return
     problem = make_problem(cell.problem)
     evaluator = Evaluator(problem, cell.solver, (0,), metrics=())
-    oracle = kept_oracle(evaluator, cell.num_steps, oracles)
+    oracle = kept_oracle(evaluator, cell.num_steps, args.oracles)
     problem.reference()  # not part of the first run
     for method, budget, rows, seed in missing:
         if method == START:
@@ -230,8 +239,8 @@ def table(lines: Sequence[Line]) -> str:
     groups = grouped([line for line in lines if line.method != START])
     columns = sorted({line.budget for line in lines if line.method != START})
     rows = []
-    for method, budgets in groups.items():
-        row = [title(method)]
+    for method in sorted(groups, key=list(TITLES).index):
+        budgets, row = groups[method], [title(method)]
         for budget in columns:
             ratios = [line.ratio for line in budgets.get(budget, [])]
             row.append(median_and_range(ratios) if ratios else "-")
@@ -261,16 +270,15 @@ def cheapest_table(lines: Sequence[Line]) -> str:
     cells = list(dict.fromkeys(line.cell for line in lines))
     methods = [m for m in dict.fromkeys(line.method for line in lines) if m != START]
     rows = []
-    for method in methods:
+    for method in sorted(methods, key=list(TITLES).index):
         row = [title(method)]
         for cell in cells:
             own = [line for line in lines if (line.cell, line.method) == (cell, method)]
-            row += [_price_text(v) for v in price(own, NEAR[cell.problem])] if own else ["", ""]
+            row += [_price_text(v) for v in price(own, NEAR[cell.problem])] if own else ["-", "-"]
         rows.append(row)
     header = ["method"]
     for cell in cells:
-        goal = f"{cell.problem}, {cell.solver}, K = {cell.num_steps}, to {NEAR[cell.problem]}"
-        header += [f"{goal}: evaluations", "seconds"]
+        header += [f"{cell.problem}, ratio {NEAR[cell.problem]}: evaluations", "seconds"]
     return markdown(header, rows)
 
 
@@ -288,7 +296,9 @@ def page_tables(results: Path = RESULTS) -> Pages:
     """The short table of docs/results.md, and a table a cell of docs/experiments.md."""
     lines = read(results / FILE)
     if not lines:
-        raise FileNotFoundError(f"{results / FILE} is not there; make it with python -m benchmarks.efficiency")
+        raise FileNotFoundError(
+            f"{results / FILE} is not there; make it with python -m benchmarks.efficiency"
+        )
     by_cell = {cell: [x for x in lines if x.cell == cell] for cell in dict.fromkeys(x.cell for x in lines)}
     whole = {f"efficiency:{cell.problem}": table(own) for cell, own in by_cell.items()}
     return {RESULTS_PAGE: {"cheapest": cheapest_table(lines)}, EXPERIMENTS_PAGE: whole}
@@ -306,7 +316,7 @@ def main(args: Args) -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     lines = read(args.out)
     for cell in cells:
-        for line in measure(cell, PLANS[cell], lines, args.oracles):
+        for line in measure(cell, lines, args):
             print(f"{cell}: {line.method}, {amount(line.evaluations)}: {number(line.ratio)}", flush=True)
             lines.append(line)
             write_csv(lines, args.out, Line)

@@ -69,6 +69,7 @@ START = "closed_form"
 MARKERS = {
     "gradient": "P",
     "cma": "X",
+    "evolution": "<",
     OURS: "s",
     "art": "o",
     "ppo": "^",

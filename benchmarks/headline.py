@@ -1,6 +1,6 @@
 """The one table of README.md: digits, with the strongest rivals, from the records of other benchmarks.
 
-python -m benchmarks.report
+python -m benchmarks.headline
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks import second_control
 from benchmarks.records import ORACLE, OURS, RESULTS, Cell, Record, amount, title
 from benchmarks.second_control import SINGLE, spread
-from benchmarks.tables import README, Pages, markdown
+from benchmarks.tables import README, Pages, markdown, write_pages
 
 PROBLEM, K = "digits", 5
 HEUN, LEARNED = Cell(PROBLEM, "heun", K), Cell(PROBLEM, "learned_2m", K)
@@ -36,9 +36,7 @@ def rows(results: Path = RESULTS) -> list[Row]:
     found, classical = second_control.read_found(results), second_control.read_classical(results)
     known = [Row(title(method), classical.records(method, HEUN)) for method in COPIED]
     known.append(Row("its best list (oracle)", classical.records(ORACLE, HEUN)))
-    oracles = [
-        run for solver in SINGLE for run in classical.records(ORACLE, HEUN._replace(solver=solver))
-    ]
+    oracles = [run for solver in SINGLE for run in classical.records(ORACLE, HEUN._replace(solver=solver))]
     best = sorted(oracles, key=lambda run: run.error)[:1]
     known.append(Row("the best list of any classical solver (oracle)", best))
     known += [Row(title(method), found.records(method, LEARNED)) for method in FOUND]
@@ -64,3 +62,7 @@ def _texts(row: Row) -> tuple[str, ...]:
 def page_tables(results: Path = RESULTS) -> Pages:
     """The table of README.md."""
     return {README: {"headline": table(rows(results))}}
+
+
+if __name__ == "__main__":
+    write_pages(page_tables())

@@ -59,7 +59,10 @@ def solver_table(results: Path, solver: str) -> str:
     header = ["Frechet distance", *(f"K = {K} ({nfe})" for K, nfe in steps.items())]
     lines = [(name, title, "frechet") for name, title in NAMES.items()]
     lines += [(name, f"{NAMES[name]}, RMSE", "rmse") for name in ("edm", LEARNED)]
-    rows = [[title, *(scores.text("digits", solver, name, K, metric) for K in steps)] for name, title, metric in lines]
+    rows = [
+        [title, *(scores.text("digits", solver, name, K, metric) for K in steps)]
+        for name, title, metric in lines
+    ]
     return markdown(header, rows)
 
 
@@ -78,7 +81,9 @@ def saved_table(results: Path) -> str:
     for name in SIZES:
         own = [r for r in Scores(results / "images_saved.csv").rows if r.problem == name]
         goals = {r.metric: r for r in own if r.schedule == "edm"}
-        texts = (f"{goals[m].mean:.4g} at {goals[m].nfe}; learned {saving(own, m)}" for m in ("rmse", "frechet"))
+        texts = (
+            f"{goals[m].mean:.4g} at {goals[m].nfe}; learned {saving(own, m)}" for m in ("rmse", "frechet")
+        )
         rows.append((name, *texts))
     return markdown(("EDM's schedule", "RMSE", "Frechet distance"), rows)
 
@@ -98,9 +103,14 @@ def inpaint_table(results: Path) -> str:
     """RMSE with half of a digit given."""
     scores = Scores(results / "images_inpaint.csv")
     steps = scores.steps("edm")
-    names = {"edm": NAMES["edm"], "evolution of digits": "learned on whole digits", "evolution": "learned for it"}
+    names = {
+        "edm": NAMES["edm"],
+        "evolution of digits": "learned on whole digits",
+        "evolution": "learned for it",
+    }
     rows = [
-        (title, *(scores.text("digits-inpaint", "heun", name, K, "rmse") for K in steps)) for name, title in names.items()
+        (title, *(scores.text("digits-inpaint", "heun", name, K, "rmse") for K in steps))
+        for name, title in names.items()
     ]
     return markdown(("RMSE", *(f"K = {K}" for K in steps)), rows)
 
@@ -136,9 +146,19 @@ def mnist_table(results: Path) -> str:
     rows = []
     for solver, K in ((solver, K) for solver, steps in MNIST_STEPS.items() for K in steps):
         nfe = next(r.nfe for r in scores.rows if (r.solver, r.num_steps) == (solver, K))
-        texts = (scores.text("mnist", solver, s, K, m) for m in ("rmse", "frechet") for s in ("edm", "closed_form"))
+        texts = (
+            scores.text("mnist", solver, s, K, m) for m in ("rmse", "frechet") for s in ("edm", "closed_form")
+        )
         rows.append((MNIST_SOLVERS[solver], str(K), str(nfe), *texts))
-    header: Sequence[str] = ("solver", "K", "evaluations", "RMSE: EDM", "closed form", "Frechet: EDM", "closed form")
+    header: Sequence[str] = (
+        "solver",
+        "K",
+        "evaluations",
+        "RMSE: EDM",
+        "closed form",
+        "Frechet: EDM",
+        "closed form",
+    )
     return markdown(header, rows)
 
 

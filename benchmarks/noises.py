@@ -46,7 +46,7 @@ from benchmarks.records import (
 from benchmarks.tables import EXPERIMENTS_PAGE, Pages, markdown
 
 PROGRAM = "python -m benchmarks.noises"
-TAILS_FILE, POLISH_FILE = "initial_noises.csv", "polish.csv"
+TAILS_FILE, FRESH_FILE, POLISH_FILE = "initial_noises.csv", "fresh_noises.csv", "polish.csv"
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Fresh:
     """Seed sets, as in evaluate.py; the leaderboard has 0."""
     methods: tuple[str, ...] = (OURS, EVOLUTION, "art", "gradient")
     records: Path = RECORDS
-    out: Path = RESULTS / "fresh_noises.csv"
+    out: Path = RESULTS / FRESH_FILE
 
 
 @dataclass
@@ -207,7 +207,9 @@ def pooled(errors: Sequence[float]) -> float:
     return math.sqrt(sum(e * e for e in errors) / len(errors))
 
 
-def measure_fresh(evaluators: Sequence[Evaluator], records: Mapping[str, Sequence[Record]]) -> list[FreshLine]:
+def measure_fresh(
+    evaluators: Sequence[Evaluator], records: Mapping[str, Sequence[Record]]
+) -> list[FreshLine]:
     """A line for each method of one cell, from the records of each and of the oracle; one set for each evaluator."""
 
     def errors(record: Record) -> list[float]:
@@ -318,16 +320,24 @@ def tails_table(lines: Sequence[TailsLine]) -> str:
     """How much of the error few noises hold, and what drawing them by cost does for a comparison."""
     header = ("cell", "squared error of 16 noises", "correlation, drawn evenly", "drawn by cost")
     rows = (
-        (str(x.cell), f"{x.top_16:.2g}", f"{x.correlation_even:.2f}", f"{x.correlation_by_cost:.2f}") for x in lines
+        (str(x.cell), f"{x.top_16:.2g}", f"{x.correlation_even:.2f}", f"{x.correlation_by_cost:.2f}")
+        for x in lines
     )
     return markdown(header, rows)
 
 
 def polish_table(lines: Sequence[PolishLine]) -> str:
     """Ratios before and after gradients on the training noises, on these and on the leaderboard's."""
-    header = ("cell, seed", "on the training noises", "after gradients", "on the leaderboard's", "after gradients")
+    header = (
+        "cell, seed",
+        "on the training noises",
+        "after gradients",
+        "on the leaderboard's",
+        "after gradients",
+    )
     rows = (
-        (f"{x.cell}, {x.seed}", *map(number, (x.training, x.training_after, x.ratio, x.ratio_after))) for x in lines
+        (f"{x.cell}, {x.seed}", *map(number, (x.training, x.training_after, x.ratio, x.ratio_after)))
+        for x in lines
     )
     return markdown(header, rows)
 

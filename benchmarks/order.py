@@ -89,23 +89,9 @@ def table(lines: Sequence[Line]) -> str:
     return markdown(header, texts, left=2)
 
 
-def finding(lines: Sequence[Line]) -> str:
-    """Which neighbours keep their order on every other set, in a sentence."""
-    rows = by_row(lines)
-    swapped = [
-        f"{low} and {high}"
-        for (high, above), (low, below) in zip(rows.items(), list(rows.items())[1:], strict=False)
-        if any(below[s].rmse >= above[s].rmse for s in below if s != OWN_SET)
-    ]
-    kept = len(rows) - 1 - len(swapped)
-    text = f"On every other set, {kept} of {len(rows) - 1} neighbouring rows keep their order."
-    return text + (f" Those that do not: {'; '.join(swapped)}." if swapped else "")
-
-
 def page_tables(results: Path = RESULTS) -> Pages:
-    """The table and the sentence of docs/results.md."""
-    lines = read_csv(results / FILE, Line)
-    return {RESULTS_PAGE: {"order": table(lines), "order-finding": finding(lines)}}
+    """The table of docs/results.md."""
+    return {RESULTS_PAGE: {"order": table(read_csv(results / FILE, Line))}}
 
 
 def main(args: Args) -> None:

@@ -46,7 +46,7 @@ class Args:
 
 @dataclass(frozen=True)
 class Line(CellLine):
-    """RMSE of learned levels with learned weights and with weights of 1/2 (NaN at K = 5), and of the universal list."""
+    """RMSE of learned levels with learned weights and with 1/2 (NaN at K = 5), and of the universal list."""
 
     both: float
     plain: float

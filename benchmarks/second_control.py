@@ -43,10 +43,15 @@ class Args:
     """Run what is missing."""
 
     problems: tuple[str, ...] = ("digits", "mixture-2d", "mixture-1d")
+    steps: tuple[int, ...] = (3, 5, 7, 10)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    few_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Seeds on networks."""
     methods: tuple[str, ...] = METHODS
     jobs: int = 1
     """Trainings at once."""
+    budget: float = 1.0
+    """Part of the default length of each training and of CMA-ES."""
     results: Path = RESULTS
     """The folder of second_control.jsonl, with the records of the classical solvers."""
     runs: Path = Path("runs/second_control")
@@ -69,11 +74,12 @@ def run(args: Args) -> None:
             leaderboard.Args(
                 args.problems,
                 (solver,),
-                steps,
+                tuple(K for K in steps if K in args.steps),
                 args.methods,
                 args.seeds,
-                args.seeds,
+                args.few_seeds,
                 jobs=args.jobs,
+                budget=args.budget,
                 records=args.results / FOUND,
                 oracles=args.runs / "oracles",
                 runs=args.runs,
@@ -162,7 +168,7 @@ def short_table(found: Leaderboard, classical: Leaderboard) -> str:
 
 
 def table_by_steps(found: Leaderboard, classical: Leaderboard) -> str:
-    """For each K the range over problems of the median error, divided by the oracle's and by the best classical list's."""
+    """For each K the range over problems of median errors, divided by the oracle's and by the best classical one."""
     rows = []
     cells = [c for c in found.cells_of(ORACLE) if (c, OURS) in found.runs]
     for K in sorted({c.num_steps for c in cells}):

@@ -33,6 +33,7 @@ from art_env.evaluation.evaluator import Evaluator
 from art_env.evaluation.results import read_csv, write_csv
 from art_env.problems.library import make_problem
 from art_env.schedules.schedule import Schedule
+from benchmarks.lengths import shorter
 from benchmarks.records import RESULTS, Cell, CellLine, number
 from benchmarks.running import kept_oracle, run_training
 from benchmarks.tables import LEADERBOARD_PAGE, RESULTS_PAGE, Pages, markdown, median_and_range
@@ -78,6 +79,8 @@ class Args:
     )
     """Cells whose policies begin with what a search finds with half of the env steps."""
     seeds: tuple[int, ...] = (0, 1, 2)
+    budget: float = 1.0
+    """Part of the default length of each training."""
     runs: Path = Path("runs/state")
     """Where the runs are kept."""
     out: Path = RESULTS / FILE
@@ -136,6 +139,7 @@ def measure(args: Args, cell: Cell) -> list[Line]:
         if features:
             options |= {"features": features, "init": "search" if cell.option in args.init_search else "base"}
         algorithm = "art" if features else "evolution"
+        options = shorter(args.budget, algorithm, **options)
         summary = run_training(run_folder(args, cell, features, seed), algorithm, **options)
         error = summary["policy_rmse" if features else "rmse"]
         distilled = summary["rmse"] / best if features else math.nan
@@ -241,15 +245,27 @@ def short_table(lines: Sequence[Line]) -> str:
         }
         name = f"{cell.problem}, {SOLVERS.get(cell.solver, cell.solver)}"
         seconds = [x.seconds for x in lines if (x.cell, x.sampler) == (cell, policy)]
-        rows.append([name, *map(spread, columns.values()), f"{statistics.median(seconds):.0f}" if seconds else ""])
-    header = [f"K = {SHORT_STEPS}", SEARCH, "**ART-RL's policy**", BOUND, ADAPTIVE, "seconds of a policy's training"]
+        rows.append(
+            [name, *map(spread, columns.values()), f"{statistics.median(seconds):.0f}" if seconds else ""]
+        )
+    header = [
+        f"K = {SHORT_STEPS}",
+        SEARCH,
+        "**ART-RL's policy**",
+        BOUND,
+        ADAPTIVE,
+        "seconds of a policy's training",
+    ]
     return markdown(header, rows)
 
 
 def page_tables(results: Path = RESULTS) -> Pages:
     """The tables of docs/leaderboard.md, and the short one of docs/results.md."""
     lines = read_csv(results / FILE, Line)
-    whole = {"policies": table(lines), "which-features": feature_table(lines, [*map(Cell.parse, Args().single)])}
+    whole = {
+        "policies": table(lines),
+        "which-features": feature_table(lines, [*map(Cell.parse, Args().single)]),
+    }
     return {LEADERBOARD_PAGE: whole, RESULTS_PAGE: {"policies-5": short_table(lines)}}
 
 

@@ -92,7 +92,9 @@ def table(lines: Sequence[Line]) -> str:
         least = min(medians.values())
         for value in values:
             texts = [number(medians[value, rate]) for rate in rates]
-            bold = [f"**{x}**" if medians[value, r] == least else x for x, r in zip(texts, rates, strict=True)]
+            bold = [
+                f"**{x}**" if medians[value, r] == least else x for x, r in zip(texts, rates, strict=True)
+            ]
             steps = (f"{rate:g}: {text}" for rate, text in zip(rates, bold, strict=True))
             rows.append((title(algorithm), f"{width} {value:g}", *steps))
         seconds = _median([line.seconds for line in own])
