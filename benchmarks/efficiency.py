@@ -114,7 +114,10 @@ class Args:
 
 @dataclass(frozen=True)
 class Line(CellLine):
-    """One run; the schedule that all begin with has a line without evaluations."""
+    """One run; the schedule that all begin with has a line without evaluations.
+
+    ``clock``: what seconds are, ``processor`` time or that on the ``wall`` of a busy machine.
+    """
 
     method: str
     budget: int
@@ -123,6 +126,7 @@ class Line(CellLine):
     evaluations: int
     ratio: float
     seconds: float
+    clock: str = "wall"
 
 
 class CountedDenoiser:
@@ -205,7 +209,9 @@ def measure(cell: Cell, known: Sequence[Line], args: Args) -> Iterator[Line]:
         else:
             done = run(problem, cell, method, budget, rows, seed)
         ratio = evaluator.ratio(done.schedule, oracle)
-        yield Line(*cell, method, budget, rows, seed, done.evaluations, ratio, round(done.seconds, 2))
+        yield Line(
+            *cell, method, budget, rows, seed, done.evaluations, ratio, round(done.seconds, 2), "processor"
+        )
 
 
 def read(path: Path) -> list[Line]:
@@ -245,7 +251,8 @@ def table(lines: Sequence[Line]) -> str:
             ratios = [line.ratio for line in budgets.get(budget, [])]
             row.append(median_and_range(ratios) if ratios else "-")
         longest = budgets[max(budgets)]
-        rows.append([*row, f"{np.median([line.seconds for line in longest]):.2g}"])
+        seconds = f"{np.median([line.seconds for line in longest]):.2g}"
+        rows.append([*row, _timed(seconds, longest[0].clock)])
     return markdown(["method", *map(amount, columns), "seconds"], rows)
 
 
@@ -254,15 +261,16 @@ class Price(NamedTuple):
 
     evaluations: float
     seconds: float
+    clock: str
 
 
 def price(lines: Sequence[Line], near: float) -> Price:
     """What one method needs in one cell; infinite if no budget has a median ratio of ``near`` or less."""
-    for _, runs in sorted(next(iter(grouped(lines).values()), {}).items()):
+    for _, runs in sorted(grouped(lines)[lines[0].method].items()):
         if np.median([run.ratio for run in runs]) <= near:
-            evaluations, seconds = (float(np.median([getattr(r, of) for r in runs])) for of in Price._fields)
-            return Price(evaluations, seconds)
-    return Price(math.inf, math.inf)
+            evaluations = float(np.median([run.evaluations for run in runs]))
+            return Price(evaluations, float(np.median([run.seconds for run in runs])), runs[0].clock)
+    return Price(math.inf, math.inf, lines[0].clock)
 
 
 def cheapest_table(lines: Sequence[Line]) -> str:
@@ -274,7 +282,7 @@ def cheapest_table(lines: Sequence[Line]) -> str:
         row = [title(method)]
         for cell in cells:
             own = [line for line in lines if (line.cell, line.method) == (cell, method)]
-            row += [_price_text(v) for v in price(own, NEAR[cell.problem])] if own else ["-", "-"]
+            row += _price_texts(price(own, NEAR[cell.problem])) if own else ["-", "-"]
         rows.append(row)
     header = ["method"]
     for cell in cells:
@@ -282,8 +290,15 @@ def cheapest_table(lines: Sequence[Line]) -> str:
     return markdown(header, rows)
 
 
-def _price_text(value: float) -> str:
-    return amount(value) if math.isfinite(value) else "not reached"
+def _price_texts(found: Price) -> list[str]:
+    if math.isinf(found.evaluations):
+        return ["not reached", "not reached"]
+    return [amount(found.evaluations), _timed(amount(found.seconds), found.clock)]
+
+
+def _timed(seconds: str, clock: str) -> str:
+    """Mark what was not measured in processor time."""
+    return seconds if clock == "processor" else f"{seconds} ({clock})"
 
 
 def figure(lines: Sequence[Line]) -> Figure:

@@ -59,8 +59,9 @@ class Args:
 
 @dataclass(frozen=True)
 class Line(CellLine):
-    """One training with some setting; ``value`` is that of the option ``width``."""
+    """One training with some setting; ``value`` is that of the option ``width``, ``noise_set`` the seed set."""
 
+    noise_set: int
     algorithm: str
     learning_rate: float
     width: str
@@ -96,10 +97,8 @@ def table(lines: Sequence[Line]) -> str:
                 f"**{x}**" if medians[value, r] == least else x for x, r in zip(texts, rates, strict=True)
             ]
             steps = (f"{rate:g}: {text}" for rate, text in zip(rates, bold, strict=True))
-            rows.append((title(algorithm), f"{width} {value:g}", *steps))
-        seconds = _median([line.seconds for line in own])
-        rows.append((f"{title(algorithm)}, seconds of a run", "", f"{seconds:.2g}", "", ""))
-    return markdown(("method", "width of exploration", "step size: ratio", "", ""), rows, left=2)
+            rows.append((title(algorithm), str(own[0].noise_set), f"{width} {value:g}", *steps))
+    return markdown(("method", "noise set", "width of exploration", "step size: ratio", "", ""), rows, left=3)
 
 
 def _median(values: Sequence[float]) -> float:
@@ -122,13 +121,18 @@ def main(args: Args) -> None:
     problem.reference()  # not part of the first training
     shared = {**cell._asdict(), "num_envs": args.num_envs, "total_timesteps": args.total_timesteps}
     lines = read_csv(args.out, Line) if args.out.is_file() else []
-    known = {(line.cell, line.algorithm, line.value, line.learning_rate, line.seed) for line in lines}
+    known = {
+        (line.cell, line.noise_set, line.algorithm, line.value, line.learning_rate, line.seed)
+        for line in lines
+    }
     for algorithm, width, value, rate, seed in settings(args.algorithms, args.seeds):
-        if (cell, algorithm, value, rate, seed) in known:
+        if (cell, NOISE_SET, algorithm, value, rate, seed) in known:
             continue
         done = short_training(algorithm, **shared, learning_rate=rate, **{width: value}, seed=seed)
         ratio = evaluator.ratio(done.schedule, oracle)
-        lines.append(Line(*cell, algorithm, rate, width, value, seed, ratio, round(done.seconds, 2)))
+        lines.append(
+            Line(*cell, NOISE_SET, algorithm, rate, width, value, seed, ratio, round(done.seconds, 2))
+        )
         write_csv(lines, args.out, Line)
         print(f"{algorithm}, {width} {value}, learning_rate {rate}, seed {seed}: {ratio:.3f}", flush=True)
 
