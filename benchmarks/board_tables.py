@@ -274,10 +274,14 @@ def table_seconds(board: Leaderboard) -> str:
 
 
 def core_cells(board: Leaderboard) -> dict[str, list[Cell]]:
-    """The cells of the core by problem: those at its number of steps with a list of each kind."""
+    """The cells of the core by problem: those with the schedule search, or where it never ran those with a list."""
     known = board.cells_of("closed_form", ORACLE)
     cells = [c for c in known if c.num_steps == CORE_STEPS and c.solver in CORE_SOLVERS]
-    return {p: [c for c in cells if c.problem == p] for p in dict.fromkeys(c.problem for c in cells)}
+    found = {}
+    for problem in dict.fromkeys(c.problem for c in cells):
+        own = [c for c in cells if c.problem == problem]
+        found[problem] = [c for c in own if (c, OURS) in board.runs] or own
+    return found
 
 
 def table_core(board: Leaderboard) -> str:
@@ -295,7 +299,10 @@ def table_core(board: Leaderboard) -> str:
         runs = [r for c in cells.get(COST_PROBLEM, ()) for r in board.records(method, c)]
         spent = (median(getattr(r, of) for r in runs) for of in ("evaluations", "seconds"))
         rows.append([strong(method, text) for text in (title(method), *ratios, *map(amount, spent))])
-    names = [f"{problem} ({len(own)} solvers)" for problem, own in cells.items()]
+    names = [
+        f"{problem} ({', '.join(c.solver for c in own)})" if len(own) < len(CORE_SOLVERS) else problem
+        for problem, own in cells.items()
+    ]
     return markdown(["method", *names, f"evaluations, {COST_PROBLEM}", f"seconds, {COST_PROBLEM}"], rows)
 
 
@@ -328,7 +335,7 @@ def finding_misses(board: Leaderboard, fresh: Sequence[FreshLine]) -> str:
         ]
         if high or elsewhere:
             lines.append(
-                f"- {title(method)} is above that bar at {'; '.join(high) or 'no cell'}"
+                f"- **{title(method)}** is above that bar at {'; '.join(high) or 'no cell'}"
                 + (
                     f"; on five other sets of noises at {'; '.join(elsewhere) or 'no cell'}."
                     if fresh

@@ -10,15 +10,18 @@ A page keeps its text: only what is between ``<!-- table:NAME -->`` and ``<!-- e
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tyro
+from PIL import Image
 
 from art_env._util.cli import run_command
 from art_env._util.files import atomic_path, write_text
@@ -56,6 +59,8 @@ from benchmarks.tables import (
 PROGRAM = "python -m benchmarks.report"
 SUMMARY_CSV, CELLS_CSV = Path("docs/leaderboard.csv"), Path("docs/leaderboard_cells.csv")
 FIGURES = Path("docs/figures")
+# The entry of a figure's file with the digest of its numbers.
+SOURCE = "Source"
 # The text of docs/leaderboard.md.
 TEMPLATE = ROOT / "benchmarks" / "leaderboard_template.md"
 # What makes tables from the files of a folder.
@@ -179,7 +184,7 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def check(args: Args) -> None:
-    """Compare every table, the CSV files and the page that is written whole with the files of results.
+    """Compare every table and figure, the CSV files and the page that is written whole with the files of results.
 
     Raises:
         ValueError: names what is stale, or a number of docs/results.md that stands outside the marks.
@@ -191,6 +196,7 @@ def check(args: Args) -> None:
         there = (args.out / path).read_text("utf-8") if (args.out / path).is_file() else ""
         if there != text and path.name not in named:
             old.append(path.name)
+    old += stale_figures(args)
     if old:
         raise ValueError(f"stale: {', '.join(old)}; run {PROGRAM}")
     loose = loose_numbers((args.out / RESULTS_PAGE).read_text("utf-8"))
@@ -201,12 +207,39 @@ def check(args: Args) -> None:
     print("every number is what the files of results say")
 
 
-def draw(results: Path) -> dict[str, figures.Figure]:
-    """The figures of the pages, by file name."""
+class Drawing(NamedTuple):
+    """A figure and the digest of the text that it was drawn from, which its file keeps."""
+
+    figure: Callable[[], figures.Figure]
+    digest: str
+
+
+def drawings(results: Path) -> dict[str, Drawing]:
+    """The figures of the pages, by file name; none is drawn yet."""
     board = board_tables.read_board(results)
-    drawn = figures.draw(board, summarize(board))
+    found = summarize(board)
+    source = _digest(summary_csv(found) + cells_csv(board))
+    known = {name: Drawing(figure, source) for name, figure in figures.drawers(board, found).items()}
     path = results / efficiency.FILE
-    return {**drawn, "efficiency": efficiency.figure(efficiency.read(path))} if path.is_file() else drawn
+    if path.is_file():
+        text = path.read_text("utf-8")
+        known["efficiency"] = Drawing(lambda: efficiency.figure(efficiency.read(path)), _digest(text))
+    return known
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def stale_figures(args: Args) -> list[str]:
+    """The figures that were drawn from other numbers, or not at all."""
+    paths = {args.out / FIGURES / f"{name}.png": of for name, of in drawings(args.results).items()}
+    return [path.name for path, of in paths.items() if not path.is_file() or _source_of(path) != of.digest]
+
+
+def _source_of(path: Path) -> str | None:
+    with Image.open(path) as image:
+        return image.info.get(SOURCE)
 
 
 def main(args: Args) -> None:
@@ -221,9 +254,9 @@ def main(args: Args) -> None:
     if args.figures:
         folder = args.out / FIGURES
         folder.mkdir(parents=True, exist_ok=True)
-        for name, figure in draw(args.results).items():
+        for name, drawing in drawings(args.results).items():
             with atomic_path(folder / f"{name}.png") as path:
-                figure.savefig(path)
+                drawing.figure().savefig(path, metadata={SOURCE: drawing.digest})
             print(f"wrote {folder / name}.png")
 
 

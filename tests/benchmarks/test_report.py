@@ -158,11 +158,12 @@ def test_fresh_noises(read):
     made = read([_record("search", 1.2), _record("search", 1.01, cell="mixture-1d:rk4:5")])
     misses = board_tables.finding_misses(made, lines)
     assert (
-        "- schedule search is above that bar at mixture-1d, heun, 5 (1.200); on five other sets of noises at "
+        "- **schedule search** is above that bar at mixture-1d, heun, 5 (1.200); on five other sets of noises at "
         "mixture-1d, rk4, 5 (1.050)." in misses
     )
     assert (
-        "- ART-RL is above that bar at no cell; on five other sets of noises at mixture-1d, heun, 5" in misses
+        "- **ART-RL** is above that bar at no cell; on five other sets of noises at mixture-1d, heun, 5"
+        in misses
     )
 
 
@@ -227,13 +228,32 @@ def test_tables(tmp_path):
     assert "PPO" not in parts["ratios:digits"]
     assert "| problem, solver | schedule search | PPO |" in parts["seconds"]
     assert "| digits, euler | 2 (2) | - |" in parts["seconds"]
-    # The core has one number of steps.
-    assert "| method | mixture-1d (1 solvers) |" in short["core"]
-    assert "| **schedule search** | **1.025** | **-** | **-** |" in short["core"]
-    assert (
-        "schedule search in 2 of 2 cells." in short["lists-finding"]
-        or "schedule search in 1 of 2" in short["lists-finding"]
+    assert short["lists-finding"].endswith("beyond: schedule search in 1 of 2 cells.")
+
+
+def test_the_core_has_one_number_of_steps(read):
+    cells = (
+        "digits:euler:5",
+        "digits:heun:5",
+        "digits:heun:3",
+        "mnist:heun:5",
+        "mnist:euler:5",
+        "digits:unipc_2:5",
     )
+    records = [_record(m, 1.5, cell=c, seconds=4.0) for c in cells for m in ("closed_form", "oracle")]
+    records += [
+        _record("search", 1.0 + s / 10, s, c) for c in (*cells[:3], "mnist:euler:5") for s in range(2)
+    ]
+    made = read(records)
+    columns = {problem: [str(c) for c in own] for problem, own in board_tables.core_cells(made).items()}
+    assert columns == {"digits": ["digits, euler, 5", "digits, heun, 5"], "mnist": ["mnist, euler, 5"]}
+    assert board_tables.table_core(made).splitlines() == [
+        "| method | digits (euler, heun) | mnist (euler) | evaluations, digits | seconds, digits |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| closed form | 1.500 | 1.500 | 1k | 4 |",
+        "| **schedule search** | **1.050** | **1.050** | **1k** | **2** |",
+        "| oracle | 1.500 | 1.500 | 1k | 4 |",
+    ]
 
 
 def test_art_rl_is_a_rival_like_ppo(read):
@@ -350,8 +370,8 @@ def test_command_line(tmp_path):
     _write(records, [*_small(), _record("edm", 7.0)])
     stale = _run(tmp_path, tmp_path, "--check")
     assert stale.returncode == 2
-    assert "stale: leaderboard.md: iqm, leaderboard.md: ratios:mixture-1d, results.md: core" in stale.stderr
-    assert "leaderboard.csv" in stale.stderr
+    assert "leaderboard.md: iqm, leaderboard.md: ratios:mixture-1d, leaderboard.csv" in stale.stderr
+    assert "steps.png" in stale.stderr
     done = _run(tmp_path, tmp_path, "--no-figures")
     assert done.returncode == 0, done.stderr
     assert "## Mine" in page.read_text()
@@ -360,7 +380,7 @@ def test_command_line(tmp_path):
 
 def test_the_leaderboard_is_written_whole(tmp_path):
     _write(tmp_path / "leaderboard.jsonl", _small())
-    args = report.Args(tmp_path, tmp_path, figures=False)
+    args = report.Args(tmp_path, tmp_path)
     report.main(args)
     page = tmp_path / LEADERBOARD_PAGE
     text = page.read_text()
