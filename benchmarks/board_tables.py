@@ -320,8 +320,8 @@ def finding_lists(board: Leaderboard) -> str:
                 f"{title(method)} in {len(cells) - len(high_ratios(board, method))} of {len(cells)}"
             )
     return (
-        "Over all K of the [leaderboard](leaderboard.md#cell-by-cell), the median ratio is within a bar of "
-        f"{FEW_STEPS_BAR} up to K = {FEW_STEPS} and of {MANY_STEPS_BAR} beyond: {', '.join(counts)} cells."
+        "Over all K of the [leaderboard](leaderboard.md#cell-by-cell), the median ratio is within the bar "
+        f"({FEW_STEPS_BAR} up to K = {FEW_STEPS}, {MANY_STEPS_BAR} beyond): {', '.join(counts)} cells."
     )
 
 
@@ -335,7 +335,8 @@ def finding_misses(board: Leaderboard, fresh: Sequence[FreshLine]) -> str:
         ]
         if high or elsewhere:
             lines.append(
-                f"- **{title(method)}** is above that bar at {'; '.join(high) or 'no cell'}"
+                f"- **{title(method)}** is above the bar ({FEW_STEPS_BAR} up to K = {FEW_STEPS}, {MANY_STEPS_BAR} beyond) at "
+                f"{'; '.join(high) or 'no cell'}"
                 + (
                     f"; on five other sets of noises at {'; '.join(elsewhere) or 'no cell'}."
                     if fresh

@@ -23,7 +23,7 @@ from art_env.evaluation.evaluator import Evaluator
 from art_env.evaluation.results import read_csv, write_csv
 from art_env.problems.library import make_problem
 from benchmarks import leaderboard
-from benchmarks.records import ORACLE, OURS, RESULTS, Cell, CellLine, Leaderboard, title
+from benchmarks.records import ORACLE, OURS, RECORDS, RESULTS, Cell, CellLine, Leaderboard, title
 from benchmarks.tables import LEADERBOARD_PAGE, RESULTS_PAGE, Pages, markdown
 
 # Solver and K: one weight a step where there are few steps, two where there are more.
@@ -33,7 +33,8 @@ SINGLE = ("euler", "dpmpp_2m", "ipndm", "deis_2", "deis_3", "unipc_2", "unipc_3"
 DOUBLE = "heun"
 METHODS = (ORACLE, "cma", "evolution", "search", "art")
 # Files of results: of these runs, of the leaderboard, of the other solvers and of MNIST, and of the images.
-FOUND, CLASSICAL = "second_control.jsonl", ("leaderboard.jsonl", "solvers.jsonl", "mnist.jsonl")
+FOUND, MNIST = "second_control.jsonl", "mnist.jsonl"
+CLASSICAL = (RECORDS.name, "solvers.jsonl", MNIST)
 FRECHET = "second_control_frechet.csv"
 FRECHET_SEEDS = (0, 1, 2)
 

@@ -158,11 +158,11 @@ def test_fresh_noises(read):
     made = read([_record("search", 1.2), _record("search", 1.01, cell="mixture-1d:rk4:5")])
     misses = board_tables.finding_misses(made, lines)
     assert (
-        "- **schedule search** is above that bar at mixture-1d, heun, 5 (1.200); on five other sets of noises at "
+        "- **schedule search** is above the bar (1.05 up to K = 7, 1.15 beyond) at mixture-1d, heun, 5 (1.200); on five other sets of noises at "
         "mixture-1d, rk4, 5 (1.050)." in misses
     )
     assert (
-        "- **ART-RL** is above that bar at no cell; on five other sets of noises at mixture-1d, heun, 5"
+        "- **ART-RL** is above the bar (1.05 up to K = 7, 1.15 beyond) at no cell; on five other sets of noises at mix"
         in misses
     )
 
@@ -228,7 +228,7 @@ def test_tables(tmp_path):
     assert "PPO" not in parts["ratios:digits"]
     assert "| problem, solver | schedule search | PPO |" in parts["seconds"]
     assert "| digits, euler | 2 (2) | - |" in parts["seconds"]
-    assert short["lists-finding"].endswith("beyond: schedule search in 1 of 2 cells.")
+    assert short["lists-finding"].endswith("beyond): schedule search in 1 of 2 cells.")
 
 
 def test_the_core_has_one_number_of_steps(read):
