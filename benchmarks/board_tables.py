@@ -327,22 +327,16 @@ def finding_lists(board: Leaderboard) -> str:
 
 def finding_misses(board: Leaderboard, fresh: Sequence[FreshLine]) -> str:
     """The misses of the two agents over the whole leaderboard, a line each."""
+    bars = f"the bar ({FEW_STEPS_BAR} up to K = {FEW_STEPS}, {MANY_STEPS_BAR} beyond)"
     lines = []
     for method in AGENTS:
         high = [f"{c} ({number(ratio)})" for c, ratio in high_ratios(board, method)]
-        elsewhere = [
-            f"{x.cell} ({number(x.fresh)})" for x in fresh if x.method == method and x.fresh > bar(x.cell)
-        ]
-        if high or elsewhere:
-            lines.append(
-                f"- **{title(method)}** is above the bar ({FEW_STEPS_BAR} up to K = {FEW_STEPS}, {MANY_STEPS_BAR} beyond) at "
-                f"{'; '.join(high) or 'no cell'}"
-                + (
-                    f"; on five other sets of noises at {'; '.join(elsewhere) or 'no cell'}."
-                    if fresh
-                    else "."
-                )
-            )
+        text = f"- **{title(method)}** is above {bars} at {'; '.join(high) or 'no cell'}"
+        if fresh:
+            above = [x for x in fresh if x.method == method and x.fresh > bar(x.cell)]
+            elsewhere = "; ".join(f"{x.cell} ({number(x.fresh)})" for x in above)
+            text += f"; on five other sets of noises at {elsewhere or 'no cell'}"
+        lines.append(f"{text}.")
     lost = len(beaten(doubts(board)))
     lines.append(
         f"- Some rival is more than {TIE - 1:.0%} better than the {title(OURS)} in {lost} of "
