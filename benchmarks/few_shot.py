@@ -55,12 +55,13 @@ class Args:
 
 @dataclass(frozen=True)
 class Line(CellLine):
-    """RMSE of a schedule, the mean over the held-out noises of all seeds; what it took, at most."""
+    """RMSE of a schedule, the mean over the held-out noises of all seeds, and on the first; what it took, at most."""
 
     schedule: str
     seed: int
     evaluations: int
     rmse: float
+    first: float
 
 
 def measure(args: Args, name: str) -> list[Line]:
@@ -71,7 +72,7 @@ def measure(args: Args, name: str) -> list[Line]:
     def line(label: str, schedule: Schedule, seed: int = 0, evaluations: int = 0) -> Line:
         known = [evaluator.reference(i) for i in range(len(args.seeds))]
         errors = [final_rmse(problem.denoiser, r, schedule, SOLVER) for r in known]
-        return Line(name, SOLVER, K, label, seed, evaluations, float(np.mean(errors)))
+        return Line(name, SOLVER, K, label, seed, evaluations, float(np.mean(errors)), errors[0])
 
     lines = [line(LIST, universal(problem, K, SOLVER))]
     blank = with_weights(make_schedule("edm", problem, K), evaluator.solver)

@@ -9,7 +9,8 @@ as far apart as 2 and 11. What is nearer than 1.001, or below the oracle, is dra
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -69,6 +70,7 @@ START = "closed_form"
 MARKERS = {
     "gradient": "P",
     "cma": "X",
+    "evolution": "<",
     OURS: "s",
     "art": "o",
     "ppo": "^",
@@ -86,11 +88,11 @@ class Band(NamedTuple):
     high: np.ndarray
 
 
-def draw(board: Leaderboard, found: Sequence[Summary]) -> dict[str, Figure]:
-    """All figures that the records are enough for, by file name."""
-    figures = {"ratios": ratios(found, len(board.cells)), "steps": steps(board)}
+def drawers(board: Leaderboard, found: Sequence[Summary]) -> dict[str, Callable[[], Figure]]:
+    """What draws each figure that the records are enough for, by file name."""
+    figures = {"ratios": partial(ratios, found, len(board.cells)), "steps": partial(steps, board)}
     if board.cells_of(OURS):
-        figures["heat"] = heat(board)
+        figures["heat"] = partial(heat, board)
     return figures
 
 
@@ -262,7 +264,7 @@ def steps(board: Leaderboard) -> Figure:
         for axes in row:
             ratio_axis(axes, "y", shown)
         row[0].tick_params(labelleft=True)
-        row[0].set_ylabel(f"{problem}\ngap")
+        row[0].set_ylabel(f"{problem}\nratio")
     for j, solver in enumerate(solvers):
         column = [i for i, problem in enumerate(problems) if (problem, solver) in panelled]
         panels[column[0], j].set_title(solver)

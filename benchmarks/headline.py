@@ -5,52 +5,63 @@ python -m benchmarks.headline
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks import second_control
-from benchmarks.records import ORACLE, Cell, Leaderboard, Record, amount, title
+from benchmarks.records import ORACLE, OURS, RESULTS, Cell, Record, amount, title
 from benchmarks.second_control import SINGLE, spread
-from benchmarks.tables import HEADLINE, README, Pages, markdown, write_pages
+from benchmarks.tables import README, Pages, markdown, write_pages
 
 PROBLEM, K = "digits", 5
 HEUN, LEARNED = Cell(PROBLEM, "heun", K), Cell(PROBLEM, "learned_2m", K)
 COPIED = ("edm", "edm:zero=replace", "simple")
-FOUND = ("cma", "art", "search")
+FOUND = ("cma", "art", OURS)
 # Those that the project is about.
-OWN = ("art", "search")
+OWN = ("art", OURS)
 
 
-def table(found: Leaderboard, classical: Leaderboard) -> str:
-    """Lists that people copy, the best lists of classical solvers, and lists with weights."""
-    rows = [_row(title(method), "heun", classical.records(method, HEUN)) for method in COPIED]
-    rows.append(_row("its best list (oracle)", "heun", classical.records(ORACLE, HEUN)))
-    best = min(
-        (run for solver in SINGLE for run in classical.records(ORACLE, HEUN._replace(solver=solver))),
-        key=lambda run: run.error,
-    )
-    rows.append(_row("the best list of any classical solver (oracle)", best.cell.solver, [best]))
-    for method in FOUND:
-        name = f"**{title(method)}**" if method in OWN else title(method)
-        rows.append(_row(name, LEARNED.solver, found.records(method, LEARNED)))
-    rows.append(_row("its best list and weights (oracle)", LEARNED.solver, found.records(ORACLE, LEARNED)))
+class Row(NamedTuple):
+    """A row of the table: what it is called, and its runs."""
+
+    name: str
+    runs: list[Record]
+
+
+def rows(results: Path = RESULTS) -> list[Row]:
+    """Lists that people copy, the best lists of classical solvers, and lists with weights; none without runs."""
+    found, classical = second_control.read_found(results), second_control.read_classical(results)
+    known = [Row(title(method), classical.records(method, HEUN)) for method in COPIED]
+    known.append(Row("its best list (oracle)", classical.records(ORACLE, HEUN)))
+    oracles = [run for solver in SINGLE for run in classical.records(ORACLE, HEUN._replace(solver=solver))]
+    best = sorted(oracles, key=lambda run: run.error)[:1]
+    known.append(Row("the best list of any classical solver (oracle)", best))
+    known += [Row(title(method), found.records(method, LEARNED)) for method in FOUND]
+    known.append(Row("its best list and weights (oracle)", found.records(ORACLE, LEARNED)))
+    return [row for row in known if row.runs]
+
+
+def table(known: Sequence[Row]) -> str:
+    """Error and cost of every row."""
     header = ("noise levels", "solver", "evaluations a sample", "RMSE", "evaluations to find them")
-    return markdown(header, rows, left=2)
+    return markdown(header, map(_texts, known), left=2)
 
 
-def _row(name: str, solver: str, runs: Sequence[Record]) -> tuple[str, ...]:
-    error = spread([run.error for run in runs])
-    spent = float(np.median([run.evaluations for run in runs])) if runs else math.nan
-    known = "held-out noises" if runs and runs[0].method == ORACLE else amount(spent) if spent else "none"
-    return (name, f"`{solver}`", str(runs[0].nfe) if runs else "-", error, known)
+def _texts(row: Row) -> tuple[str, ...]:
+    first = row.runs[0]
+    name = f"**{row.name}**" if first.method in OWN else row.name
+    spent = float(np.median([run.evaluations for run in row.runs]))
+    known = "held-out noises" if first.method == ORACLE else amount(spent) if spent else "none"
+    error = spread([run.error for run in row.runs])
+    return (name, f"`{first.cell.solver}`", str(first.nfe), error, known)
 
 
-def page_tables() -> Pages:
+def page_tables(results: Path = RESULTS) -> Pages:
     """The table of README.md."""
-    args = second_control.Args()
-    return {README: {HEADLINE: table(Leaderboard.read(args.records), second_control.read_classical(args))}}
+    return {README: {"headline": table(rows(results))}}
 
 
 if __name__ == "__main__":

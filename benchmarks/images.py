@@ -3,9 +3,10 @@
 python -m benchmarks.images solvers --jobs 2
 
 Searches for the schedules that are missing (a run folder each under --runs; a run that is there is used again),
-scores them on held-out noises, prints the tables and writes them to --out. A name that begins with ``search`` is a
-schedule of the schedule search. Only the paper's reward, which has no exact trajectories for a search, needs ART-RL;
-the rows ``search (euler reward)`` in the files are of a time when the search could do without them.
+scores them on held-out noises, prints the tables and writes them to --out. A name that begins with ``evolution`` is a
+schedule of the search by evolution. Only the paper's reward, which has no exact trajectories for a search, needs
+ART-RL; the rows ``search (euler reward)`` in the files are of a time when the search could do without them.
+``benchmarks.image_tables`` makes the tables of docs/images.md.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import hashlib
 import json
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -36,7 +38,7 @@ from art_env.problems.library import make_problem
 from art_env.problems.problem import Problem
 from art_env.schedules import Schedule
 from art_env.schedules.registry import make_schedule
-from benchmarks.records import RECORDS, RESULTS, ROOT, Cell, Leaderboard
+from benchmarks.records import OURS, RESULTS, ROOT, Cell
 from benchmarks.running import run_training, training_processes
 
 Table = Literal["solvers", "steps", "models", "saved", "inpaint", "mnist", "picture"]
@@ -84,6 +86,8 @@ class Args:
     """Where the trained schedules are kept."""
     out: Path = RESULTS
     """Folder for a CSV file a table."""
+    page: Path = ROOT
+    """Folder whose docs/ gets the picture."""
     device: str = "cpu"
 
 
@@ -128,7 +132,7 @@ def carried(training: Training, args: Args, problem: Problem) -> Schedule:
         num_noises=FEW_NOISES,
     )
     own = config.of_problem(make_problem(training.problem, device=args.device))
-    schedule = learned(training, args, "search actions of digits")
+    schedule = learned(training, args, "actions of digits")
     policy = SchedulePolicy(schedule, Dynamics(own))
     return distill(policy, Dynamics(config.of_problem(problem)), name=schedule.name)
 
@@ -188,10 +192,10 @@ def table_solvers(args: Args) -> list[Score]:
         evaluator = KeptEvaluator(problem, solver, args)
         rows += evaluator.floor() if not rows else []
         paper = learned(surrogate("euler", "euler"), args, "art (euler reward)")
-        local = learned(surrogate(solver, "local"), args, "search (local reward)")
+        local = learned(surrogate(solver, "local"), args, "evolution (local reward)")
         for K in tqdm(args.steps, desc=solver, disable=None):
             oracle = oracle_of(per_step(solver, K), args)
-            own = [learned(per_step(solver, K), args, "search (global reward)")]
+            own = [learned(per_step(solver, K), args, "evolution (global reward)")]
             others = [make_schedule(name, problem, K, solver) for name in RIVALS]
             shown = [*others, resampled(paper, K), resampled(local, K), *own]
             for schedule in [*shown, *([oracle] if oracle is not None else [])]:
@@ -203,7 +207,7 @@ def table_steps(args: Args) -> list[Score]:
     """One schedule, trained at K = 18, at other K."""
     problem = make_problem("digits", device=args.device)
     evaluator = KeptEvaluator(problem, "heun", args)
-    schedule = learned(per_step("heun", 18), args, "search, K = 18 resampled")
+    schedule = learned(per_step("heun", 18), args, "evolution, K = 18 resampled")
     rows: list[Score] = []
     for K in tqdm(TRANSFER_STEPS, desc="steps", disable=None):
         for name in ("log_snr", "edm"):
@@ -222,11 +226,11 @@ def table_models(args: Args) -> list[Score]:
         for K in tqdm((3, 5, 7, 10), desc=name, disable=None):
             for spec in ("uniform", "log_snr", "edm"):
                 rows += evaluator.rows(make_schedule(spec, problem, K, "heun"))
-            rows += evaluator.rows(learned(per_step("heun", K), args, "search of digits"))
+            rows += evaluator.rows(learned(per_step("heun", K), args, "evolution of digits"))
             rows += evaluator.rows(carried(per_step("heun", K), args, problem))
             if (name, K) in TRAINED_ANEW:
                 rows += evaluator.rows(
-                    learned(Training(name, "heun", K, oracle=False), args, "search of its own")
+                    learned(Training(name, "heun", K, oracle=False), args, "evolution of its own")
                 )
     return rows
 
@@ -241,12 +245,12 @@ def table_saved(args: Args) -> list[Score]:
         for K in tqdm(SAVED_STEPS, desc=name, disable=None):
             own += evaluator.rows(learned(Training(name, "heun", K, oracle=False), args, "evolution"))
         for metric in ("rmse", "frechet"):
-            print(saving(own, metric))
+            print(f"{name}, {metric}: {saving(own, metric)}")
         rows += own
     return rows
 
 
-def saving(rows: list[Score], metric: str) -> str:
+def saving(rows: Sequence[Score], metric: str) -> str:
     """How many evaluations the searched schedules save at the quality of EDM.
 
     Distances to the data have a floor and a spread: they count as equal within one standard deviation.
@@ -255,11 +259,10 @@ def saving(rows: list[Score], metric: str) -> str:
     goal = next(r for r in here if r.schedule == "edm")
     bar = goal.mean + (0.0 if metric == "rmse" else goal.sd)
     good = [r for r in here if r.schedule == "evolution" and r.mean <= bar]
-    text = f"{goal.problem}, {metric}: EDM {goal.mean:.4g} +- {goal.sd:.2g} at {goal.nfe} NFE; "
     if not good:
-        return text + "not reached"
+        return "not reached"
     best = min(good, key=lambda r: r.nfe)
-    return text + f"search {best.mean:.4g} at {best.nfe}: {1 - best.nfe / goal.nfe:.0%} saved"
+    return f"{best.mean:.4g} at {best.nfe}: {1 - best.nfe / goal.nfe:.0%} saved"
 
 
 def table_inpaint(args: Args) -> list[Score]:
@@ -270,7 +273,7 @@ def table_inpaint(args: Args) -> list[Score]:
     for K in (3, 5, 7):
         for name in ("edm", "edm_tuned", "closed_form"):
             rows += evaluator.rows(make_schedule(name, problem, K, "heun"))
-        rows += evaluator.rows(learned(per_step("heun", K), args, "search of digits"))
+        rows += evaluator.rows(learned(per_step("heun", K), args, "evolution of digits"))
         rows += evaluator.rows(
             learned(Training("digits-inpaint", "heun", K, oracle=False), args, "evolution")
         )
@@ -291,16 +294,19 @@ def table_mnist(args: Args) -> list[Score]:
 
 
 def picture(args: Args) -> None:
-    """The picture of the README: EDM's schedule against the search's (seed 0) at 3, 5 and 9 evaluations."""
-    board = Leaderboard.read(RECORDS)
+    """The picture of the README: EDM's schedule against the schedule search's (seed 0) at 3, 5 and 9 evaluations."""
     evaluator = Evaluator(make_problem("digits", device=args.device), "heun", (0,), metrics=())
     sets = {"exact": evaluator.exact_samples(16)}
     for K in (5, 3, 2):
         nfe = evaluator.nfe(K)
-        searched = board.records("evolution", Cell("digits", "heun", K))[0].schedule()
-        sets[f"search, {nfe} NFE"] = evaluator.samples(searched, 16)
+        cell = Cell("digits", "heun", K)
+        folder = args.runs / "__".join(map(str, (*cell, OURS)))
+        run_training(folder, OURS, **cell._asdict(), oracle=False, device=args.device)
+        found = Schedule.load(folder / "schedule.json")
+        sets[f"search, {nfe} NFE"] = evaluator.samples(found, 16)
         sets[f"EDM, {nfe} NFE"] = evaluator.samples(make_schedule("edm", evaluator.problem, K, "heun"), 16)
-    path = ROOT / "docs" / "samples.png"
+    path = args.page / "docs" / "samples.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
     samples_figure(sets).savefig(path, dpi=110)
     print(f"wrote {path}")
 

@@ -34,6 +34,7 @@ from art_env.problems.problem import Problem
 from art_env.schedules import Schedule
 from art_env.schedules.cma_es import evolve
 from art_env.schedules.registry import check_fit, make_schedule
+from benchmarks.lengths import shorter
 from benchmarks.records import ORACLE, OURS, RECORDS, Cell, Leaderboard, Record
 from benchmarks.running import run_training, training_processes
 from benchmarks.statistics import ANALYTIC
@@ -95,6 +96,8 @@ class Args:
     """PROBLEM:SOLVER:K of the cells that ppo and sac are trained in, which take minutes."""
     jobs: int = 1
     """Trainings at once."""
+    budget: float = 1.0
+    """Part of the default length of each training and of CMA-ES."""
     device: str = "cpu"
     """Where the networks run."""
     records: Path = RECORDS
@@ -180,7 +183,8 @@ class CellRunner:
             check_fit(found, problem)
         elif method == "cma":
             rows, episodes = effort.training(False, self.K, get_solver(self.solver).num_weights)
-            evaluations = rows * episodes // pool.num_noises  # as many as a learner has
+            # As many as a learner has.
+            evaluations = max(round(self.args.budget * rows * episodes) // pool.num_noises, self.K)
             found = evolve(problem.denoiser, pool, self.K, self.solver, evaluations, seed)
         else:
             found = make_schedule(ORACLE, problem, self.K, self.solver, pool)
@@ -205,6 +209,7 @@ class CellRunner:
             if not self.board.has(self.cell, method, seed):
                 folder = self.args.runs / "__".join(map(str, (*self.cell, method, seed)))
                 options = {**self.cell._asdict(), "seed": seed, "oracle": False, "device": self.args.device}
+                options = shorter(self.args.budget, method, **options)
                 runs[seed] = folder, workers.submit(run_training, folder, method, **options)
         for seed, (folder, run) in runs.items():
             self._record_run(folder, run.result(), method, seed)

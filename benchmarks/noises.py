@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from agents.schedule_search.noise_sampling import InitialNoiseSampler
 from art_env._util.cli import run_command
 from art_env.envs.dynamics import Dynamics
 from art_env.evaluation.evaluator import NOISE_SEED, Evaluator
-from art_env.evaluation.results import write_csv
+from art_env.evaluation.results import read_csv, write_csv
 from art_env.problems.library import make_problem
 from art_env.schedules import Schedule
 from art_env.schedules.gradient import gradient_search
@@ -32,6 +32,7 @@ from art_env.schedules.registry import make_schedule
 from benchmarks.records import (
     EVOLUTION,
     ORACLE,
+    OURS,
     RECORDS,
     RESULTS,
     Cell,
@@ -39,10 +40,13 @@ from benchmarks.records import (
     FreshLine,
     Leaderboard,
     Record,
+    number,
     rounded,
 )
+from benchmarks.tables import EXPERIMENTS_PAGE, Pages, markdown
 
 PROGRAM = "python -m benchmarks.noises"
+TAILS_FILE, FRESH_FILE, POLISH_FILE = "initial_noises.csv", "fresh_noises.csv", "polish.csv"
 
 
 @dataclass
@@ -72,22 +76,23 @@ class Tails:
     draws: int = 40
     """Comparisons of each kind."""
     records: Path = RECORDS
-    out: Path = RESULTS / "initial_noises.csv"
+    out: Path = RESULTS / TAILS_FILE
 
 
 @dataclass
 class Fresh:
-    """Score the oracle, the runs of evolution and ART-RL with the median ratio, and gradients on noises new to all.
+    """Score the oracle and, of each method that learns, the run with the median ratio on noises new to all.
 
     The oracle is fitted to the very noises that the leaderboard judges on. Where few noises hold most of the error,
     a part of the ratio is that advantage.
     """
 
     problems: tuple[str, ...] = ("mixture-1d", "mixture-2d", "digits")
-    sets: tuple[int, ...] = (1, 2, 3, 4)
+    sets: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Seed sets, as in evaluate.py; the leaderboard has 0."""
+    methods: tuple[str, ...] = (OURS, EVOLUTION, "art", "gradient")
     records: Path = RECORDS
-    out: Path = RESULTS / "fresh_noises.csv"
+    out: Path = RESULTS / FRESH_FILE
 
 
 @dataclass
@@ -101,7 +106,7 @@ class Polish:
     cells: tuple[str, ...] = ("mixture-1d:ipndm:10", "mixture-1d:ipndm:20", "mixture-2d:ipndm:10")
     """problem:solver:K, each with evolution and the oracle in the records."""
     records: Path = RECORDS
-    out: Path = RESULTS / "polish.csv"
+    out: Path = RESULTS / POLISH_FILE
 
 
 Commands = Tails | Fresh | Polish
@@ -202,34 +207,38 @@ def pooled(errors: Sequence[float]) -> float:
     return math.sqrt(sum(e * e for e in errors) / len(errors))
 
 
-def measure_fresh(evaluators: Sequence[Evaluator], records: Sequence[Record]) -> FreshLine:
-    """The line of one cell, from its records, on one set for each evaluator."""
-    methods: dict[str, list[Record]] = {}
-    for record in sorted(records, key=lambda r: r.ratio):
-        methods.setdefault(record.method, []).append(record)
-    # The run with the median ratio, the lower one of two.
-    chosen = {method: runs[(len(runs) - 1) // 2] for method, runs in methods.items()}
+def measure_fresh(
+    evaluators: Sequence[Evaluator], records: Mapping[str, Sequence[Record]]
+) -> list[FreshLine]:
+    """A line for each method of one cell, from the records of each and of the oracle; one set for each evaluator."""
 
-    def errors(method: str) -> list[float]:
-        schedule = chosen[method].schedule()
+    def errors(record: Record) -> list[float]:
+        schedule = record.schedule()
         return [evaluator.rows(schedule)[0].mean for evaluator in evaluators]
 
-    oracle, ours = errors(ORACLE), errors(EVOLUTION)
-    others = [pooled(errors(m)) / pooled(oracle) if m in chosen else math.nan for m in ("gradient", "art")]
-    ratios = [a / b for a, b in zip(ours, oracle, strict=True)]
+    oracle = errors(records[ORACLE][0])
     noises = sum(evaluator.num_noises for evaluator in evaluators)
-    found = (chosen[EVOLUTION].ratio, pooled(ours) / pooled(oracle), min(ratios), max(ratios), *others)
-    return FreshLine(*chosen[EVOLUTION].cell, noises, *rounded(found))
+    lines = []
+    for method, runs in records.items():
+        if method == ORACLE or not runs:
+            continue
+        # The run with the median ratio, the lower one of two.
+        chosen = sorted(runs, key=lambda run: run.ratio)[(len(runs) - 1) // 2]
+        own = errors(chosen)
+        ratios = [a / b for a, b in zip(own, oracle, strict=True)]
+        found = (chosen.ratio, pooled(own) / pooled(oracle), min(ratios), max(ratios))
+        lines.append(FreshLine(*chosen.cell, method, noises, *rounded(found)))
+    return lines
 
 
 def fresh(args: Fresh) -> list[FreshLine]:
-    """A line for each cell that has the search and the oracle."""
+    """A line for each method in each cell that has the oracle and the schedule search."""
     problems = {name: make_problem(name) for name in args.problems}
     board = Leaderboard.read(args.records)
-    cells = [c for c in board.cells_of(EVOLUTION, ORACLE) if c.problem in problems]
+    cells = [c for c in board.cells_of(OURS, ORACLE) if c.problem in problems]
     if not cells or not args.sets:
         raise ValueError(
-            f"nothing to score: records = {str(args.records)!r} must hold evolution and oracle for one of problems = "
+            f"nothing to score: records = {str(args.records)!r} must hold search and oracle for one of problems = "
             f"{args.problems}, and sets = {args.sets} must not be empty"
         )
     lines = []
@@ -237,12 +246,10 @@ def fresh(args: Fresh) -> list[FreshLine]:
         evaluators = [
             Evaluator(problems[cell.problem], cell.solver, (seed,), metrics=()) for seed in args.sets
         ]
-        line = measure_fresh(evaluators, board.records(cell=cell))
-        lines.append(line)
-        tqdm.write(
-            f"{cell}: {line.ratio:.3f} on the leaderboard's noises, {line.fresh:.3f} "
-            f"({line.low:.3f} to {line.high:.3f}) on {line.noises:,} others"
-        )
+        found = measure_fresh(evaluators, {m: board.records(m, cell) for m in (ORACLE, *args.methods)})
+        lines += found
+        texts = (f"{line.method} {line.ratio:.3f}, elsewhere {line.fresh:.3f}" for line in found)
+        tqdm.write(f"{cell}: {'; '.join(texts)}")
     return lines
 
 
@@ -307,6 +314,38 @@ def polish(args: Polish) -> list[PolishLine]:
         on_training = " ".join(f"{line.training:.3f}->{line.training_after:.3f}" for line in found)
         tqdm.write(f"  on the training noises: {on_training}")
     return lines
+
+
+def tails_table(lines: Sequence[TailsLine]) -> str:
+    """How much of the error few noises hold, and what drawing them by cost does for a comparison."""
+    header = ("cell", "squared error of 16 noises", "correlation, drawn evenly", "drawn by cost")
+    rows = (
+        (str(x.cell), f"{x.top_16:.2g}", f"{x.correlation_even:.2f}", f"{x.correlation_by_cost:.2f}")
+        for x in lines
+    )
+    return markdown(header, rows)
+
+
+def polish_table(lines: Sequence[PolishLine]) -> str:
+    """Ratios before and after gradients on the training noises, on these and on the leaderboard's."""
+    header = (
+        "cell, seed",
+        "on the training noises",
+        "after gradients",
+        "on the leaderboard's",
+        "after gradients",
+    )
+    rows = (
+        (f"{x.cell}, {x.seed}", *map(number, (x.training, x.training_after, x.ratio, x.ratio_after)))
+        for x in lines
+    )
+    return markdown(header, rows)
+
+
+def page_tables(results: Path = RESULTS) -> Pages:
+    """The tables of docs/experiments.md; that of fresh noises is with the leaderboard's."""
+    tails, polished = read_csv(results / TAILS_FILE, TailsLine), read_csv(results / POLISH_FILE, PolishLine)
+    return {EXPERIMENTS_PAGE: {"few-noises": tails_table(tails), "polish": polish_table(polished)}}
 
 
 def main(args: Commands) -> None:

@@ -102,20 +102,18 @@ class CellLine:
 
 @dataclass(frozen=True)
 class FreshLine(CellLine):
-    """What ``benchmarks.noises fresh`` has measured in one cell.
+    """What ``benchmarks.noises fresh`` has measured of one method in one cell.
 
-    ``ratio``: on the leaderboard's noises; ``fresh``: RMSE over that of the oracle on all sets together; ``low``,
-    ``high``: on a single set, all of the search by evolution; ``gradients``, ``art``: as
-    ``fresh``, NaN if there is no run.
+    ``ratio``: of the run with the median ratio, on the leaderboard's noises; ``fresh``: its RMSE over that of the
+    oracle on all other sets together; ``low``, ``high``: on a single one of them.
     """
 
+    method: str
     noises: int
     ratio: float
     fresh: float
     low: float
     high: float
-    gradients: float
-    art: float
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 python -m benchmarks.second_control
 
 Runs the oracle, the search, ART-RL and CMA-ES on grid and weights together (``benchmarks.leaderboard``, from whose
-records the oracles of the classical solvers come), scores images of digits by their Frechet distance, and writes the
-tables of docs/results.md between their marks. What is in the records already is not run again.
+records the oracles of the classical solvers come), and scores images of digits by their Frechet distance.
+``benchmarks.report`` writes the tables. What is in the records already is not run again.
 """
 
 from __future__ import annotations
@@ -23,16 +23,8 @@ from art_env.evaluation.evaluator import Evaluator
 from art_env.evaluation.results import read_csv, write_csv
 from art_env.problems.library import make_problem
 from benchmarks import leaderboard
-from benchmarks.records import ORACLE, RECORDS, RESULTS, Cell, CellLine, Leaderboard, title
-from benchmarks.tables import (
-    RESULTS_PAGE,
-    SECOND,
-    SECOND_FRECHET,
-    SECOND_SHORT,
-    Pages,
-    markdown,
-    write_pages,
-)
+from benchmarks.records import ORACLE, OURS, RECORDS, RESULTS, Cell, CellLine, Leaderboard, title
+from benchmarks.tables import LEADERBOARD_PAGE, RESULTS_PAGE, Pages, markdown
 
 # Solver and K: one weight a step where there are few steps, two where there are more.
 CELLS = {"learned_2m": (3, 5), "learned_3m": (7, 10)}
@@ -40,29 +32,30 @@ CELLS = {"learned_2m": (3, 5), "learned_3m": (7, 10)}
 SINGLE = ("euler", "dpmpp_2m", "ipndm", "deis_2", "deis_3", "unipc_2", "unipc_3")
 DOUBLE = "heun"
 METHODS = (ORACLE, "cma", "evolution", "search", "art")
+# Files of results: of these runs, of the leaderboard, of the other solvers and of MNIST, and of the images.
+FOUND, MNIST = "second_control.jsonl", "mnist.jsonl"
+CLASSICAL = (RECORDS.name, "solvers.jsonl", MNIST)
+FRECHET = "second_control_frechet.csv"
 FRECHET_SEEDS = (0, 1, 2)
 
 
 @dataclass
 class Args:
-    """Run what is missing, and write the table."""
+    """Run what is missing."""
 
     problems: tuple[str, ...] = ("digits", "mixture-2d", "mixture-1d")
+    steps: tuple[int, ...] = (3, 5, 7, 10)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    few_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Seeds on networks."""
     methods: tuple[str, ...] = METHODS
     jobs: int = 1
     """Trainings at once."""
-    records: Path = RESULTS / "second_control.jsonl"
-    classical: Path = RECORDS
-    """Records of the leaderboard, with the oracles of the classical solvers."""
-    solvers: Path = RESULTS / "solvers.jsonl"
-    """Records of ``benchmarks.solvers``, with those of UniPC and DEIS."""
-    mnist: Path = RESULTS / "mnist.jsonl"
-    """The same as ``classical`` on mnist, of which the leaderboard has no more than oracles."""
-    frechet: Path = RESULTS / "second_control_frechet.csv"
+    budget: float = 1.0
+    """Part of the default length of each training and of CMA-ES."""
+    results: Path = RESULTS
+    """The folder of second_control.jsonl, with the records of the classical solvers."""
     runs: Path = Path("runs/second_control")
-    tables_only: bool = False
-    """Only write the table from the records."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +75,13 @@ def run(args: Args) -> None:
             leaderboard.Args(
                 args.problems,
                 (solver,),
-                steps,
+                tuple(K for K in steps if K in args.steps),
                 args.methods,
                 args.seeds,
-                args.seeds,
+                args.few_seeds,
                 jobs=args.jobs,
-                records=args.records,
+                budget=args.budget,
+                records=args.results / FOUND,
                 oracles=args.runs / "oracles",
                 runs=args.runs,
             )
@@ -96,7 +90,7 @@ def run(args: Args) -> None:
 
 def score_images(args: Args) -> None:
     """Frechet distances on digits at 5 evaluations, and of Heun's oracle with 9."""
-    found, classical = Leaderboard.read(args.records), read_classical(args)
+    found, classical = read_found(args.results), read_classical(args.results)
     schedules = [(found, Cell("digits", "learned_2m", 5), method) for method in METHODS]
     schedules += [(classical, Cell("digits", solver, 5), ORACLE) for solver in (*SINGLE, DOUBLE)]
     lines = []
@@ -105,13 +99,18 @@ def score_images(args: Args) -> None:
         for record in board.records(method, cell):
             (score,) = (row for row in evaluator.rows(record.schedule()) if row.metric == "frechet")
             lines.append(FrechetLine(*cell, method, record.seed, record.nfe, score.mean))
-    write_csv(lines, args.frechet, FrechetLine)
+    write_csv(lines, args.results / FRECHET, FrechetLine)
 
 
-def read_classical(args: Args) -> Leaderboard:
-    """The records of all solvers without weights."""
-    boards = [Leaderboard.read(path) for path in (args.classical, args.solvers, args.mnist)]
-    return Leaderboard(args.classical, [record for board in boards for record in board.records()])
+def read_found(results: Path = RESULTS) -> Leaderboard:
+    """The records of grid and weights together."""
+    return Leaderboard.read(results / FOUND)
+
+
+def read_classical(results: Path = RESULTS) -> Leaderboard:
+    """The records of all solvers without weights, from the files that are there."""
+    boards = [Leaderboard.read(results / name) for name in CLASSICAL if (results / name).is_file()]
+    return Leaderboard(results / CLASSICAL[0], [record for board in boards for record in board.records()])
 
 
 def table(found: Leaderboard, classical: Leaderboard) -> str:
@@ -152,20 +151,45 @@ def short_table(found: Leaderboard, classical: Leaderboard) -> str:
     """The same at 5 evaluations."""
     header = (
         "5 evaluations",
-        "best classical grid",
-        "(Heun's grid, 9 evaluations)",
-        "**search**",
+        "best classical list",
+        "(Heun's, 9 evaluations)",
+        "CMA-ES",
+        "**schedule search**",
         "**ART-RL**",
-        "oracle, grid and weights",
+        "oracle, list and weights",
     )
     rows = []
     for cell in found.cells_of(ORACLE):
         if cell.num_steps == 5:
             errors = errors_of(found, cell)
-            search, art = (f"**{spread(errors[m])}**" for m in ("search", "art"))
             best, heun = map(digits, best_classical(classical, cell))
-            rows.append((cell.problem, best, f"({heun})", search, art, digits(errors[ORACLE][0])))
+            shown = (spread(errors[m]) for m in ("cma", OURS, "art", ORACLE))
+            rows.append((cell.problem, best, f"({heun})", *shown))
     return markdown(header, rows)
+
+
+def table_by_steps(found: Leaderboard, classical: Leaderboard) -> str:
+    """For each K the range over problems of median errors, divided by the oracle's and by the best classical one."""
+    rows = []
+    cells = [c for c in found.cells_of(ORACLE) if (c, OURS) in found.runs]
+    for K in sorted({c.num_steps for c in cells}):
+        medians = {m: _relative_errors(found, [c for c in cells if c.num_steps == K], m) for m in METHODS[1:]}
+        best = [
+            float(np.median(errors_of(found, c)[OURS])) / best_classical(classical, c)[0]
+            for c in cells
+            if c.num_steps == K
+        ]
+        rows.append([str(K), *map(_range, medians.values()), _range(best)])
+    return markdown(["K", *map(title, METHODS[1:]), "schedule search / best classical list"], rows)
+
+
+def _relative_errors(found: Leaderboard, cells: Sequence[Cell], method: str) -> list[float]:
+    errors = [(errors_of(found, c)[method], errors_of(found, c)[ORACLE][0]) for c in cells]
+    return [float(np.median(own)) / oracle for own, oracle in errors if own]
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{min(values):.2f} to {max(values):.2f}" if values else "-"
 
 
 def errors_of(found: Leaderboard, cell: Cell) -> dict[str, list[float]]:
@@ -206,24 +230,23 @@ def frechet_table(lines: Sequence[FrechetLine]) -> str:
     return markdown(("solver", "schedule", "evaluations", "Frechet distance"), rows, left=2)
 
 
-def page_tables(args: Args | None = None) -> Pages:
-    """The tables of docs/results.md, from the files."""
-    args = args or Args()
-    found, classical = Leaderboard.read(args.records), read_classical(args)
-    tables = {
-        SECOND: table(found, classical),
-        SECOND_SHORT: short_table(found, classical),
-        SECOND_FRECHET: frechet_table(read_csv(args.frechet, FrechetLine)),
+def page_tables(results: Path = RESULTS) -> Pages:
+    """The tables of docs/leaderboard.md, and the short one of docs/results.md."""
+    found, classical = read_found(results), read_classical(results)
+    whole = {"second-control": table(found, classical)}
+    if (results / FRECHET).is_file():
+        whole["second-control-frechet"] = frechet_table(read_csv(results / FRECHET, FrechetLine))
+    short = {
+        "second-control-5": short_table(found, classical),
+        "second-control-by-k": table_by_steps(found, classical),
     }
-    return {RESULTS_PAGE: tables}
+    return {LEADERBOARD_PAGE: whole, RESULTS_PAGE: short}
 
 
 def main(args: Args) -> None:
-    """Run what is missing, and write the tables."""
-    if not args.tables_only:
-        run(args)
-        score_images(args)
-    write_pages(page_tables(args))
+    """Run what is missing."""
+    run(args)
+    score_images(args)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ import tyro
 
 from benchmarks import leaderboard
 from benchmarks.records import ORACLE, RECORDS, RESULTS, Cell, Leaderboard
-from benchmarks.tables import markdown
+from benchmarks.tables import LEADERBOARD_PAGE, Pages, markdown
 
+FILE = "solvers.jsonl"
 CLASSICAL = ("euler", "dpmpp_2m", "ipndm")
 NEW = ("unipc_2", "unipc_3", "deis_2", "deis_3")
 METHODS = (
@@ -37,7 +38,7 @@ class Args:
     steps: tuple[int, ...] = (3, 5, 7, 10)
     all_weights: bool = True
     """Run the grid with all coefficients too."""
-    records: Path = RESULTS / "solvers.jsonl"
+    records: Path = RESULTS / FILE
     classical: Path = RECORDS
     """The records of the leaderboard."""
     runs: Path = Path("runs/solvers")
@@ -90,6 +91,12 @@ def table(found: Leaderboard, classical: Leaderboard) -> str:
         ]
         rows.append((problem, str(K), *texts))
     return markdown(("problem", "K", *CLASSICAL, *NEW, "grid and all weights"), rows)
+
+
+def page_tables(results: Path = RESULTS) -> Pages:
+    """The table of docs/leaderboard.md."""
+    found, classical = (Leaderboard.read(results / name) for name in (FILE, RECORDS.name))
+    return {LEADERBOARD_PAGE: {"solvers": table(found, classical)}}
 
 
 def main(args: Args) -> None:

@@ -6,13 +6,13 @@ Trains ART-RL with features (a run folder each under --runs; a finished one is u
 each held-out trajectory, and sets its error beside that of the best fixed schedule, of the schedule search's, and of
 an adaptive Heun-Euler pair whose tolerance is matched to the same mean number of evaluations; with two controls,
 instead of the pair, beside that of a policy trained by gradients. Then times what a policy costs. Lines of cells that
-are not asked for stay in state.csv. The tables of docs/results.md are written from state.csv (``--tables-only``:
-nothing is trained).
+are not asked for stay in state.csv, from which ``benchmarks.report`` makes the tables.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -33,18 +33,12 @@ from art_env.evaluation.evaluator import Evaluator
 from art_env.evaluation.results import read_csv, write_csv
 from art_env.problems.library import make_problem
 from art_env.schedules.schedule import Schedule
+from benchmarks.lengths import shorter
 from benchmarks.records import RESULTS, Cell, CellLine, number
 from benchmarks.running import kept_oracle, run_training
-from benchmarks.tables import (
-    FEATURES_TABLE,
-    POLICIES,
-    RESULTS_PAGE,
-    Pages,
-    markdown,
-    median_and_range,
-    write_pages,
-)
+from benchmarks.tables import LEADERBOARD_PAGE, RESULTS_PAGE, Pages, markdown, median_and_range
 
+FILE = "state.csv"
 FEATURES = ("log_velocity", "log_curvature", "rms", "turn")
 SAMPLE = ("x",)
 # With two controls; and where there is a condition to see.
@@ -53,6 +47,8 @@ LEARNED_FEATURES, CLASS = ("change", "denoised"), ("class",)
 PILOT_SEED = 40_000
 BEST, SEARCH, ADAPTIVE = "best fixed schedule", "search by evolution", "adaptive Heun-Euler pair"
 BOUND = "policy trained by gradients"
+# Of the table of docs/results.md.
+SHORT_STEPS = 5
 SOLVERS = {"euler": "Euler", "heun": "Heun", "dpmpp_2m": "DPM-Solver++", "learned_2m": "learned_2m"}
 
 
@@ -83,11 +79,11 @@ class Args:
     )
     """Cells whose policies begin with what a search finds with half of the env steps."""
     seeds: tuple[int, ...] = (0, 1, 2)
+    budget: float = 1.0
+    """Part of the default length of each training."""
     runs: Path = Path("runs/state")
     """Where the runs are kept."""
-    out: Path = RESULTS / "state.csv"
-    tables_only: bool = False
-    """Only write the tables from ``out``."""
+    out: Path = RESULTS / FILE
 
 
 @dataclass(frozen=True)
@@ -143,6 +139,7 @@ def measure(args: Args, cell: Cell) -> list[Line]:
         if features:
             options |= {"features": features, "init": "search" if cell.option in args.init_search else "base"}
         algorithm = "art" if features else "evolution"
+        options = shorter(args.budget, algorithm, **options)
         summary = run_training(run_folder(args, cell, features, seed), algorithm, **options)
         error = summary["policy_rmse" if features else "rmse"]
         distilled = summary["rmse"] / best if features else math.nan
@@ -237,19 +234,43 @@ def feature_table(lines: Sequence[Line], cells: Sequence[Cell]) -> str:
     return markdown(header, rows)
 
 
-def page_tables(source: Path | None = None) -> Pages:
-    """The tables of docs/results.md, from the file."""
-    args = Args()
-    lines = read_csv(source or args.out, Line)
-    tables = {POLICIES: table(lines), FEATURES_TABLE: feature_table(lines, [*map(Cell.parse, args.single)])}
-    return {RESULTS_PAGE: tables}
+def short_table(lines: Sequence[Line]) -> str:
+    """Of the table at one number of steps: the best list, the policy, and the strongest rivals of each."""
+    rows = []
+    for cell in dict.fromkeys(line.cell for line in lines if line.num_steps == SHORT_STEPS):
+        policy = f"policy, {' '.join(seen(cell))}"
+        columns = {
+            sampler: [x.ratio for x in lines if (x.cell, x.sampler) == (cell, sampler)]
+            for sampler in (SEARCH, policy, BOUND, ADAPTIVE)
+        }
+        name = f"{cell.problem}, {SOLVERS.get(cell.solver, cell.solver)}"
+        seconds = [x.seconds for x in lines if (x.cell, x.sampler) == (cell, policy)]
+        rows.append(
+            [name, *map(spread, columns.values()), f"{statistics.median(seconds):.0f}" if seconds else ""]
+        )
+    header = [
+        f"K = {SHORT_STEPS}",
+        SEARCH,
+        "**ART-RL's policy**",
+        BOUND,
+        ADAPTIVE,
+        "seconds of a policy's training",
+    ]
+    return markdown(header, rows)
+
+
+def page_tables(results: Path = RESULTS) -> Pages:
+    """The tables of docs/leaderboard.md, and the short one of docs/results.md."""
+    lines = read_csv(results / FILE, Line)
+    whole = {
+        "policies": table(lines),
+        "which-features": feature_table(lines, [*map(Cell.parse, Args().single)]),
+    }
+    return {LEADERBOARD_PAGE: whole, RESULTS_PAGE: {"policies-5": short_table(lines)}}
 
 
 def main(args: Args) -> None:
     """Train, score, time, write."""
-    if args.tables_only:
-        write_pages(page_tables(args.out))
-        return
     cells = [Cell.parse(text) for text in args.cells]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
@@ -264,7 +285,6 @@ def main(args: Args) -> None:
                 f"ratio {line.ratio:.3f} training {line.seconds:.0f} s",
                 flush=True,
             )
-    write_pages(page_tables(args.out))
     for cell in cells:
         for batch in (1, 256):
             print(overhead(args, cell, batch), flush=True)

@@ -10,6 +10,7 @@ those of ``--problems mixture-2d --steps 5 10`` and ``--problems digits --steps 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,15 +26,18 @@ from art_env.diffusion import sample
 from art_env.evaluation.evaluator import Evaluator
 from art_env.evaluation.features import Features
 from art_env.evaluation.metrics import frechet_distance
-from art_env.evaluation.results import Score, format_table, write_csv
+from art_env.evaluation.results import Score, format_table, read_csv, write_csv
 from art_env.problems.library import make_problem
 from art_env.problems.problem import Problem
 from art_env.schedules import Schedule
 from art_env.schedules.registry import make_schedule
 from benchmarks.records import RESULTS
 from benchmarks.running import short_training
+from benchmarks.tables import IMAGES_PAGE, Pages, markdown
 
 RIVALS = ("uniform", "log_snr", "edm", "closed_form")
+# Of the table of docs/images.md.
+SHOWN = {"edm": "EDM", "closed_form": "closed form", "search": "learned"}
 # Seed of the noises of exact samples, held out from training and from the table.
 EXACT_SEED = 30_000
 
@@ -133,6 +137,30 @@ def run(
         )
     rows += [mean_row(list(same)) for same in zip(*scores, strict=True)]
     return rows, trained
+
+
+def table(results: Path) -> str:
+    """Distance to the data of three schedules, a row a problem and schedule; bold: the least."""
+    columns = [(solver, K) for solver in Args().solvers for K in Args().steps]
+    rows = []
+    for name in Args().problems:
+        scores = read_csv(results / f"stochastic_{name}.csv", Score)
+        metric = scores[0].metric
+        known = {(s.solver, s.num_steps, s.schedule): s.mean for s in scores if s.metric == metric}
+        for schedule, title in SHOWN.items():
+            row = []
+            for column in columns:
+                value = known.get((*column, schedule))
+                least = min((known.get((*column, s), math.inf) for s in SHOWN), default=math.inf)
+                text = f"{value:#.3g}" if value is not None else ""
+                row.append(f"**{text}**" if value is not None and value == least else text)
+            rows.append((f"{name} (exact data {scores[0].mean:.3f}): {title}", *row))
+    return markdown(("", *(f"{solver}, K = {K}" for solver, K in columns)), rows)
+
+
+def page_tables(results: Path = RESULTS) -> Pages:
+    """The table of docs/images.md."""
+    return {IMAGES_PAGE: {"stochastic": table(results)}}
 
 
 def main(args: Args) -> None:

@@ -11,22 +11,20 @@ import numpy as np
 from art_env._util.files import write_text
 from benchmarks.records import ROOT, number
 
-README, RESULTS_PAGE = ROOT / "README.md", ROOT / "docs" / "results.md"
-GENERAL_PAGE = ROOT / "docs" / "generalisation.md"
-# For each page the tables that a command writes into it, by the name in their marks.
+# Pages, relative to the folder that they are written into.
+README, RESULTS_PAGE = Path("README.md"), Path("docs/results.md")
+LEADERBOARD_PAGE, EXPERIMENTS_PAGE = Path("docs/leaderboard.md"), Path("docs/experiments.md")
+GENERAL_PAGE, IMAGES_PAGE = Path("docs/generalisation.md"), Path("docs/images.md")
+# For each page the tables, or sentences, that the files of results make, by the name in their marks.
 Pages = Mapping[Path, Mapping[str, str]]
 
 END = "<!-- end -->"
-# Tables that commands of their own write; the page of ``benchmarks.report`` has them too.
-POLICIES, FEATURES_TABLE, HEADLINE = "policies", "which-features", "headline"
-SECOND, SECOND_SHORT, SECOND_FRECHET = "second-control", "second-control-5", "second-control-frechet"
 UNIVERSAL_LIST_TABLE, UNIVERSAL_CLOCK_TABLE, MANY_MODELS = "universal-list", "universal-clock", "many-models"
 SHAPE_TABLE = "where-data-take-shape"
-RESAMPLED, FEW_SHOT = "resampled-weights", "few-shot"
-UNIVERSAL_TABLES = (UNIVERSAL_LIST_TABLE, UNIVERSAL_CLOCK_TABLE, MANY_MODELS, SHAPE_TABLE, FEW_SHOT)
-OTHERS = (POLICIES, FEATURES_TABLE, SECOND, SECOND_SHORT, SECOND_FRECHET, *UNIVERSAL_TABLES, RESAMPLED)
+FEW_SHOT = "few-shot"
 _BEGIN = r"<!-- table:([^\s>]+) -->"
 _BLOCK = re.compile(_BEGIN + rf"\n(?:(?!<!-- table:)[\s\S])*?{END}")
+_CODE = re.compile(r"```[\s\S]*?```|`[^`\n]*`|\]\([^)]*\)")
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
@@ -66,22 +64,44 @@ def marked(text: str) -> list[str]:
     return names
 
 
-def replace_tables(text: str, tables: Mapping[str, str]) -> str:
-    """Replace what is between the marks of these tables; all else is kept."""
-    return _BLOCK.sub(lambda m: block(m[1], tables[m[1]]) if m[1] in tables else m[0], text)
+def replace_tables(text: str, tables: Mapping[str, str], otherwise: str | None = None) -> str:
+    """Replace what is between the marks of these tables, and between all others by ``otherwise``; None: keep it."""
+
+    def new(match: re.Match[str]) -> str:
+        table = tables.get(match[1], otherwise)
+        return match[0] if table is None else block(match[1], table)
+
+    return _BLOCK.sub(new, text)
 
 
-def write_pages(pages: Pages) -> None:
-    """Write the tables into their pages."""
-    for path, tables in pages.items():
-        write_text(path, replace_tables(path.read_text("utf-8"), tables))
+def loose_numbers(text: str) -> list[str]:
+    """Decimal numbers and percentages of a page that stand outside the marks, where no file of results backs them."""
+    return re.findall(r"(?<![\w.])\d+(?:\.\d+|%)", _CODE.sub("", _BLOCK.sub("", text)))
 
 
-def stale(pages: Pages) -> list[str]:
+def merged(parts: Iterable[Pages]) -> Pages:
+    """The tables of several commands, by page."""
+    pages: dict[Path, dict[str, str]] = {}
+    for part in parts:
+        for page, tables in part.items():
+            pages.setdefault(page, {}).update(tables)
+    return pages
+
+
+def write_pages(pages: Pages, root: Path = ROOT) -> None:
+    """Write the tables into the pages below ``root``; a page that is not there is begun with the project's text."""
+    for page, tables in pages.items():
+        path = root / page
+        text = (path if path.is_file() else ROOT / page).read_text("utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, replace_tables(text, tables))
+
+
+def stale(pages: Pages, root: Path = ROOT) -> list[str]:
     """``PAGE: TABLE`` for every table that a page does not have as it should."""
     found = []
-    for path, tables in pages.items():
-        text = path.read_text("utf-8")
+    for page, tables in pages.items():
+        text = (root / page).read_text("utf-8")
         names = [name for name in marked(text) if name in tables]
-        found += [f"{path.name}: {name}" for name in names if block(name, tables[name]) not in text]
+        found += [f"{page.name}: {name}" for name in names if block(name, tables[name]) not in text]
     return found

@@ -97,12 +97,17 @@ class ARTRL(OnPolicyAlgorithm):
         critic_learning_rate: of the critic's Adam.
         gae_lambda: trace of the TD errors; 1: the whole return.
         critic_updates: passes of the critic over each rollout.
-        std_start, std_end: width of the exploration at the start and the end, in units of the action.
+        std_start: width of the exploration at the start, in units of the action.
+        std_end: its width at the end.
         average_last: part of training over which the deployed policy is averaged.
         starts: short runs, the best of which goes on (see ``Restarts``); 1: one run from start to end.
         noise_groups: groups of rows that meet the same initial noises; 1: the critic alone is the baseline. None:
             what the environment says.
-        tensorboard_log, policy_kwargs, verbose, seed, device: as in every SB3 algorithm.
+        tensorboard_log: as in every SB3 algorithm, like the four below.
+        policy_kwargs: arguments of the policy.
+        verbose: 1: print progress.
+        seed: of the agent and its exploration.
+        device: of the networks.
 
     Raises:
         ValueError: a setting out of range, or an environment without ``num_steps``.

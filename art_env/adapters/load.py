@@ -59,7 +59,8 @@ def load_model(
         null_label: the class that stands for "any", for guidance; models of EDM, DiT and this package know it.
         shape: of one sample, if the model does not say or works for several sizes.
         sigma_data: standard deviation of the data; None: see this module.
-        sigma_min, sigma_max: a narrower noise range than that of training.
+        sigma_min: lowest noise level, if not that of training.
+        sigma_max: highest noise level, if not that of training.
         device: where the network runs.
         dtype: of the network; None: float32. Only for models of diffusers.
 

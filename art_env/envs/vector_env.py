@@ -32,7 +32,9 @@ class ARTVectorEnv(BaseEnv, VectorEnv):
             ``s + i % (num_envs / noise_groups)``, so groups differ by their actions only. The ``"global"`` reward
             of a stochastic solver is that of a group.
         max_episode_steps: rows are ``truncated`` after so many steps, as by Gymnasium's ``TimeLimit``; None: never.
-        config, render_mode, settings: as ``ARTEnv``.
+        config: as ``ARTEnv``.
+        render_mode: as ``ARTEnv``.
+        **settings: as ``ARTEnv``.
 
     Raises:
         ValueError, TypeError: a setting that is not understood; names it, its value and the fix.

@@ -27,13 +27,15 @@ def custom_problem(
     Args:
         denoiser: the model; ``sigma_min`` and ``sigma_max`` among its attributes are the range it is trained for,
             ``decode`` maps latents to images.
-        sigma_min, sigma_max: noise range; None: the denoiser's own, else 0.002 and 80.
+        sigma_min: lowest noise level; None: the denoiser's own, else 0.002.
+        sigma_max: highest noise level; None: the denoiser's own, else 80.
         final_sigmas_type: ``"zero"`` or ``"sigma_min"``.
         name: what tables and errors call it.
-        num_knots, device: as ``Problem``.
+        num_knots: as ``Problem``.
         num_noises: as ``Problem``; None: 256 for images, else 4,096, since a few noises make most of the error of
             a mixture, and a schedule fitted to 256 of them is not the best for others.
         effort: as ``Problem``; None: that of a network for samples of three dimensions, else that of a formula.
+        device: as ``Problem``.
 
     Raises:
         TypeError: it is not callable, or lacks ``shape`` or ``sigma_data``.

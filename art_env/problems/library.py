@@ -243,7 +243,8 @@ def make_problem(
     Args:
         name: one of ``PROBLEMS``.
         final_sigmas_type: ``"zero"`` or ``"sigma_min"``; None: the problem's own (zero for gaussian-1d and digits).
-        sigma_min, sigma_max: another noise range.
+        sigma_min: another lowest noise level.
+        sigma_max: another highest noise level.
         device: ``"cpu"``, ``"cuda"``, ...
 
     Raises:

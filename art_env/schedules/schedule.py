@@ -206,7 +206,8 @@ class Schedule:
             num_steps: K, 2 to 12.
             clock: the model's own, such as ``closed_form(reference, 256)``; its ends are used.
             sigma_data: standard deviation of the data, per coordinate.
-            sigma_max, sigma_end: first and last noise level.
+            sigma_max: first noise level.
+            sigma_end: last noise level.
             num_weights: 1 or 2, for ``learned_2m`` or ``learned_3m``.
 
         Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from art_env.problems.library import make_problem
 from art_env.schedules.optimal import final_rmse
 from art_env.schedules.registry import make_schedule
-from benchmarks import efficiency, figures
+from benchmarks import efficiency
 from benchmarks.efficiency import Line, Plan
 from benchmarks.records import Cell
 
@@ -26,8 +27,8 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-def _line(method: str, budget: int, ratio: float, seed: int = 0) -> Line:
-    return Line(*CELL, method, budget, 16, seed, budget + seed, ratio, 1.5)
+def _line(method: str, budget: int, ratio: float, seed: int = 0, clock: str = "wall") -> Line:
+    return Line(*CELL, method, budget, 16, seed, budget + seed, ratio, 1.5, clock)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ def test_the_seed_chooses_the_noises() -> None:
 def test_runs_in_the_file_are_not_made_again(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(efficiency, "PLANS", {CELL: (Plan("cma", {500: 5, 1000: 8}, 2),)})
     monkeypatch.setattr(efficiency, "CMA_ERRORS", 20)
-    args = efficiency.Args((CELL.option,), tmp_path, tmp_path / "e.csv", tmp_path / "e.png")
+    args = efficiency.Args((CELL.option,), tmp_path, out=tmp_path / "e.csv")
     efficiency.main(args)
     lines = efficiency.read(args.out)
     assert [(line.method, line.budget, line.seed) for line in lines] == [
@@ -91,7 +92,6 @@ def test_runs_in_the_file_are_not_made_again(tmp_path: Path, monkeypatch, capsys
     ]
     assert all(line.ratio < lines[0].ratio for line in lines[1:])
     assert "| CMA-ES | " in capsys.readouterr().out
-    assert args.figure.read_bytes().startswith(b"\x89PNG")
     monkeypatch.setattr(efficiency, "make_problem", lambda _: pytest.fail("ran again"))
     efficiency.main(args)
     assert efficiency.read(args.out) == lines
@@ -104,7 +104,7 @@ def test_runs_in_the_file_are_not_made_again(tmp_path: Path, monkeypatch, capsys
 
 def test_bands_and_table() -> None:
     lines = [_line("closed_form", 0, 2.0), *(_line("art", 1000, 1.1 + s / 10, s) for s in range(3))]
-    lines += [_line("art", 100, 1.9), _line("cma", 1000, 1.01)]
+    lines += [_line("art", 100, 1.9), _line("cma", 1000, 1.01, clock="processor")]
     band = efficiency.bands(lines)["art"]
     assert [list(part) for part in band] == [
         [100, 1001],
@@ -115,9 +115,24 @@ def test_bands_and_table() -> None:
     assert efficiency.table(lines).splitlines() == [
         "| method | 100 | 1k | seconds |",
         "| --- | ---: | ---: | ---: |",
-        "| ART-RL | 1.900 (1.900 to 1.900) | 1.200 (1.100 to 1.300) | 1.5 |",
         "| CMA-ES | - | 1.010 (1.010 to 1.010) | 1.5 |",
+        "| ART-RL | 1.900 (1.900 to 1.900) | 1.200 (1.100 to 1.300) | 1.5 (wall) |",
     ]
-    figure = figures.efficiency({CELL: efficiency.bands(lines)})
+    figure = efficiency.figure(lines)
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == ["CMA-ES", "ART-RL", "closed form"]
+
+
+def test_what_it_takes_to_come_near_the_oracle(monkeypatch) -> None:
+    monkeypatch.setattr(efficiency, "NEAR", {CELL.problem: 1.01})
+    lines = [
+        _line("cma", 100, 1.2),
+        _line("cma", 1000, 1.004),
+        _line("cma", 1000, 1.02, 1),
+        _line("cma", 5000, 1.0),
+    ]
+    assert efficiency.price(lines, 1.02) == (1000.5, 1.5, "wall")
+    assert efficiency.price(lines, 1.01) == (5000, 1.5, "wall")
+    assert efficiency.price(lines[:1], 1.01) == (math.inf, math.inf, "wall")
+    text = efficiency.cheapest_table([*lines, _line("art", 100, 1.5), _line("closed_form", 0, 2.0)])
+    assert text.splitlines()[2:] == ["| CMA-ES | 5k | 1.5 (wall) |", "| ART-RL | not reached | not reached |"]

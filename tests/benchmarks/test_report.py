@@ -17,8 +17,9 @@ from art_env.evaluation.evaluator import Evaluator
 from art_env.problems.library import make_problem
 from art_env.schedules import Schedule
 from art_env.schedules.registry import make_schedule
-from benchmarks import figures, leaderboard, noises, report, statistics
-from benchmarks.records import Cell, Leaderboard, Record, amount, number
+from benchmarks import board_tables, figures, leaderboard, noises, report, statistics
+from benchmarks.records import Cell, FreshLine, Leaderboard, Record, amount, number
+from benchmarks.tables import LEADERBOARD_PAGE, RESULTS_PAGE
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,17 +60,17 @@ def _small() -> list[dict]:
 
 
 def _page(folder: Path) -> str:
-    return (folder / "results.md").read_text()
+    return (folder / LEADERBOARD_PAGE).read_text()
 
 
 def _block(text: str, name: str) -> str:
     return text.split(f"<!-- table:{name} -->")[1].split("<!-- end -->")[0].strip()
 
 
-def _run(records: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "benchmarks.report", "--records", str(records), "--out", str(out), *more]
+def _run(results: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks.report", "--results", str(results), "--out", str(out), *more]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=env)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=env)
 
 
 def test_summary(read):
@@ -113,13 +114,14 @@ def test_misses(read):
         ("mixture-1d, heun, 5", "art", 1.06, 1.02),
     ]
     assert [d.improvement for d in statistics.doubts(made)] == pytest.approx([0.5, 2 / 3, 1 / 3])
-    text = report.table_misses(made, {})
+    text = board_tables.table_misses(made)
     assert "ART-RL 0 of 1 cells, schedule search 2 of 3 cells" in text
-    assert "resh noises" not in text
-    assert "| mixture-1d, heun, 5 | 1.05 | 1.020 (1.010 - 1.200) | 1.060 (1.040 - 1.070) |" in text
-    assert "| photos, heun, 18 | 1.15 | - | 1.160 (1.160 - 1.160) |" in text
-    assert "in 0 of 2 cells up to K = 10" in text
-    assert "lower by more than 1% in 1 of them: mixture-1d, heun, 5 (1.060; ART-RL 1.020)." in text
+    assert "| cell | bar | CMA-ES | schedule search | ART-RL |" in text
+    assert "| mixture-1d, heun, 5 | 1.05 | - | 1.060 (1.040 - 1.070) | 1.020 (1.010 - 1.200) |" in text
+    assert "| photos, heun, 18 | 1.15 | - | 1.160 (1.160 - 1.160) | - |" in text
+    lost = board_tables.table_lost(made)
+    assert "lower than the schedule search's by more than 1% in 1 of 3 cells" in lost
+    assert "| mixture-1d, heun, 5 | 1.060 | ART-RL | 1.020 |" in lost
 
 
 def test_doubtful_cells_that_are_no_ties(read):
@@ -130,55 +132,57 @@ def test_doubtful_cells_that_are_no_ties(read):
     # Of three rivals the best; 1.10 against 1.09 is a tie.
     found = [(str(d.cell), d.method, d.ours, d.theirs) for d in statistics.beaten(statistics.doubts(made))]
     assert found == [("mixture-1d, heun, 5", "dp", 1.06, 1.02)]
-    assert "in 1 of them: mixture-1d, heun, 5 (1.060; dynamic programming 1.020)." in report.table_misses(
-        made, {}
-    )
+    assert "| mixture-1d, heun, 5 | 1.060 | dynamic programming | 1.020 |" in board_tables.table_lost(made)
 
 
 def test_searches_cell_by_cell(read):
     records = [_record("closed_form", 1.3), _record("gradient", 1.005)]
     records += [_record("art", ratio, s) for s, ratio in enumerate((1.0, 1.2, 1.01))]
     records += [_record("closed_form", 1.5, cell="digits:euler:3")]
-    text = report.table_searches(read(records))
+    text = board_tables.table_searches(read(records))
     assert "| cell | closed form | gradients (training noises) | ART-RL |" in text
     assert "| digits, euler, 3 | **1.500** | - | - |" in text
     assert "| mixture-1d, heun, 5 | 1.300 | **1.005** | **1.010 (1.200)** |" in text
 
 
-def test_fresh_noises(read, tmp_path):
-    """Beside a miss, and as a miss of their own; read from beside the records."""
+def test_fresh_noises(read):
+    """A line a method; what is above the bar there is named, in the table and among the misses."""
+    lines = [
+        FreshLine("mixture-1d", "heun", 5, "search", 64, 1.2, 0.98, 0.9, 1.3),
+        FreshLine("mixture-1d", "rk4", 5, "search", 64, 1.01, 1.0502, 1.0, 1.1),
+        FreshLine("mixture-1d", "heun", 5, "art", 64, 1.1, 1.2, 1.1, 1.3),
+    ]
+    text = board_tables.table_fresh(lines)
+    assert "| schedule search | 2 | 1.105 | 1.015 | 1 | mixture-1d, rk4, 5 (1.050) |" in text
+    assert "| ART-RL | 1 | 1.100 | 1.200 | 1 | mixture-1d, heun, 5 (1.200) |" in text
     made = read([_record("search", 1.2), _record("search", 1.01, cell="mixture-1d:rk4:5")])
-    header = "problem,solver,num_steps,noises,ratio,fresh,low,high,gradients,art\n"
-    lines = "mixture-1d,heun,5,64,1.2,0.98,0.9,1.3,nan,1.2\nmixture-1d,rk4,5,64,1.01,1.0502,1,1.1,1.0,nan\n"
-    (tmp_path / "fresh_noises.csv").write_text(header + lines)
-    fresh = report.fresh_of(report.Args(tmp_path / "records.jsonl"))
-    text = report.table_misses(made, fresh)
-    assert "| mixture-1d, heun, 5 | 1.05 | 1.200 (1.200 - 1.200) | 0.980 (0.900 - 1.300) |" in text
-    assert "above the bar in 1 of 2 cells: mixture-1d, rk4, 5 (1.050)." in text
-    assert "above the bar in 1 of 1 cells: mixture-1d, heun, 5 (1.200)." in text
-    assert report.fresh_of(report.Args(tmp_path / "elsewhere" / "records.jsonl")) == {}
-    with pytest.raises(FileNotFoundError):
-        report.fresh_of(report.Args(tmp_path / "records.jsonl", fresh=tmp_path / "no.csv"))
+    misses = board_tables.finding_misses(made, lines).splitlines()
+    bars, other = "is above the bar (1.05 up to K = 7, 1.15 beyond) at", "on five other sets of noises at"
+    assert misses[0] == f"- **ART-RL** {bars} no cell; {other} mixture-1d, heun, 5 (1.200)."
+    assert misses[1] == (
+        f"- **schedule search** {bars} mixture-1d, heun, 5 (1.200); {other} mixture-1d, rk4, 5 (1.050)."
+    )
 
 
 def test_fresh_noises_of_a_cell():
-    """The oracle on other noises: ratios from the errors of each set."""
+    """The oracle on other noises: ratios from the errors of each set, of the run with the median ratio."""
     problem = replace(make_problem("mixture-1d"), num_noises=128)
     evaluators = [Evaluator(problem, "euler", (seed,), metrics=()) for seed in (1, 2)]
-    grids = {"oracle": [80.0, 3.0, 0.6, 0.002], "evolution": [80.0, 2.0, 0.5, 0.002]}
+    grids = {"oracle": [80.0, 3.0, 0.6, 0.002], "search": [80.0, 2.0, 0.5, 0.002]}
     rows = [_record(name, 1.0, cell="mixture-1d:euler:3", sigmas=grid) for name, grid in grids.items()]
-    worse = [_record("evolution", ratio, seed, "mixture-1d:euler:3") for seed, ratio in ((1, 0.9), (2, 1.1))]
-    line = noises.measure_fresh(evaluators, [Record.parse(row) for row in rows + worse])
+    worse = [_record("search", ratio, seed, "mixture-1d:euler:3") for seed, ratio in ((1, 0.9), (2, 1.1))]
+    records = {
+        name: [Record.parse(r) for r in rows + worse if r["method"] == name] for name in (*grids, "art")
+    }
+    (line,) = noises.measure_fresh(evaluators, records)
     oracle, ours = (
         [evaluator.rows(Schedule(grid, name))[0].mean for evaluator in evaluators]
         for name, grid in grids.items()
     )
-    assert line.noises == 256
+    assert (line.method, line.noises, line.ratio) == ("search", 256, 1.0)
     assert line.fresh == pytest.approx(math.hypot(*ours) / math.hypot(*oracle), rel=1e-4)
     assert line.low == pytest.approx(min(a / b for a, b in zip(ours, oracle, strict=True)), rel=1e-4)
     assert line.high > line.low
-    assert math.isnan(line.gradients)
-    assert math.isnan(line.art)
 
 
 def test_polish_ends_at_the_optimum(tmp_path):
@@ -205,18 +209,12 @@ def test_a_bad_name_of_a_cell(text):
         Cell.parse(text)
 
 
-def test_tables(read):
-    made = read(_small())
-    parts = report.tables(made, statistics.summarize(made), {})
-    assert set(parts) == {
-        "records",
-        "iqm",
-        "searches",
-        "misses",
-        "seconds",
-        "ratios:mixture-1d",
-        "ratios:digits",
-    }
+def test_tables(tmp_path):
+    _write(tmp_path / "leaderboard.jsonl", _small())
+    pages = board_tables.page_tables(tmp_path)
+    parts, short = pages[LEADERBOARD_PAGE], pages[RESULTS_PAGE]
+    names = {"records", "iqm", "searches", "misses", "lost", "seconds", "ratios:mixture-1d", "ratios:digits"}
+    assert set(parts) == names
     assert "16 records of 5 methods in 2 cells." in parts["records"]
     assert "command: make it; versions: numpy 2" in parts["records"]
     assert "| PPO | 1 of 2 | 2 | 1.260" in parts["iqm"]
@@ -227,6 +225,32 @@ def test_tables(read):
     assert "PPO" not in parts["ratios:digits"]
     assert "| problem, solver | schedule search | PPO |" in parts["seconds"]
     assert "| digits, euler | 2 (2) | - |" in parts["seconds"]
+    assert short["lists-finding"].endswith("beyond): schedule search in 1 of 2 cells.")
+
+
+def test_the_core_has_one_number_of_steps(read):
+    cells = (
+        "digits:euler:5",
+        "digits:heun:5",
+        "digits:heun:3",
+        "mnist:heun:5",
+        "mnist:euler:5",
+        "digits:unipc_2:5",
+    )
+    records = [_record(m, 1.5, cell=c, seconds=4.0) for c in cells for m in ("closed_form", "oracle")]
+    records += [
+        _record("search", 1.0 + s / 10, s, c) for c in (*cells[:3], "mnist:euler:5") for s in range(2)
+    ]
+    made = read(records)
+    columns = {problem: [str(c) for c in own] for problem, own in board_tables.core_cells(made).items()}
+    assert columns == {"digits": ["digits, euler, 5", "digits, heun, 5"], "mnist": ["mnist, euler, 5"]}
+    assert board_tables.table_core(made).splitlines() == [
+        "| method | digits (euler, heun) | mnist (euler) | evaluations, digits | seconds, digits |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| closed form | 1.500 | 1.500 | 1k | 4 |",
+        "| **schedule search** | **1.050** | **1.050** | **1k** | **2** |",
+        "| oracle | 1.500 | 1.500 | 1k | 4 |",
+    ]
 
 
 def test_art_rl_is_a_rival_like_ppo(read):
@@ -236,21 +260,22 @@ def test_art_rl_is_a_rival_like_ppo(read):
     assert made.methods == ["edm", "search", "art", "oracle", "new one"]
     found = {s.method: s for s in statistics.summarize(made)}
     assert found["art"].improvement == 1.0
-    assert "| ART-RL | 2.05 |" in report.table_ratios(made, "mixture-1d")
-    assert "| problem, solver | schedule search | ART-RL |" in report.table_seconds(made)
+    assert "| ART-RL | 2.05 |" in board_tables.table_ratios(made, "mixture-1d")
+    assert "| problem, solver | schedule search | ART-RL |" in board_tables.table_seconds(made)
     assert set(leaderboard.LEARNED) <= set(figures.COLORS)
 
 
 def test_later_lines_count_and_doubtful_ratios_are_told(read):
     made = read([_record("edm", 3.0), _record("oracle", 1.0), _record("edm", 2.0), _record("dp", 0.9)])
     assert made.ratios(Cell("mixture-1d", "heun", 5), "edm").tolist() == [2.0]
-    text = report.table_records(made)
+    text = board_tables.table_records(made)
     assert "Records below the oracle: 1, the lowest dynamic programming with 0.9000" in text
     assert "The search is in 0 of 1 cells" in text
     assert "Records whose ratio is not" not in text
     stale = read([_record("oracle", 1.0), _record("edm", 2.0, error=0.3)])
-    assert "**Records whose ratio is not their error / the oracle's error: 1.**" in report.table_records(
-        stale
+    assert (
+        "**Records whose ratio is not their error / the oracle's error: 1.**"
+        in board_tables.table_records(stale)
     )
 
 
@@ -273,30 +298,10 @@ def test_a_broken_line_is_named(tmp_path, line, why):
 
 
 def test_nothing_to_report(tmp_path):
+    _write(tmp_path / "leaderboard.jsonl", [{"header": {}}])
     with pytest.raises(ValueError, match="no records"):
-        report.main(report.Args(_write(tmp_path / "records.jsonl", [{"header": {}}]), tmp_path / "out"))
+        report.main(report.Args(tmp_path, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
-
-
-def test_only_the_text_between_marks_changes():
-    page = "Mine \\1.\n<!-- table:iqm -->\nold\n<!-- end -->\nAlso mine.\n"
-    page += "<!-- table:ratios:gone -->\nold\n<!-- end -->\n"
-    filled = report.fill(page, {"iqm": r"new \1", "seconds": "s"})
-    assert filled.startswith("Mine \\1.\n<!-- table:iqm -->\n\nnew \\1\n\n<!-- end -->\nAlso mine.\n")
-    assert "old" not in filled
-    assert _block(filled, "ratios:gone") == "No records."
-    assert filled.endswith("### seconds\n\n<!-- table:seconds -->\n\ns\n\n<!-- end -->\n")
-    assert report.fill(filled, {"iqm": r"new \1", "seconds": "s"}) == filled
-    # The table of another program.
-    page = "<!-- table:policies -->\n\nkept\n\n<!-- end -->\n\n### iqm\n\n<!-- table:iqm -->\n\nn\n\n<!-- end -->\n"
-    assert report.fill(page, {"iqm": "n"}) == page
-
-
-def test_marks_that_are_wrong():
-    with pytest.raises(ValueError, match="table:iqm --> has no <!-- end -->"):
-        report.fill("<!-- table:iqm -->\n<!-- table:misses -->\n<!-- end -->\n", {"iqm": "", "misses": ""})
-    with pytest.raises(ValueError, match="no such table; known: iqm"):
-        report.fill("<!-- table:igm -->\n<!-- end -->\n", {"iqm": ""})
 
 
 def test_numbers():
@@ -324,43 +329,66 @@ def test_missing_and_infinite_values(tmp_path):
         _record("search", 1.2, evaluations=None, seconds=None),
     ]
     records += [_record("uniform", 40.0, 0, "gaussian-1d:euler:2")]
-    report.main(report.Args(_write(tmp_path / "r.jsonl", records), tmp_path))
+    _write(tmp_path / "leaderboard.jsonl", records)
+    report.main(report.Args(tmp_path, tmp_path))
     text = _page(tmp_path)
     assert "| EDM (rho = 7) | 1 of 2 | 1 | inf | 1.200 | inf | 1.000 | 1k | 2 |" in text
     assert "The search is in 1 of 2 cells (runs to a cell: 1 in 1)." in text
 
 
-def test_command_line(tmp_path):
-    records = _write(tmp_path / "records.jsonl", _small())
-    done = _run(records, tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "| **schedule search** |" in done.stdout
+def test_pages_figures_and_files(tmp_path, capsys):
+    records = _write(tmp_path / "leaderboard.jsonl", _small())
+    args = report.Args(tmp_path, tmp_path)
+    report.main(args)
+    assert f"wrote {tmp_path / LEADERBOARD_PAGE}" in capsys.readouterr().out
     text = _page(tmp_path)
+    assert "| **schedule search** |" in text
+    docs = tmp_path / "docs"
     for name in ("ratios", "heat", "steps"):
-        assert (tmp_path / "figures" / f"{name}.png").stat().st_size > 5000
+        assert (docs / "figures" / f"{name}.png").stat().st_size > 5000
         assert f"(figures/{name}.png)" in text
-    with (tmp_path / "leaderboard.csv").open(newline="") as file:
+    with (docs / "leaderboard.csv").open(newline="") as file:
         lines = {line["method"]: line for line in csv.DictReader(file)}
     assert float(lines["search"]["iqm"]) == pytest.approx(1.075)
     assert (lines["edm"]["iqm_low"], lines["edm"]["improvement"], lines["ppo"]["cells"]) == ("", "1", "1")
-    with (tmp_path / "leaderboard_cells.csv").open(newline="") as file:
+    with (docs / "leaderboard_cells.csv").open(newline="") as file:
         cells = {(line["problem"], line["method"]): line for line in csv.DictReader(file)}
     assert len(cells) == 9
     assert cells["digits", "search"]["ratio"] == "1.125"
     assert cells["mixture-1d", "ppo"]["improvement"] == "0.6875"
+    # Tables whose files are not there say so.
+    assert _block(text, "solvers") == "No records."
+    assert _block((tmp_path / RESULTS_PAGE).read_text(), "order") == "No records."
 
     # Again, with other records and a text of one's own.
-    (tmp_path / "results.md").write_text(text.replace("## Over all cells", "## Mine"))
-    done = _run(_write(records, [*_small(), _record("edm", 7.0)]), tmp_path, "--no-figures")
-    assert done.returncode == 0, done.stderr
-    assert "## Mine" in _page(tmp_path)
+    page = tmp_path / RESULTS_PAGE
+    page.write_text(page.read_text().replace("## Where do we lose?", "## Mine"))
+    report.check(args)
+    _write(records, [*_small(), _record("edm", 7.0)])
+    stale = "leaderboard.md: iqm, leaderboard.md: ratios:mixture-1d, leaderboard.csv.*steps.png"
+    with pytest.raises(ValueError, match=f"stale: {stale}.*; run python -m benchmarks.report"):
+        report.check(args)
+    report.main(replace(args, figures=False))
+    assert "## Mine" in page.read_text()
     assert "| EDM (rho = 7) | 7.00 |" in _block(_page(tmp_path), "ratios:mixture-1d")
 
 
+def test_the_leaderboard_is_written_whole(tmp_path):
+    _write(tmp_path / "leaderboard.jsonl", _small())
+    args = report.Args(tmp_path, tmp_path, figures=False)
+    report.main(args)
+    page = tmp_path / LEADERBOARD_PAGE
+    text = page.read_text()
+    page.write_text(text.replace("do not edit it", "edited"))
+    with pytest.raises(ValueError, match=r"stale: leaderboard.md, "):
+        report.check(args)
+    report.main(args)
+    assert page.read_text() == text
+
+
 def test_command_line_errors(tmp_path):
-    records = tmp_path / "records.jsonl"
-    records.write_text("{broken\n")
-    done = _run(records, tmp_path / "out")
+    (tmp_path / "leaderboard.jsonl").write_text("{broken\n")
+    done = _run(tmp_path, tmp_path / "out")
     assert done.returncode == 2
     assert done.stderr.startswith("python -m benchmarks.report: error:")
     assert "line 1" in done.stderr

@@ -101,3 +101,25 @@ def k_module(name: str) -> types.ModuleType:
     unused["torchvision.transforms"].functional = None
     with patch.dict(sys.modules, {"k_diffusion": package, **unused}):
         return importlib.import_module(f"k_diffusion.{name}")
+
+
+def unet(channels: int = 1, **settings):
+    """A small network of diffusers for images of 8x8 pixels."""
+    import diffusers
+
+    torch.manual_seed(0)
+    return (
+        diffusers.UNet2DModel(
+            sample_size=8,
+            in_channels=channels,
+            out_channels=channels,
+            block_out_channels=(8, 16),
+            norm_num_groups=4,
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "UpBlock2D"),
+            **settings,
+        )
+        .eval()
+        .requires_grad_(False)
+    )

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from closeness import assert_float32_close
-from programs import SD, D, Network, grid, k_module, loop, noise, training_sigmas
+from programs import SD, D, Network, grid, k_module, loop, noise, training_sigmas, unet
 from torch import Tensor
 
 from art_env.adapters import DiffusersDenoiser
@@ -133,25 +133,6 @@ def test_k_diffusion_has_the_arguments_of_the_others():
     assert_float32_close(seen[1]["denoised"], euler_seen[1]["denoised"])
     with pytest.raises(ValueError, match="weights for 4 steps, but sigmas has 2"):
         sampler(model, x, sigmas[2:], {"scale": 1.0})
-
-
-def unet(channels: int = 1, **settings) -> diffusers.UNet2DModel:
-    torch.manual_seed(0)
-    return (
-        diffusers.UNet2DModel(
-            sample_size=8,
-            in_channels=channels,
-            out_channels=channels,
-            block_out_channels=(8, 16),
-            norm_num_groups=4,
-            layers_per_block=1,
-            down_block_types=("DownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "UpBlock2D"),
-            **settings,
-        )
-        .eval()
-        .requires_grad_(False)
-    )
 
 
 @pytest.mark.parametrize(
