@@ -33,7 +33,7 @@ from benchmarks.records import RESULTS, CellLine
 from benchmarks.tables import FEW_SHOT, GENERAL_PAGE, Pages, markdown, median_and_range, write_pages
 from benchmarks.universal import Args as UniversalArgs
 
-SOLVER = "learned_2m"
+FILE, SOLVER = "few_shot.csv", "learned_2m"
 LIST, TABLES, NOTHING, OWN = "universal list", "from the universal tables", "from nothing", "own pair"
 
 
@@ -48,7 +48,7 @@ class Args:
     """Of the initial noises that a schedule is adapted on, and of the held-out ones."""
     runs: Path = Path("runs/few_shot")
     """Where the own pairs are kept."""
-    out: Path = RESULTS / "few_shot.csv"
+    out: Path = RESULTS / FILE
     tables_only: bool = False
     """Only write the table from ``out``."""
 

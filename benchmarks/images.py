@@ -38,8 +38,10 @@ from art_env.problems.library import make_problem
 from art_env.problems.problem import Problem
 from art_env.schedules import Schedule
 from art_env.schedules.registry import make_schedule
-from benchmarks.records import OURS, RESULTS, ROOT, Cell
+from benchmarks.records import RESULTS, ROOT, Cell
 from benchmarks.running import run_training, training_processes
+from benchmarks.second_control import read_found
+from benchmarks.state_policies import SOLVERS
 
 Table = Literal["solvers", "steps", "models", "saved", "inpaint", "mnist", "picture"]
 TRANSFER_STEPS = (4, 6, 9, 12, 15, 20)
@@ -294,17 +296,17 @@ def table_mnist(args: Args) -> list[Score]:
 
 
 def picture(args: Args) -> None:
-    """The picture of the README: EDM's schedule against the schedule search's (seed 0) at 3, 5 and 9 evaluations."""
-    evaluator = Evaluator(make_problem("digits", device=args.device), "heun", (0,), metrics=())
-    sets = {"exact": evaluator.exact_samples(16)}
-    for K in (5, 3, 2):
-        nfe = evaluator.nfe(K)
-        cell = Cell("digits", "heun", K)
-        folder = args.runs / "__".join(map(str, (*cell, OURS)))
-        run_training(folder, OURS, **cell._asdict(), oracle=False, device=args.device)
-        found = Schedule.load(folder / "schedule.json")
-        sets[f"search, {nfe} NFE"] = evaluator.samples(found, 16)
-        sets[f"EDM, {nfe} NFE"] = evaluator.samples(make_schedule("edm", evaluator.problem, K, "heun"), 16)
+    """The picture of the README: ART-RL's list with weights (seed 0) beside EDM's with the usual solvers."""
+    learned, problem = Cell("digits", "learned_2m", 5), make_problem("digits", device=args.device)
+    evaluators = {
+        name: Evaluator(problem, name, (0,), metrics=()) for name in (learned.solver, "dpmpp_2m", "heun")
+    }
+    found = read_found(args.out).records("art", learned)[0].schedule()
+    sets = {"exact": evaluators[learned.solver].exact_samples(16)}
+    sets[f"ART-RL, {learned.num_steps} evaluations"] = evaluators[learned.solver].samples(found, 16)
+    for solver, steps in (("dpmpp_2m", 5), ("heun", 5), ("heun", 3)):
+        edm, one = make_schedule("edm", problem, steps, solver), evaluators[solver]
+        sets[f"EDM, {SOLVERS[solver]}, {one.nfe(steps)}"] = one.samples(edm, 16)
     path = args.page / "docs" / "samples.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     samples_figure(sets).savefig(path, dpi=110)

@@ -83,7 +83,7 @@ SOURCES = (
         universal.Args(out=results / "universal.csv", out_shapes=results / "universal_shapes.csv")
     ),
     lambda results: many_models.page_tables(many_models.Args(out=results / "many_models.csv")),
-    lambda results: few_shot.page_tables(few_shot.Args(out=results / "few_shot.csv")),
+    lambda results: few_shot.page_tables(few_shot.Args(out=results / few_shot.FILE)),
 )
 
 
