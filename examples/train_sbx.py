@@ -1,0 +1,24 @@
+"""Train SAC of SBX, stable-baselines3 in JAX, with its default settings."""
+
+import time
+
+import gymnasium as gym
+import tyro
+from report import ID, report
+from sbx import SAC
+
+from art_env import to_sb3
+
+
+def main(steps: int = 20_000, seed: int = 0) -> None:
+    """Train, and print the scores."""
+    env = to_sb3(gym.make_vec(ID, num_envs=8, autoreset_mode="SAME_STEP", action_range=1))
+    agent = SAC("MlpPolicy", env, seed=seed, device="cpu")
+    began = time.process_time()
+    agent.learn(steps)
+    seconds = time.process_time() - began
+    report("SAC", lambda observation: agent.predict(observation, deterministic=True)[0], steps, seconds)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
