@@ -3,6 +3,7 @@
 import time
 
 import numpy as np
+import ray
 import torch
 import tyro
 from ray.rllib.algorithms.ppo import PPOConfig
@@ -11,6 +12,7 @@ from report import ID, report
 
 def main(steps: int = 60_000, seed: int = 0, num_envs: int = 64) -> None:
     """Train, and print the scores."""
+    ray.init(address="local", num_cpus=1, include_dashboard=False)
     config = (
         PPOConfig()
         .environment(ID, env_config={"action_range": 1})

@@ -24,7 +24,11 @@ def main(steps: int = 60_000, seed: int = 0, num_envs: int = 64) -> None:
             "value": {"class": "DeterministicMixin", "network": LAYERS, "output": "ONE"},
         },
         "memory": {"class": "RandomMemory", "memory_size": 16},
-        "agent": {"class": "PPO", "rollouts": 16, "experiment": {"write_interval": 0, "checkpoint_interval": 0}},
+        "agent": {
+            "class": "PPO",
+            "rollouts": 16,
+            "experiment": {"write_interval": 0, "checkpoint_interval": 0},
+        },
         "trainer": {"class": "SequentialTrainer", "timesteps": steps // num_envs, "headless": True},
     }
     runner = Runner(wrap_env(vector_env, wrapper="gymnasium"), settings)

@@ -30,7 +30,9 @@ def main(steps: int = 60_000, seed: int = 0, vector: bool = True) -> None:
         env = DummyVectorEnv([lambda: gym.make(ID, action_range=1)] * 8)
     env.seed(seed)
     spaces = {"observation_space": env.observation_space[0], "action_space": env.action_space[0]}
-    body, critic_body = (Net(state_shape=(6,), hidden_sizes=(64, 64), activation=torch.nn.Tanh) for _ in range(2))
+    body, critic_body = (
+        Net(state_shape=(6,), hidden_sizes=(64, 64), activation=torch.nn.Tanh) for _ in range(2)
+    )
     agent = PPO(
         policy=ProbabilisticActorPolicy(
             actor=ContinuousActorProbabilistic(preprocess_net=body, action_shape=(1,), unbounded=True),

@@ -24,7 +24,9 @@ def main(steps: int = 60_000, seed: int = 0) -> None:
     env.set_seed(seed)
     body = nn.Sequential(MLP(6, 2, num_cells=[64, 64]), NormalParamExtractor())
     parameters = TensorDictModule(body, ["observation"], ["loc", "scale"])
-    actor = ProbabilisticActor(parameters, ["loc", "scale"], distribution_class=TanhNormal, return_log_prob=True)
+    actor = ProbabilisticActor(
+        parameters, ["loc", "scale"], distribution_class=TanhNormal, return_log_prob=True
+    )
     critic = ValueOperator(MLP(6, 1, num_cells=[64, 64]), ["observation"])
     gae, loss = GAE(gamma=0.99, lmbda=0.95, value_network=critic), ClipPPOLoss(actor, critic)
     optimiser = torch.optim.Adam(loss.parameters(), 3e-4)
