@@ -34,7 +34,7 @@ class Args:
 
 
 def mean_return(name: str) -> tuple[str, float]:
-    """The best fixed schedule's name, and its mean return over the pool, of the id ``ART/name-v0``."""
+    """The best fixed schedule's name, and its mean return over the pool, of the id ``ART/name-v1``."""
     dynamics = Dynamics(action_range=10.0, **gym.spec(f"ART/{name}-v0").kwargs)
     problem, K = dynamics.problem, dynamics.num_steps
     reference = dynamics.reference or problem.reference()

@@ -8,7 +8,7 @@ import numpy as np
 from art_env import make_problem, make_schedule
 
 # An episode draws one sample with five steps of Heun's solver. Before each step the action says how fast to go.
-env = gym.make("art_env:ART/Mixture1D-v0", solver="heun", num_steps=5, reward="global")
+env = gym.make("art_env:ART/Mixture1D-v1", solver="heun", num_steps=5, reward="global")
 env.action_space.seed(0)
 
 

@@ -26,7 +26,7 @@ class ARTEnv(BaseEnv, gym.Env):
     ``Box(-1, 1, (1,), float32)`` with ``control="log_speed"``. With n steps left the step takes the share
     ``m / (m + n - 1)`` of the remaining budget, ``m = 2^(action_range * action)``: its speed is m times the
     mean speed of the steps after it. Budget is measured along the base schedule, which ``action = 0`` everywhere
-    reproduces: with ``base_schedule=7`` it is EDM's. The last step spends what is left, so the final noise level
+    reproduces: the ids' ``"closed_form"`` is the optimum of the paper's objective, 7 EDM's grid. The last step spends what is left, so the final noise level
     is exact whatever the agent does.
     With the solvers ``learned_2m``, ``learned_3m`` and ``learned_4m`` (``log_speed`` only) the box has 1, 2 or 3
     entries more, the weights of the step: its slope is ``d + sum_j w_j (d - d_j)``, ``d_j`` the slope of j steps
@@ -63,9 +63,11 @@ class ARTEnv(BaseEnv, gym.Env):
     - ``"local"``: minus the norm of the true error of this solver's step, started on the exact trajectory.
     - ``"global"``: minus the growth of ``|x - x_exact|^2 / d / (sigma^2 + sigma_data^2)``. The return is
       exactly minus the final squared error, for any solver that follows the ODE.
+    - ``"log_global"``: the same of ``log(1 + error / 0.01)``. The return is minus that function of the final squared
+      error: like ``"global"`` below 0.01, logarithmic above.
 
     The stochastic solvers ``euler_maruyama`` and ``edm_churn`` do not follow it, so no error can be paired with
-    it: ``"local"`` is refused, and ``"global"`` compares distributions. The last step of ``ARTVectorEnv`` then earns
+    it: ``"local"`` and ``"log_global"`` are refused, and ``"global"`` compares distributions. The last step of ``ARTVectorEnv`` then earns
     each row its part of ``-W2^2`` between the final samples of its group (``noise_groups``; at least 16 rows each)
     and the ends of all exact trajectories; the mean over the group is exactly ``-W2^2``, and the other steps earn 0.
     Above one dimension the distance is sliced (128 directions), and images are compared by the features of the
@@ -74,7 +76,7 @@ class ARTEnv(BaseEnv, gym.Env):
     the pool and its actions.
 
     ## Starting state
-    ``sigma_max`` and noise of standard deviation ``prior_std``. With ``"local"`` and ``"global"`` it is drawn
+    ``sigma_max`` and noise of standard deviation ``prior_std``. With all but ``"euler"`` it is drawn
     from a pool of ``num_noises`` whose exact trajectories are integrated once, at construction.
     ``reset(options={"noise_index": i})`` picks one; with ``"euler"``, ``options={"x": array}``.
 
@@ -102,12 +104,12 @@ class ARTEnv(BaseEnv, gym.Env):
     | rmse | RMS distance to the exact trajectory; at the end the RMSE of the sample |
     | local_error | the error that the last step made by itself; 0 after a reset |
 
-    ``error`` and ``rmse`` are there with ``"local"`` and ``"global"`` rewards of solvers that follow the ODE,
+    ``error`` and ``rmse`` are there with all rewards but ``"euler"``, of solvers that follow the ODE,
     ``local_error`` with ``"euler"`` and ``"local"``.
 
     ## Arguments
     ```python
-    gym.make("art_env:ART/Mixture1D-v0", solver="heun", num_steps=5, reward="global", features=())
+    gym.make("art_env:ART/Mixture1D-v1", solver="heun", num_steps=5, reward="log_global", features=())
     ```
 
     Args:
@@ -119,7 +121,11 @@ class ARTEnv(BaseEnv, gym.Env):
         ValueError, TypeError: a setting that is not understood; names it, its value and the fix.
 
     ## Version history
-    - v0: first version.
+    - v1: an agent that explores with the whole range of actions stays among useful schedules. ``action_range`` is
+      1.5 octaves (was 5), ``base_schedule`` ``"closed_form"`` (was 7, EDM's), ``reward`` ``"log_global"`` (was
+      ``"global"``). ``Gaussian1D`` keeps its reward and begins at ``base_schedule=2``, ``RandomMixture`` keeps its
+      base schedule.
+    - v0: first version. The ids are still registered, and the class's own defaults are theirs.
     """
 
     metadata = METADATA

@@ -155,7 +155,7 @@ def test_the_paper_reward_starts_from_noises_of_their_own_mixture():
 
 
 def test_the_registered_id_steps():
-    env = gym.make_vec("art_env:ART/RandomMixture-v0", num_envs=32, num_noises=256)
+    env = gym.make_vec("art_env:ART/RandomMixture-v1", num_envs=32, num_noises=256)
     assert isinstance(env, ARTVectorEnv)
     obs, _ = env.reset(seed=0)
     assert env.observation_space.contains(obs)
