@@ -10,31 +10,35 @@ of its environment. A run that is in the file already is not repeated.
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import gymnasium as gym
 import numpy as np
 import torch
 import tyro
 
 from agents.schedule_policy import SchedulePolicy
 from art_env._util.cli import run_command
-from art_env._util.files import write_text
 from art_env._util.names import check_name
 from art_env.envs.dynamics import Dynamics
-from benchmarks.records import RECORDS, RESULTS, ROOT, Cell, Leaderboard, number
+from art_env.evaluation.results import read_csv, write_csv
+from art_env.schedules.registry import make_schedule
+from benchmarks.records import ORACLE, RECORDS, RESULTS, ROOT, Cell, Leaderboard, amount
+from benchmarks.second_control import spread
 from benchmarks.tables import Pages, markdown, write_pages
 
 PAGE, TABLE = ROOT / "docs" / "libraries.md", "libraries"
-CELL = Cell("mixture-1d", "heun", 5)
+# As in examples/report.py.
+ID = "art_env:ART/Mixture1D-v1"
+LISTS = {"edm": "EDM's list", "closed_form": "action 0: the closed form", ORACLE: "oracle"}
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
@@ -88,8 +92,6 @@ class Run:
     seconds: float
     mean_return: float
     rmse: float
-    edm_return: float
-    edm_rmse: float
 
 
 def run_example(name: str, seed: int, python: Path) -> Run:
@@ -121,95 +123,95 @@ def parse(name: str, version: str, seed: int, text: str) -> Run:
     took = _TOOK.search(text)
     if took is None:
         raise ValueError(f"train_{name}.py printed no number of steps:\n{text}")
-    scores: list[float] = []
-    for who in (took[1], "EDM"):
-        found = re.search(_SCORE.format(re.escape(who)), text, re.MULTILINE)
-        if found is None:
-            raise ValueError(f"train_{name}.py printed no scores of {who}:\n{text}")
-        scores += [float(found[1]), float(found[2])]
-    return Run(name, version, took[1], seed, int(took[2]), float(took[3]), *scores)
+    scores = re.search(_SCORE.format(re.escape(took[1])), text, re.MULTILINE)
+    if scores is None:
+        raise ValueError(f"train_{name}.py printed no scores:\n{text}")
+    agent, steps, seconds = took[1], int(took[2]), float(took[3])
+    return Run(name, version, agent, seed, steps, seconds, float(scores[1]), float(scores[2]))
 
 
 def read(path: Path) -> list[Run]:
     """The runs in a file of results; none if it is not there."""
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        kinds = {"seed": int, "steps": int, **dict.fromkeys([f.name for f in fields(Run)][5:], float)}
-        return [Run(**{k: kinds.get(k, str)(v) for k, v in row.items()}) for row in csv.DictReader(file)]
+    return read_csv(path, Run) if path.is_file() else []
 
 
 def write(path: Path, runs: Iterable[Run]) -> None:
     """Write runs in the order of the table."""
-    order = {name: i for i, name in enumerate(LIBRARIES)}
-    rows = [asdict(run) for run in sorted(runs, key=lambda run: (order[run.name], run.seed))]
-    lines = [",".join(field.name for field in fields(Run)), *(",".join(map(str, r.values())) for r in rows)]
-    write_text(path, "\n".join(lines) + "\n")
+    order = [*LIBRARIES, *LISTS]
+    write_csv(sorted(runs, key=lambda run: (order.index(run.name), run.seed)), path, Run)
 
 
-def oracle_rmse() -> float:
-    """RMSE of the leaderboard's oracle over the initial noises that the examples score policies on."""
-    schedule = Leaderboard.read(RECORDS).oracle(CELL)
-    assert schedule is not None
+def play_lists() -> list[Run]:
+    """Lists of noise levels, over the initial noises that the examples score policies on."""
     dynamics = Dynamics(
-        problem=CELL.problem, solver=CELL.solver, num_steps=CELL.num_steps, reward="global", action_range=10.0
+        **{**gym.spec(ID.partition(":")[2]).kwargs, "base_schedule": 7.0, "action_range": 10.0}
     )
     assert dynamics.reference is not None
-    actions = torch.tensor(SchedulePolicy(schedule, dynamics).actions, dtype=torch.float64)
-    index = torch.arange(dynamics.reference.num_noises)
-    returns = dynamics.returns(index, actions.expand(len(index), *actions.shape))
-    problem = dynamics.problem
-    return math.sqrt(-float(returns.mean())) * math.hypot(problem.sigma_end, problem.denoiser.sigma_data)
+    problem, index = dynamics.problem, torch.arange(dynamics.reference.num_noises)
+    scale = math.hypot(problem.sigma_end, problem.denoiser.sigma_data)
+    cell = Cell(problem.name, dynamics.solver.name, dynamics.num_steps)
+    runs = []
+    for name, title in LISTS.items():
+        schedule = (
+            Leaderboard.read(RECORDS).oracle(cell)
+            if name == ORACLE
+            else make_schedule(name, problem, cell.num_steps, dynamics.solver)
+        )
+        assert schedule is not None
+        actions = torch.tensor(SchedulePolicy(schedule, dynamics).actions, dtype=torch.float64)
+        actions = actions.expand(len(index), *actions.shape)
+        rmse = scale * float(dynamics.final_errors(index, actions).square().sum(1).mean().sqrt())
+        runs.append(Run(name, "-", title, 0, 0, 0.0, float(dynamics.returns(index, actions).mean()), rmse))
+    return runs
 
 
-def table(runs: Sequence[Run], oracle: float) -> str:
-    """A row for each library that has runs."""
+def table(runs: Sequence[Run]) -> str:
+    """A row for each library that has runs, and for each list."""
+    oracle = next(run.rmse for run in runs if run.name == ORACLE)
     rows = []
-    for name, library in LIBRARIES.items():
+    for name in (*LIBRARIES, *LISTS):
         own = [run for run in runs if run.name == name]
         if not own:
             continue
-        returns, ratios = [run.mean_return for run in own], [run.rmse / oracle for run in own]
-        rows.append(
-            (
-                f"{own[0].agent}",
-                own[0].version,
-                f"`{library.line}`",
-                f"`{library.autoreset}`",
-                f"{own[0].steps:,}",
-                _median(returns),
-                _median(ratios),
-                f"{np.median([run.steps / max(run.seconds, 1) for run in own]):,.0f}",
-            )
-        )
-    header = ("agent", "version", "environment", "autoreset", "steps", "mean return", "ratio", "steps/s")
+        library = LIBRARIES.get(name)
+        setting = (f"`{library.line}`", f"`{library.autoreset}`") if library else ("-", "-")
+        scores = (spread([run.mean_return for run in own]), spread([run.rmse / oracle for run in own]))
+        speed = float(np.median([run.steps / max(run.seconds, 1) for run in own]))
+        cost = (str(len(own)), f"{own[0].steps:,}", amount(speed)) if library else "---"
+        rows.append((own[0].agent, own[0].version, *setting, *scores, *cost))
+    header = (
+        "agent",
+        "version",
+        "environment",
+        "autoreset",
+        "mean return",
+        "ratio",
+        "seeds",
+        "steps",
+        "steps/s",
+    )
     return markdown(header, rows, left=4)
-
-
-def _median(values: Sequence[float]) -> str:
-    """``median (low to high)``, or the one value."""
-    low, high = number(min(values)), number(max(values))
-    return number(float(np.median(values))) + (f" ({low} to {high})" if len(values) > 1 else "")
 
 
 def page_tables(results: Path = RESULTS / "libraries.csv") -> Pages:
     """The table of docs/libraries.md."""
-    return {PAGE: {TABLE: table(read(results), oracle_rmse())}}
+    return {PAGE: {TABLE: table(read(results))}}
 
 
 def main(args: Args) -> None:
-    """Run what is not in the file of results yet, then write the table."""
+    """Run what is not in the file of results yet; without names, write the table."""
     for name in args.names:
         check_name("names", name, LIBRARIES)
-    for name in args.names:
-        for seed in args.seeds:
-            runs = read(args.results)
-            if any((run.name, run.seed) == (name, seed) for run in runs):
-                continue
-            run = run_example(name, seed, args.python)
-            print(f"{run.agent}, seed {seed}: mean return {run.mean_return}, RMSE {run.rmse}", flush=True)
-            write(args.results, [*read(args.results), run])
-    write_pages(page_tables(args.results))
+    if not any(run.name == ORACLE for run in read(args.results)):
+        write(args.results, [*read(args.results), *play_lists()])
+    for name, seed in ((name, seed) for name in args.names for seed in args.seeds):
+        if any((run.name, run.seed) == (name, seed) for run in read(args.results)):
+            continue
+        run = run_example(name, seed, args.python)
+        print(f"{run.agent}, seed {seed}: mean return {run.mean_return}, RMSE {run.rmse}", flush=True)
+        write(args.results, [*read(args.results), run])
+    if not args.names:
+        write_pages(page_tables(args.results))
 
 
 if __name__ == "__main__":

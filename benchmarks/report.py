@@ -27,7 +27,7 @@ import tyro
 from art_env._util.cli import run_command
 from art_env._util.files import atomic_path, write_text
 from art_env.evaluation.results import read_csv
-from benchmarks import figures, headline, many_models, second_control, state_policies, universal
+from benchmarks import figures, headline, libraries, many_models, second_control, state_policies, universal
 from benchmarks.records import (
     EVOLUTION,
     ORACLE,
@@ -457,7 +457,8 @@ def check(own: Pages) -> None:
         ValueError: names the tables that are stale.
     """
     old = stale(own)
-    old += [f"{name} (python -m benchmarks.headline)" for name in stale(headline.page_tables())]
+    for module in (headline, libraries):
+        old += [f"{name} (python -m {module.__name__})" for name in stale(module.page_tables())]
     for module in (second_control, state_policies, universal, many_models):
         old += [f"{name} (python -m {module.__name__} --tables-only)" for name in stale(module.page_tables())]
     if old:

@@ -9,7 +9,7 @@ from report import ID
 
 def main(episodes: int = 100, seed: int = 0, name: str = "art/mixture-1d/random-v0") -> None:
     """Record, and print what a dataset for offline learning holds."""
-    env = minari.DataCollector(gym.make(ID, action_range=1), record_infos=True)
+    env = minari.DataCollector(gym.make(ID), record_infos=True)
     env.action_space.seed(seed)
     for episode in range(episodes):
         env.reset(seed=seed + episode)

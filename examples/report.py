@@ -1,18 +1,18 @@
-"""Score the policy of any library on all initial noises of an environment, beside EDM's list and the oracle."""
+"""Score the policy of any library on all initial noises of an environment, beside fixed lists and the oracle."""
 
 from collections.abc import Callable
 
 import gymnasium as gym
 import numpy as np
 
-ID = "art_env:ART/Mixture1D-v0"
+ID = "art_env:ART/Mixture1D-v1"
 Policy = Callable[[np.ndarray], np.ndarray]
 
 
 def play(policy: Policy, **settings: object) -> tuple[float, float]:
     """Mean return, and RMSE to the exact solution, of one episode from each initial noise."""
     num_noises = gym.make_vec(ID, num_envs=1).unwrapped.num_initial_noises
-    env = gym.make_vec(ID, num_envs=num_noises, action_range=1, **settings)
+    env = gym.make_vec(ID, num_envs=num_noises, **settings)
     observation, _ = env.reset(options={"noise_index": np.arange(num_noises)})
     total, ended = np.zeros(num_noises), np.zeros(num_noises, dtype=bool)
     while not ended.all():
@@ -22,9 +22,17 @@ def play(policy: Policy, **settings: object) -> tuple[float, float]:
 
 
 def report(agent: str, policy: Policy, steps: int, seconds: float) -> None:
-    """Print what training took, and the scores of a policy ``[n, observation] -> [n, action]`` and of EDM's list."""
+    """Print what training took, and the scores of a policy ``[n, observation] -> [n, action]``.
+
+    Beside it stand action 0, which plays the base schedule, and EDM's list.
+    """
+
     print(f"{agent}: {steps} steps in {seconds:.0f} s of processor time, {steps / seconds:.0f} a second")
-    edm = play(lambda observation: np.zeros((len(observation), 1)), base_schedule=7)
-    for name, (value, rmse) in {agent: play(policy), "EDM": edm}.items():
+
+    def zero(observation: np.ndarray) -> np.ndarray:
+        return np.zeros((len(observation), 1))
+
+    scores = {agent: play(policy), "action 0": play(zero), "EDM": play(zero, base_schedule=7)}
+    for name, (value, rmse) in scores.items():
         print(f"{name}: mean return {value:.4g}, RMSE {rmse:.4g}")
     print(f"near the oracle: mean return {gym.make_vec(ID, num_envs=1).spec.reward_threshold}")

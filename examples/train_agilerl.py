@@ -11,11 +11,11 @@ from agilerl.rollouts import collect_rollouts
 from report import ID, report
 
 
-def main(steps: int = 60_000, seed: int = 0, num_envs: int = 64) -> None:
+def main(steps: int = 61_440, seed: int = 0, num_envs: int = 64) -> None:
     """Train, and print the scores."""
     np.random.seed(seed)  # noqa: NPY002 (AgileRL shuffles with it)
     torch.manual_seed(seed)
-    env = gym.make_vec(ID, num_envs=num_envs, autoreset_mode="SAME_STEP", action_range=1)
+    env = gym.make_vec(ID, num_envs=num_envs, autoreset_mode="SAME_STEP")
     env.reset(seed=seed)
     agent = PPO(env.single_observation_space, env.single_action_space, num_envs=num_envs)
     began = time.process_time()

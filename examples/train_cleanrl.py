@@ -24,10 +24,10 @@ def network(inputs: int, outputs: int, gain: float) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def main(steps: int = 60_000, seed: int = 0, num_envs: int = 8, num_steps: int = 256) -> None:
+def main(steps: int = 30_720, seed: int = 0, num_envs: int = 8, num_steps: int = 256) -> None:
     """Train, and print the scores."""
     torch.manual_seed(seed)
-    env = NormalizeReward(gym.make_vec(ID, num_envs=num_envs, autoreset_mode="SAME_STEP", action_range=1))
+    env = NormalizeReward(gym.make_vec(ID, num_envs=num_envs, autoreset_mode="SAME_STEP"))
     actor, critic, log_std = network(6, 1, 0.01), network(6, 1, 1.0), nn.Parameter(torch.zeros(1))
     parameters = [*actor.parameters(), *critic.parameters(), log_std]
     optimiser = torch.optim.Adam(parameters, lr=3e-4, eps=1e-5)

@@ -10,12 +10,12 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from report import ID, report
 
 
-def main(steps: int = 60_000, seed: int = 0, num_envs: int = 64) -> None:
+def main(steps: int = 12_000, seed: int = 0, num_envs: int = 64) -> None:
     """Train, and print the scores."""
     ray.init(address="local", num_cpus=1, include_dashboard=False)
     config = (
         PPOConfig()
-        .environment(ID, env_config={"action_range": 1})
+        .environment(ID)
         .env_runners(
             num_env_runners=0, num_envs_per_env_runner=num_envs, gym_env_vectorize_mode="vector_entry_point"
         )

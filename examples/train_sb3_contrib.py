@@ -10,14 +10,19 @@ from sb3_contrib import TQC
 from art_env import to_sb3
 
 
-def main(steps: int = 20_000, seed: int = 0) -> None:
+def main(steps: int = 8_000, seed: int = 0) -> None:
     """Train, and print the scores."""
-    env = to_sb3(gym.make_vec(ID, num_envs=8, autoreset_mode="SAME_STEP", action_range=1))
+    env = to_sb3(gym.make_vec(ID, num_envs=8, autoreset_mode="SAME_STEP"))
     agent = TQC("MlpPolicy", env, seed=seed, device="cpu")
     began = time.process_time()
     agent.learn(steps)
     seconds = time.process_time() - began
-    report("TQC", lambda observation: agent.predict(observation, deterministic=True)[0], steps, seconds)
+    report(
+        "TQC",
+        lambda observation: agent.predict(observation, deterministic=True)[0],
+        agent.num_timesteps,
+        seconds,
+    )
 
 
 if __name__ == "__main__":

@@ -20,14 +20,14 @@ from torch.distributions import Independent, Normal
 from art_env.envs.tianshou import to_tianshou
 
 
-def main(steps: int = 60_000, seed: int = 0, vector: bool = True) -> None:
+def main(steps: int = 30_720, seed: int = 0, vector: bool = True) -> None:
     """Train, and print the scores."""
     np.random.seed(seed)  # noqa: NPY002 (Tianshou shuffles with it)
     torch.manual_seed(seed)
     if vector:
-        env = to_tianshou(gym.make_vec(ID, num_envs=64, autoreset_mode="DISABLED", action_range=1))
+        env = to_tianshou(gym.make_vec(ID, num_envs=64, autoreset_mode="DISABLED"))
     else:
-        env = DummyVectorEnv([lambda: gym.make(ID, action_range=1)] * 8)
+        env = DummyVectorEnv([lambda: gym.make(ID)] * 8)
     env.seed(seed)
     spaces = {"observation_space": env.observation_space[0], "action_space": env.action_space[0]}
     body, critic_body = (

@@ -17,10 +17,10 @@ from torchrl.objectives import ClipPPOLoss
 from torchrl.objectives.value import GAE
 
 
-def main(steps: int = 60_000, seed: int = 0) -> None:
+def main(steps: int = 30_720, seed: int = 0) -> None:
     """Train, and print the scores."""
     torch.manual_seed(seed)
-    env = GymWrapper(gym.make_vec(ID, num_envs=64, autoreset_mode="DISABLED", action_range=1))
+    env = GymWrapper(gym.make_vec(ID, num_envs=64, autoreset_mode="DISABLED"))
     env.set_seed(seed)
     body = nn.Sequential(MLP(6, 2, num_cells=[64, 64]), NormalParamExtractor())
     parameters = TensorDictModule(body, ["observation"], ["loc", "scale"])
