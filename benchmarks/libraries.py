@@ -43,7 +43,7 @@ ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
 }
-_TOOK = re.compile(r"^(.+): (\d+) steps in (\d+) s of processor time, (\d+) a second$", re.MULTILINE)
+_TOOK = re.compile(r"^(.+): (\d+) steps in ([\d.]+) s of processor time, (\d+) a second$", re.MULTILINE)
 _SCORE = r"^{}: mean return (\S+), RMSE (\S+)$"
 
 

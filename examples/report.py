@@ -21,17 +21,14 @@ def play(policy: Policy, **settings: object) -> tuple[float, float]:
     return float(total.mean()), float(np.sqrt(np.mean(info["rmse"] ** 2)))
 
 
+def zero(observation: np.ndarray) -> np.ndarray:
+    """Action 0 everywhere, ``[n, 1]``: the base schedule."""
+    return np.zeros((len(observation), 1))
+
+
 def report(agent: str, policy: Policy, steps: int, seconds: float) -> None:
-    """Print what training took, and the scores of a policy ``[n, observation] -> [n, action]``.
-
-    Beside it stand action 0, which plays the base schedule, and EDM's list.
-    """
-
-    print(f"{agent}: {steps} steps in {seconds:.0f} s of processor time, {steps / seconds:.0f} a second")
-
-    def zero(observation: np.ndarray) -> np.ndarray:
-        return np.zeros((len(observation), 1))
-
+    """Print what training took, and the scores of a policy ``[n, observation] -> [n, action]`` beside fixed lists."""
+    print(f"{agent}: {steps} steps in {seconds:.1f} s of processor time, {steps / seconds:.0f} a second")
     scores = {agent: play(policy), "action 0": play(zero), "EDM": play(zero, base_schedule=7)}
     for name, (value, rmse) in scores.items():
         print(f"{name}: mean return {value:.4g}, RMSE {rmse:.4g}")

@@ -3,6 +3,7 @@
 import time
 
 import gymnasium as gym
+import numpy as np
 import tyro
 from report import ID, report
 from stable_baselines3 import PPO
@@ -17,12 +18,12 @@ def main(steps: int = 32_768, seed: int = 0) -> None:
     began = time.process_time()
     agent.learn(steps)
     seconds = time.process_time() - began
-    report(
-        "PPO",
-        lambda observation: agent.predict(observation, deterministic=True)[0],
-        agent.num_timesteps,
-        seconds,
-    )
+
+    def policy(observation: np.ndarray) -> np.ndarray:
+        """The mean of the policy, ``[n, 1]``."""
+        return agent.predict(observation, deterministic=True)[0]
+
+    report("stable-baselines3 PPO", policy, agent.num_timesteps, seconds)
 
 
 if __name__ == "__main__":

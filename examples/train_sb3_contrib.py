@@ -3,6 +3,7 @@
 import time
 
 import gymnasium as gym
+import numpy as np
 import tyro
 from report import ID, report
 from sb3_contrib import TQC
@@ -17,12 +18,12 @@ def main(steps: int = 8_000, seed: int = 0) -> None:
     began = time.process_time()
     agent.learn(steps)
     seconds = time.process_time() - began
-    report(
-        "TQC",
-        lambda observation: agent.predict(observation, deterministic=True)[0],
-        agent.num_timesteps,
-        seconds,
-    )
+
+    def policy(observation: np.ndarray) -> np.ndarray:
+        """The mean of the policy, ``[n, 1]``."""
+        return agent.predict(observation, deterministic=True)[0]
+
+    report("sb3-contrib TQC", policy, agent.num_timesteps, seconds)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import time
 
 import gymnasium as gym
+import numpy as np
 import tyro
 from report import ID, report
 from sbx import SAC
@@ -17,12 +18,12 @@ def main(steps: int = 40_000, seed: int = 0) -> None:
     began = time.process_time()
     agent.learn(steps)
     seconds = time.process_time() - began
-    report(
-        "SAC",
-        lambda observation: agent.predict(observation, deterministic=True)[0],
-        agent.num_timesteps,
-        seconds,
-    )
+
+    def policy(observation: np.ndarray) -> np.ndarray:
+        """The mean of the policy, ``[n, 1]``."""
+        return agent.predict(observation, deterministic=True)[0]
+
+    report("SBX SAC", policy, agent.num_timesteps, seconds)
 
 
 if __name__ == "__main__":
