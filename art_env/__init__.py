@@ -90,7 +90,12 @@ def _register(name: str, version: int, reward_threshold: float | None = None, **
 
 
 # What the ids set, whatever their version. Those that are left out take the defaults of ``EnvConfig``.
-_GAUSSIAN: dict[str, object] = {"problem": "gaussian-1d", "solver": "euler", "num_steps": 20, "reward": "euler"}
+_GAUSSIAN: dict[str, object] = {
+    "problem": "gaussian-1d",
+    "solver": "euler",
+    "num_steps": 20,
+    "reward": "euler",
+}
 _MANY_MIXTURES: dict[str, object] = {
     "problem": "random-mixtures",
     "solver": "learned_2m",

@@ -1,21 +1,18 @@
-"""Train stable-baselines3's PPO, and print the schedule that its policy plays."""
+"""Train stable-baselines3's PPO with its own exploration, and print the schedule that its policy plays."""
 
-import math
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode
 from stable_baselines3 import PPO
 
-from art_env import ARTEnv, ARTVectorEnv, Evaluator, Schedule, make_problem, make_schedule, to_sb3
+from art_env import Evaluator, Schedule, make_problem, make_schedule, to_sb3
 
 K = 5
 # Without features the policy sees the time and how much of the way is left, not the sample: it plays a schedule.
-settings: dict[str, Any] = {"problem": "mixture-1d", "solver": "heun", "num_steps": K, "features": ()}
-vector_env = ARTVectorEnv(num_envs=256, **settings, autoreset_mode=AutoresetMode.SAME_STEP)
+settings: dict[str, Any] = {"solver": "heun", "num_steps": K, "features": ()}
+vector_env = gym.make_vec("art_env:ART/Mixture1D-v1", 256, autoreset_mode="SAME_STEP", **settings)
 
-# SB3 lets PPO explore with a standard deviation of 1, the whole range of actions. Here it then ends with a
-# schedule worse than EDM's, so begin with a fifth of that width.
 agent = PPO(
     "MlpPolicy",
     to_sb3(vector_env),
@@ -24,14 +21,13 @@ agent = PPO(
     batch_size=256 * K // 4,
     n_epochs=4,
     gamma=1.0,  # every episode has K steps: there is nothing to discount
-    policy_kwargs={"log_std_init": math.log(0.2)},
     seed=0,
     device="cpu",
 )
 agent.learn(60_000)
 
 # Play one episode without exploration, and write down where it goes.
-env = ARTEnv(**settings)
+env = gym.make("art_env:ART/Mixture1D-v1", **settings)
 observation, info = env.reset(seed=0)
 sigmas, terminated = [info["sigma"]], False
 while not terminated:
