@@ -64,9 +64,11 @@ def test_random_policy(tmp_path):
     random = number(r"random actions: +(-[\d.]+)", text)
     even = number(r"action 0 everywhere: +(-[\d.]+)", text)
     assert random < even < 0
-    sigmas = levels("noise levels of action 0:", text)
-    assert sigmas == levels("EDM's schedule:", text)
-    assert len(sigmas) == 6
+    sigmas, edm = levels("noise levels of action 0:", text), levels("EDM's schedule:", text)
+    assert len(sigmas) == len(edm) == 6
+    # Action 0 is the closed form.
+    assert (sigmas[0], sigmas[-1]) == (edm[0], edm[-1])
+    assert sigmas != edm
 
 
 @pytest.mark.parametrize(("script", "modules"), LIBRARIES)

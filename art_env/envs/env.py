@@ -26,8 +26,8 @@ class ARTEnv(BaseEnv, gym.Env):
     ``Box(-1, 1, (1,), float32)`` with ``control="log_speed"``. With n steps left the step takes the share
     ``m / (m + n - 1)`` of the remaining budget, ``m = 2^(action_range * action)``: its speed is m times the
     mean speed of the steps after it. Budget is measured along the base schedule, which ``action = 0`` everywhere
-    reproduces: the ids' ``"closed_form"`` is the optimum of the paper's objective, 7 EDM's grid. The last step spends what is left, so the final noise level
-    is exact whatever the agent does.
+    reproduces: with ``"closed_form"`` it is the optimum of the paper's objective, with 7 EDM's grid. The last step
+    spends what is left, so the final noise level is exact whatever the agent does.
     With the solvers ``learned_2m``, ``learned_3m`` and ``learned_4m`` (``log_speed`` only) the box has 1, 2 or 3
     entries more, the weights of the step: its slope is ``d + sum_j w_j (d - d_j)``, ``d_j`` the slope of j steps
     before, at no more evaluations. Action 0 is ``w_1 = 1/2`` and 0 for the others, the second-order rule of even
@@ -67,11 +67,11 @@ class ARTEnv(BaseEnv, gym.Env):
       error: like ``"global"`` below 0.01, logarithmic above.
 
     The stochastic solvers ``euler_maruyama`` and ``edm_churn`` do not follow it, so no error can be paired with
-    it: ``"local"`` and ``"log_global"`` are refused, and ``"global"`` compares distributions. The last step of ``ARTVectorEnv`` then earns
-    each row its part of ``-W2^2`` between the final samples of its group (``noise_groups``; at least 16 rows each)
-    and the ends of all exact trajectories; the mean over the group is exactly ``-W2^2``, and the other steps earn 0.
-    Above one dimension the distance is sliced (128 directions), and images are compared by the features of the
-    problem's classifier, if it has one. One row is no distribution: ``ARTEnv`` has only ``"euler"`` for them.
+    it: ``"local"`` and ``"log_global"`` are refused, and ``"global"`` compares distributions. The last step of
+    ``ARTVectorEnv`` then earns each row its part of ``-W2^2`` between the final samples of its group
+    (``noise_groups``; at least 16 rows each) and the ends of all exact trajectories; the mean over the group is
+    exactly ``-W2^2``, and the other steps earn 0. Above one dimension the distance is sliced (128 directions), and
+    images are compared by the features of the problem's classifier, if it has one. One row is no distribution: ``ARTEnv`` has only ``"euler"`` for them.
     Their noise is a table as large as the pool, drawn from ``noise_seed``: an episode is a function of its row of
     the pool and its actions.
 
@@ -89,8 +89,8 @@ class ARTEnv(BaseEnv, gym.Env):
     ``spec.reward_threshold`` means near the oracle at the id's default settings: the mean return over the whole pool
     of a schedule whose RMSE is 1.05 times that of the best fixed one. With the ``"euler"`` reward, whose return is no
     squared error, it is 1.05 times the mean return of the closed form. A policy that sees the sample can go beyond.
-    ``python -m benchmarks.reward_thresholds`` computes them. ``Mnist``, ``RandomMixture``
-    and ``Diffusion`` have none.
+    ``python -m benchmarks.reward_thresholds`` computes them, and the returns of EDM's list, the closed form and the
+    oracle. ``Mnist``, ``RandomMixture`` and ``Diffusion`` have none.
 
     ## Info
     The same entries at every step and reset, NumPy scalars:

@@ -19,8 +19,6 @@ from art_env.evaluation.features import Features
 from art_env.problems.problem import Problem
 
 REWARDS = ("euler", "local", "global", "log_global")
-# Rewards of the error to the exact trajectory of the same initial noise.
-PAIRED_ONLY = ("local", "log_global")
 # Squared error from which ``log_global`` grows like its logarithm: a tenth of the data's spread, squared.
 ERROR_FLOOR = 0.01
 
@@ -198,6 +196,8 @@ def check_reward(name: str, solver: Solver) -> str:
         ValueError: it is not.
     """
     check_name("reward", name, REWARDS)
-    if name in PAIRED_ONLY:
-        require_deterministic(solver, f"reward = {name!r}")
+    if name == "local":
+        require_deterministic(solver, "reward = 'local'")
+    if name == "log_global":
+        require_deterministic(solver, "reward = 'log_global' (unlike 'global')")
     return name

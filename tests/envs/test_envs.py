@@ -33,8 +33,9 @@ IDS = {
     "ART/Gaussian1D-v1": {},
     "ART/Mixture1D-v1": {"num_noises": 64},
     "ART/Mixture2D-v1": {"num_noises": 64},
-    "ART/Digits-v1": {"num_noises": 8},
-    "ART/Mnist-v1": {"num_noises": 2},
+    # The closed form would integrate 256 trajectories of a network.
+    "ART/Digits-v1": {"num_noises": 8, "base_schedule": 7.0},
+    "ART/Mnist-v1": {"num_noises": 2, "base_schedule": 7.0},
     "ART/RandomMixture-v1": {"num_noises": 64},
     "ART/Diffusion-v1": {"denoiser": GaussianDenoiser(0.5, shape=(2,)), "num_noises": 16},
 }
