@@ -29,9 +29,11 @@ from agents.schedule_policy import SchedulePolicy
 from art_env._util.cli import run_command
 from art_env._util.names import check_name
 from art_env.envs.dynamics import Dynamics
+from art_env.envs.rewards import GlobalReward
 from art_env.evaluation.results import read_csv, write_csv
 from art_env.schedules.registry import make_schedule
 from benchmarks.records import ORACLE, RECORDS, RESULTS, ROOT, Cell, Leaderboard, amount
+from benchmarks.reward_thresholds import squared_errors
 from benchmarks.second_control import spread
 from benchmarks.tables import Pages, markdown, write_pages
 
@@ -143,25 +145,21 @@ def write(path: Path, runs: Iterable[Run]) -> None:
 
 def play_lists() -> list[Run]:
     """Lists of noise levels, over the initial noises that the examples score policies on."""
-    dynamics = Dynamics(
-        **{**gym.spec(ID.partition(":")[2]).kwargs, "base_schedule": 7.0, "action_range": 10.0}
-    )
-    assert dynamics.reference is not None
-    problem, index = dynamics.problem, torch.arange(dynamics.reference.num_noises)
+    dynamics = Dynamics(**{**gym.spec(ID.partition(":")[2]).kwargs, "action_range": 10.0})
+    problem, rule = dynamics.problem, dynamics.reward_rule
+    assert isinstance(rule, GlobalReward)
     scale = math.hypot(problem.sigma_end, problem.denoiser.sigma_data)
-    cell = Cell(problem.name, dynamics.solver.name, dynamics.num_steps)
+    oracle = Leaderboard.read(RECORDS).oracle(Cell(problem.name, dynamics.solver.name, dynamics.num_steps))
+    assert oracle is not None
     runs = []
     for name, title in LISTS.items():
-        schedule = (
-            Leaderboard.read(RECORDS).oracle(cell)
-            if name == ORACLE
-            else make_schedule(name, problem, cell.num_steps, dynamics.solver)
-        )
-        assert schedule is not None
+        schedule = oracle
+        if name != ORACLE:
+            schedule = make_schedule(name, problem, dynamics.num_steps, dynamics.solver)
         actions = torch.tensor(SchedulePolicy(schedule, dynamics).actions, dtype=torch.float64)
-        actions = actions.expand(len(index), *actions.shape)
-        rmse = scale * float(dynamics.final_errors(index, actions).square().sum(1).mean().sqrt())
-        runs.append(Run(name, "-", title, 0, 0, 0.0, float(dynamics.returns(index, actions).mean()), rmse))
+        errors = squared_errors(dynamics, actions)
+        mean_return, rmse = -float(rule.cost(errors).mean()), scale * float(errors.mean().sqrt())
+        runs.append(Run(name, "-", title, 0, 0, 0.0, mean_return, rmse))
     return runs
 
 
