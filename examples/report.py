@@ -1,6 +1,7 @@
 """Score the policy of any library on all initial noises of an environment, beside fixed lists and the oracle."""
 
 from collections.abc import Callable
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -9,9 +10,9 @@ ID = "art_env:ART/Mixture1D-v1"
 Policy = Callable[[np.ndarray], np.ndarray]
 
 
-def play(policy: Policy, **settings: object) -> tuple[float, float]:
+def play(policy: Policy, **settings: Any) -> tuple[float, float]:
     """Mean return, and RMSE to the exact solution, of one episode from each initial noise."""
-    num_noises = gym.make_vec(ID, num_envs=1).unwrapped.num_initial_noises
+    num_noises = gym.make(ID).get_wrapper_attr("dynamics").pool_size
     env = gym.make_vec(ID, num_envs=num_noises, **settings)
     observation, _ = env.reset(options={"noise_index": np.arange(num_noises)})
     total, ended = np.zeros(num_noises), np.zeros(num_noises, dtype=bool)
@@ -32,4 +33,4 @@ def report(agent: str, policy: Policy, steps: int, seconds: float) -> None:
     scores = {agent: play(policy), "action 0": play(zero), "EDM": play(zero, base_schedule=7)}
     for name, (value, rmse) in scores.items():
         print(f"{name}: mean return {value:.4g}, RMSE {rmse:.4g}")
-    print(f"near the oracle: mean return {gym.make_vec(ID, num_envs=1).spec.reward_threshold}")
+    print(f"near the oracle: mean return {gym.make(ID).get_wrapper_attr('spec').reward_threshold}")

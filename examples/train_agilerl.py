@@ -28,7 +28,7 @@ def main(steps: int = 61_440, seed: int = 0, num_envs: int = 64) -> None:
     def policy(observation: np.ndarray) -> np.ndarray:
         """The mean of the Gaussian, ``[n, 1]``."""
         agent.actor(torch.from_numpy(observation))
-        return agent.actor.head_net.dist.dist.mean.numpy()
+        return agent.actor.head_net.dist.mu.numpy()
 
     report("AgileRL PPO", policy, steps, seconds)
 

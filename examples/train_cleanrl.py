@@ -17,11 +17,11 @@ from torch.distributions import Normal
 
 def network(inputs: int, outputs: int, gain: float) -> nn.Sequential:
     """Two hidden layers; orthogonal weights, those of the output times ``gain``."""
-    layers = [nn.Linear(inputs, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, outputs)]
-    for layer in layers[::2]:
-        nn.init.orthogonal_(layer.weight, gain if layer is layers[-1] else 2**0.5)
+    layers = nn.Linear(inputs, 64), nn.Linear(64, 64), nn.Linear(64, outputs)
+    for layer, scale in zip(layers, (2**0.5, 2**0.5, gain), strict=True):
+        nn.init.orthogonal_(layer.weight, scale)
         nn.init.zeros_(layer.bias)
-    return nn.Sequential(*layers)
+    return nn.Sequential(layers[0], nn.Tanh(), layers[1], nn.Tanh(), layers[2])
 
 
 def main(steps: int = 30_720, seed: int = 0, num_envs: int = 8, num_steps: int = 256) -> None:
@@ -49,7 +49,8 @@ def main(steps: int = 30_720, seed: int = 0, num_envs: int = 8, num_steps: int =
             trace = earned + 0.99 * alive * (following + 0.95 * trace) - value
             following = value
             advantages.append(trace)
-        parts = [torch.cat(part) for part in (*list(zip(*rows, strict=True))[:4], advantages[::-1])]
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        parts = [torch.cat(column) for column in (*columns[:4], advantages[::-1])]
         for _ in range(10):
             for index in torch.randperm(num_envs * num_steps).chunk(32):
                 states, actions, old, values, gains = (part[index] for part in parts)

@@ -33,7 +33,8 @@ class VectorEnvToTianshou(BaseVectorEnv):
             )
         # The base class would make a worker for each row.
         self.env, self.env_num = env, env.num_envs
-        self.is_async, self.is_closed, self.waiting_id = False, False, []
+        self.is_async, self.is_closed = False, False
+        self.waiting_id: list[int] = []
         self._seed: int | list[int] | None = None
 
     def reset(self, env_id: Rows = None, **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -58,14 +59,14 @@ class VectorEnvToTianshou(BaseVectorEnv):
             ValueError: ``id`` leaves out a row. Collect a multiple of ``num_envs`` steps or episodes: all episodes
                 have one length, so that no row waits for another.
         """
-        rows = self._rows(id)
+        rows, given = self._rows(id), np.asarray(action, dtype=np.float32)
         if len(rows) < self.env_num:
             raise ValueError(
                 f"id has {len(rows)} of {self.env_num} rows, which step together; collect a multiple of "
                 f"{self.env_num} steps or episodes"
             )
-        actions = np.empty((self.env_num, *np.shape(action)[1:]), dtype=np.float32)
-        actions[rows] = action
+        actions = np.empty((self.env_num, *given.shape[1:]), dtype=np.float32)
+        actions[rows] = given
         *results, infos = self.env.step(actions)
         return *(result[rows].copy() for result in results), self._split(infos, rows)
 

@@ -78,9 +78,9 @@ def test_what_it_refuses(env) -> None:
 def test_a_collector_fills_a_buffer(env) -> None:
     policy = RandomActionPolicy(env.action_space[0])
     buffer = VectorReplayBuffer(N * 6, N)
-    with Collector(policy, env, buffer) as collector:
-        collector.reset()
-        stats = collector.collect(n_step=N * 6)
+    collector = Collector(policy, env, buffer)
+    collector.reset()
+    stats = collector.collect(n_step=N * 6)
     assert stats.n_collected_episodes == 2 * N
     assert stats.lens.tolist() == [3] * (2 * N)
     rows = buffer[:]
