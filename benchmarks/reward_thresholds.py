@@ -3,9 +3,9 @@
 python -m benchmarks.reward_thresholds
 
 The mean return of each list over the whole pool of an id's default settings, its RMSE relative to the data, and the
-ratio to the oracle's. The oracle is the best fixed list for that pool. The threshold is the mean return if every error
-of the oracle were 1.05 times as large. With the ``"euler"`` reward, whose return is no error, the best list is the
-closed form of the paper's objective, and the threshold 1.05 times its mean return.
+ratio to the oracle's. The oracle is the best fixed list for that pool. The threshold is the mean return if every
+error of the oracle were 1.05 times as large. With the ``"euler"`` reward, whose return is no error, the best list is
+the closed form of the paper's objective, and the threshold 1.05 times its mean return.
 """
 
 from __future__ import annotations

@@ -71,7 +71,8 @@ class ARTEnv(BaseEnv, gym.Env):
     ``ARTVectorEnv`` then earns each row its part of ``-W2^2`` between the final samples of its group
     (``noise_groups``; at least 16 rows each) and the ends of all exact trajectories; the mean over the group is
     exactly ``-W2^2``, and the other steps earn 0. Above one dimension the distance is sliced (128 directions), and
-    images are compared by the features of the problem's classifier, if it has one. One row is no distribution: ``ARTEnv`` has only ``"euler"`` for them.
+    images are compared by the features of the problem's classifier, if it has one. One row is no distribution:
+    ``ARTEnv`` has only ``"euler"`` for them.
     Their noise is a table as large as the pool, drawn from ``noise_seed``: an episode is a function of its row of
     the pool and its actions.
 
@@ -87,8 +88,9 @@ class ARTEnv(BaseEnv, gym.Env):
 
     ## Reward threshold
     ``spec.reward_threshold`` means near the oracle at the id's default settings: the mean return over the whole pool
-    of a schedule whose RMSE is 1.05 times that of the best fixed one. With the ``"euler"`` reward, whose return is no
-    squared error, it is 1.05 times the mean return of the closed form. A policy that sees the sample can go beyond.
+    of the best fixed schedule if each of its errors were 1.05 times as large. With the ``"euler"`` reward, whose
+    return is not made of errors, it is 1.05 times the mean return of the closed form. A policy that sees the sample
+    can go beyond.
     ``python -m benchmarks.reward_thresholds`` computes them, and the returns of EDM's list, the closed form and the
     oracle. ``Mnist``, ``RandomMixture`` and ``Diffusion`` have none.
 
