@@ -33,4 +33,6 @@ def report(agent: str, policy: Policy, steps: int, seconds: float) -> None:
     scores = {agent: play(policy), "action 0": play(zero), "EDM": play(zero, base_schedule=7)}
     for name, (value, rmse) in scores.items():
         print(f"{name}: mean return {value:.4g}, RMSE {rmse:.4g}")
-    print(f"near the oracle: mean return {gym.make(ID).get_wrapper_attr('spec').reward_threshold}")
+    threshold = gym.make(ID).get_wrapper_attr("spec").reward_threshold
+    if threshold is not None:
+        print(f"near the oracle: mean return {threshold}")
