@@ -172,22 +172,15 @@ def table(runs: Sequence[Run]) -> str:
         if not own:
             continue
         library = LIBRARIES.get(name)
-        setting = (f"`{library.line}`", f"`{library.autoreset}`") if library else ("-", "-")
+        setting = ("-", "-", "-")
+        if library:
+            package = f"{library.distribution} {own[0].version}"
+            setting = (package, f"`{library.line}`", f"`{library.autoreset}`")
         scores = (spread([run.mean_return for run in own]), spread([run.rmse / oracle for run in own]))
         speed = float(np.median([run.steps / max(run.seconds, 1) for run in own]))
         cost = (str(len(own)), f"{own[0].steps:,}", amount(speed)) if library else "---"
-        rows.append((own[0].agent, own[0].version, *setting, *scores, *cost))
-    header = (
-        "agent",
-        "version",
-        "environment",
-        "autoreset",
-        "mean return",
-        "ratio",
-        "seeds",
-        "steps",
-        "steps/s",
-    )
+        rows.append((own[0].agent, *setting, *scores, *cost))
+    header = ["agent", "package", "environment", "autoreset", "return", "ratio", "seeds", "steps", "steps/s"]
     return markdown(header, rows, left=4)
 
 
