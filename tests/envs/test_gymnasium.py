@@ -84,10 +84,10 @@ def test_the_pool_of_an_environment_with_a_problem_object_stays_behind():
 
 def test_async_vector_env_spawns():
     """Workers that share nothing with this process are the same environments."""
-    settings = {**MIXTURE, "num_steps": 2}
-    make = [lambda: gym.make("art_env:ART/Mixture1D-v1", num_noises=128, num_steps=2)] * 2
+    settings = {"num_noises": 128, "num_steps": 2}
+    make = [lambda: gym.make("art_env:ART/Mixture1D-v1", **settings)] * 2
     env = AsyncVectorEnv(make, context="spawn", shared_memory=False)
-    native = ARTVectorEnv(2, **settings)
+    native = gym.make_vec("ART/Mixture1D-v1", 2, **settings)
     try:
         np.testing.assert_array_equal(env.reset(seed=3)[0], native.reset(seed=3)[0])
         for action in np.random.default_rng(0).uniform(-1, 1, (4, 2, 1)).astype(np.float32):
@@ -105,6 +105,7 @@ def test_async_vector_env_spawns():
     ("settings", "keys"),
     [
         ({**MIXTURE, "reward": "global"}, {"error", "rmse"}),
+        ({**MIXTURE, "reward": "log_global"}, {"error", "rmse"}),
         ({**MIXTURE, "reward": "local"}, {"error", "rmse", "local_error"}),
         ({**MIXTURE, "reward": "euler"}, {"local_error"}),
         ({**MIXTURE, "reward": "euler", "solver": "euler_maruyama"}, {"local_error"}),
