@@ -89,7 +89,9 @@ def test_train(script: str, modules: tuple[str, ...], tmp_path: Path) -> None:
     assert found.rmse < lists["edm"].rmse
 
 
-@pytest.mark.skipif(importlib.util.find_spec("minari") is None, reason="needs minari: docs/libraries.md")
+@pytest.mark.skipif(
+    None in map(importlib.util.find_spec, ("minari", "jax")), reason="needs minari and jax: docs/libraries.md"
+)
 def test_record_minari(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     for _ in range(2):  # the second takes the place of the first
