@@ -7,7 +7,7 @@ names are imported when they are first used, so that the import itself is quick.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
@@ -77,7 +77,7 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def _register(name: str, version: int, reward_threshold: float | None = None, **kwargs: object) -> None:
+def _register(name: str, version: int, reward_threshold: float | None = None, **kwargs: Any) -> None:
     gym.register(
         id=f"ART/{name}-v{version}",
         entry_point="art_env.envs:ARTEnv",
@@ -90,21 +90,21 @@ def _register(name: str, version: int, reward_threshold: float | None = None, **
 
 
 # What the ids set, whatever their version. Those that are left out take the defaults of ``EnvConfig``.
-_GAUSSIAN: dict[str, object] = {
+_GAUSSIAN: dict[str, Any] = {
     "problem": "gaussian-1d",
     "solver": "euler",
     "num_steps": 20,
     "reward": "euler",
 }
-_MANY_MIXTURES: dict[str, object] = {
+_MANY_MIXTURES: dict[str, Any] = {
     "problem": "random-mixtures",
     "solver": "learned_2m",
     "base_schedule": "universal",
     "features": ("level", "log_velocity", "rms", "turn", "log_change", "denoised_rms", "denoised_change"),
 }
 # Every action leads to a useful schedule, and the best ones lie within (docs/environment.md has the numbers).
-_RANGE: dict[str, object] = {"action_range": 1.5}
-_WIDE: dict[str, object] = {"base_schedule": "closed_form", **_RANGE, "reward": "log_global"}
+_RANGE: dict[str, Any] = {"action_range": 1.5}
+_WIDE: dict[str, Any] = {"base_schedule": "closed_form", **_RANGE, "reward": "log_global"}
 
 # Thresholds are printed by ``python -m benchmarks.reward_thresholds``; see "Reward threshold" in ARTEnv.
 _register("Gaussian1D", 0, -0.556, **_GAUSSIAN)
@@ -118,7 +118,7 @@ _register("Diffusion", 0, problem="custom")
 _register("Gaussian1D", 1, -0.556, **_GAUSSIAN, **_RANGE, base_schedule=2.0)
 _register("Mixture1D", 1, -0.441, problem="mixture-1d", **_WIDE)
 _register("Mixture2D", 1, -0.546, problem="mixture-2d", **_WIDE)
-_register("Digits", 1, problem="digits", **_WIDE)
+_register("Digits", 1, -0.66, problem="digits", **_WIDE)
 _register("Mnist", 1, problem="mnist", **_WIDE)
 _register("RandomMixture", 1, **{**_WIDE, **_MANY_MIXTURES})
 _register("Diffusion", 1, problem="custom", **_WIDE)

@@ -1,6 +1,7 @@
 """What do stable-baselines3's agents reach with their own settings? The ratio to the oracle after some seconds.
 
 python -m benchmarks.default_agents --id ART/Mixture1D-v1
+python -m benchmarks.default_agents --id ART/Mixture1D-v1 --reward global
 python -m benchmarks.default_agents --id ART/Mixture1D-v0
 
 Nothing is tuned: every setting is the library's. The seconds are those of this process, so that other programs on the
@@ -35,6 +36,8 @@ class Args:
     """Train agents, and print a line for each."""
 
     id: str = "ART/Mixture1D-v1"
+    reward: str | None = None
+    """By default the id's own."""
     agents: tuple[str, ...] = ("ppo", "sac", "td3")
     seeds: tuple[int, ...] = (0, 1, 2)
     seconds: float = 120.0
@@ -66,7 +69,8 @@ def score(agent: BaseAlgorithm, env: ARTVectorEnv) -> float:
 def main(args: Args) -> None:
     """Print a line for each agent and seed."""
     torch.set_num_threads(args.threads)
-    config = EnvConfig.make(**gym.spec(args.id).kwargs)
+    settings = gym.spec(args.id).kwargs
+    config = EnvConfig.make(**(settings if args.reward is None else {**settings, "reward": args.reward}))
     problem = config.make_problem()
     config, reference = config.of_problem(problem), problem.reference(config.num_noises, config.noise_seed)
     scored = ARTVectorEnv(min(SCORED, reference.num_noises), config, autoreset_mode="DISABLED")

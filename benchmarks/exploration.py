@@ -49,11 +49,15 @@ class Args:
 
 def errors_by_width(dynamics: Dynamics, episodes: int, seed: int) -> list[float]:
     """Mean final squared error for each of ``WIDTHS``."""
-    rng = np.random.default_rng(seed)
+    generator = torch.Generator().manual_seed(seed)
     index = torch.arange(episodes) % dynamics.pool_size
-    shape = (episodes, dynamics.num_steps, dynamics.num_actions)
-    noise = [width * torch.from_numpy(rng.standard_normal(shape)) for width in WIDTHS]
-    return [-float(dynamics.returns(index, actions.clamp(-1, 1)).mean()) for actions in noise]
+    shape, errors = (episodes, dynamics.num_steps, dynamics.num_actions), []
+    for width in WIDTHS:
+        actions = torch.zeros(shape, dtype=torch.float64)
+        if width:
+            actions = width * torch.randn(shape, generator=generator, dtype=torch.float64)
+        errors.append(-float(dynamics.returns(index, actions.clamp(-1, 1)).mean()))
+    return errors
 
 
 def octaves_of_oracle(problem: str, solver: str, num_steps: int, num_noises: int | None) -> list[float]:
