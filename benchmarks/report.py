@@ -33,6 +33,7 @@ from benchmarks import (
     figures,
     headline,
     image_tables,
+    libraries,
     many_models,
     noises,
     order,
@@ -83,6 +84,7 @@ SOURCES = (
         universal.Args(out=results / "universal.csv", out_shapes=results / "universal_shapes.csv")
     ),
     lambda results: many_models.page_tables(many_models.Args(out=results / "many_models.csv")),
+    lambda results: libraries.page_tables(results / libraries.FILE),
     lambda results: few_shot.page_tables(few_shot.Args(out=results / few_shot.FILE)),
 )
 

@@ -8,7 +8,7 @@ import numpy as np
 from art_env import make_problem, make_schedule
 
 # An episode draws one sample with five steps of Heun's solver. Before each step the action says how fast to go.
-env = gym.make("art_env:ART/Mixture1D-v0", solver="heun", num_steps=5, reward="global")
+env = gym.make("art_env:ART/Mixture1D-v1", solver="heun", num_steps=5)
 env.action_space.seed(0)
 
 
@@ -31,7 +31,8 @@ def zero() -> np.ndarray:
 env.reset(seed=0)
 even = [play(zero, noise) for noise in range(200)]
 random = [play(env.action_space.sample, noise) for noise in range(200)]
-print("The return is minus the squared error of the sample: 0 is perfect. Means over 200 episodes:")
+print("The return is -log(1 + 100 e), where e is the squared error of the sample: 0 is perfect.")
+print("Means over 200 episodes:")
 print(f"random actions:      {np.mean([total for total, _ in random]):.3f}")
 print(f"action 0 everywhere: {np.mean([total for total, _ in even]):.3f}")
 

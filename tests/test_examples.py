@@ -10,14 +10,30 @@ from pathlib import Path
 import pytest
 
 from art_env import Schedule
+from benchmarks.libraries import parse, read
+from benchmarks.records import RESULTS
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run(name: str, folder: Path) -> str:
+# Scripts that train a library, with the modules that it needs; CI installs those of the first two.
+LIBRARIES = (
+    ("train_sb3.py", ("stable_baselines3",)),
+    ("train_cleanrl.py", ("torch",)),
+    ("train_sb3_contrib.py", ("sb3_contrib",)),
+    ("train_sbx.py", ("sbx",)),
+    ("train_torchrl.py", ("torchrl",)),
+    ("train_skrl.py", ("skrl",)),
+    ("train_tianshou.py", ("tianshou",)),
+    ("train_agilerl.py", ("agilerl", "peft")),
+    ("train_rllib.py", ("ray", "tree")),
+)
+
+
+def run(name: str, folder: Path, *options: str) -> str:
     """What the script prints when it is run in a folder."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "examples" / name)]
+    command = [sys.executable, str(ROOT / "examples" / name), *options]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -25,7 +41,7 @@ def run(name: str, folder: Path) -> str:
 
 def number(pattern: str, text: str) -> float:
     """The number that the pattern's group finds."""
-    found = re.search(pattern, text)
+    found = re.search(pattern, text, re.MULTILINE)
     assert found is not None, f"{pattern!r} is not in:\n{text}"
     return float(found.group(1))
 
@@ -40,7 +56,7 @@ def levels(pattern: str, text: str) -> list[float]:
 def test_every_example_is_tested():
     here = Path(__file__).read_text(encoding="utf-8")
     for script in (ROOT / "examples").glob("*.py"):
-        assert f'run("{script.name}"' in here
+        assert f'("{script.name}"' in here or script.name == "report.py"  # which the others import
 
 
 def test_random_policy(tmp_path):
@@ -48,19 +64,40 @@ def test_random_policy(tmp_path):
     random = number(r"random actions: +(-[\d.]+)", text)
     even = number(r"action 0 everywhere: +(-[\d.]+)", text)
     assert random < even < 0
-    sigmas = levels("noise levels of action 0:", text)
-    assert sigmas == levels("EDM's schedule:", text)
-    assert len(sigmas) == 6
+    sigmas, edm = levels("noise levels of action 0:", text), levels("EDM's schedule:", text)
+    assert len(sigmas) == len(edm) == 6
+    # Action 0 is the closed form.
+    assert (sigmas[0], sigmas[-1]) == (edm[0], edm[-1])
+    assert sigmas != edm
 
 
-def test_train_ppo(tmp_path):
-    text = run("train_ppo.py", tmp_path)
-    sigmas = levels("ppo: error [\\d.]+, noise levels", text)
-    assert len(Schedule(sigmas)) == 6
-    edm, ppo = number(r"edm: error ([\d.]+)", text), number(r"ppo: error ([\d.]+)", text)
-    ratio = number(r"PPO's error is ([\d.]+) times that of EDM", text)
-    assert ratio == pytest.approx(ppo / edm, abs=0.01)
-    assert ratio < 0.6  # 0.19 to 0.26 with the seeds 0 to 2
+@pytest.mark.parametrize(("script", "modules"), LIBRARIES)
+def test_train(script: str, modules: tuple[str, ...], tmp_path: Path) -> None:
+    """A short training; ``python -m benchmarks.libraries`` has what full ones end with."""
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        pytest.skip(f"needs {missing[0]}, which is not installed: docs/libraries.md")
+    text = run(script, tmp_path, "--steps", "4096")
+    found = parse(script, "unknown", 0, text)
+    assert found.steps >= 4096
+    assert found.mean_return < 0 < found.rmse < 10
+    lists = {run.name: run for run in read(RESULTS / "libraries.csv")}
+    for name, printed in (("edm", "EDM"), ("closed_form", "action 0")):
+        kept = lists[name]
+        assert number(rf"^{printed}: mean return (\S+),", text) == pytest.approx(kept.mean_return, rel=1e-3)
+        assert number(rf"^{printed}: .*, RMSE (\S+)$", text) == pytest.approx(kept.rmse, rel=1e-3)
+
+
+@pytest.mark.skipif(
+    None in map(importlib.util.find_spec, ("minari", "jax")), reason="needs minari and jax: docs/libraries.md"
+)
+def test_record_minari(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    for _ in range(2):  # the second takes the place of the first
+        text = run("record_minari.py", tmp_path, "--episodes", "10")
+    assert ": 10 episodes, 50 steps" in text
+    assert number(r"mean return (-[\d.]+)", text) < 0
+    assert "the same environment again: ART/Mixture1D-v" in text
 
 
 def test_train_art_rl_on_my_model(tmp_path):

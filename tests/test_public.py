@@ -63,7 +63,7 @@ def test_unknown_name():
 def test_import_is_light_and_registers_the_environments():
     code = (
         "import sys, gymnasium, art_env\n"
-        f"print([m for m in {HEAVY} if m in sys.modules], 'ART/Mixture1D-v0' in gymnasium.registry)"
+        f"print([m for m in {HEAVY} if m in sys.modules], 'ART/Mixture1D-v1' in gymnasium.registry)"
     )
     assert fresh(code).strip() == "[] True"
 

@@ -61,8 +61,8 @@ class Settings(ModelOptions):
     """full: train. none: noise levels and weights that suit many models (universal), without an evaluation of this
     one. quick: the same, adapted to this model by least squares with a thousand evaluations."""
     reward: str = "global"
-    """global: minus the final error (of a stochastic solver: minus W2^2 from a group to exact samples); local:
-    minus the solver's own errors; euler: the paper's objective."""
+    """global: minus the final squared error e (of a stochastic solver: minus W2^2 from a group to exact samples);
+    log_global: minus log(1 + e / 0.01); local: minus the solver's own errors; euler: the paper's objective."""
     features: tuple[str, ...] = ()
     """What the policy observes besides time and remaining budget: log_velocity, log_curvature, rms, turn, x and
     others (docs/algorithms.md). Default: nothing, so that the policy is a schedule. With features, the policy itself

@@ -83,7 +83,7 @@ class BaseEnv:
 
     @property
     def reward_name(self) -> str:
-        """``euler``, ``local`` or ``global``."""
+        """``euler``, ``local``, ``global`` or ``log_global``."""
         return self._config.reward
 
     @property

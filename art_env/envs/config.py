@@ -32,7 +32,7 @@ MOST_OCTAVES = 50.0
 # Initial noises that memory has room for.
 MOST_NOISES = 10_000_000
 # The settings that go with a solver whose steps have weights.
-WITH_WEIGHTS = {"control": ("log_speed",), "reward": ("global", "local")}
+WITH_WEIGHTS = {"control": ("log_speed",), "reward": ("global", "local", "log_global")}
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class EnvConfig:
     Attributes:
         problem: a name (``art_env.problems.PROBLEMS``), a ``Problem``, or ``"custom"`` with ``denoiser`` or
             ``model``.
-        denoiser: a caller's own model (``ART/Diffusion-v0``).
+        denoiser: a caller's own model (``ART/Diffusion-v1``).
         model: arguments of ``art_env.problems.model_problem``: a model in a file.
         trust_pickle: allow that file to be a pickle, which may run code.
         final_sigmas_type: ``"zero"`` or ``"sigma_min"``; None: the problem's own.
@@ -52,7 +52,7 @@ class EnvConfig:
             ``"unipc_2"``, ``"unipc_3"``, ``"learned_2m"`` or any ``"learned_Nm"``, ``"euler_maruyama"``,
             ``"edm_churn"``, or a ``Solver``, such as ``edm_churn(S_churn=10)``.
         num_steps: K, the length of every episode, 1 to 1000.
-        reward: ``"euler"``, ``"local"`` or ``"global"``.
+        reward: ``"euler"``, ``"local"``, ``"global"`` or ``"log_global"``.
         control: ``"log_speed"`` or ``"speed"``.
         features: names from the table of ``ARTEnv``, or ``()``.
         base_schedule: the one, which action 0 reproduces: rho of ``sigma^(1/rho)``, ``"closed_form"``,
@@ -187,7 +187,7 @@ class EnvConfig:
             )
         if self.problem == "custom":
             if self.denoiser is None:
-                raise ValueError("denoiser = None: ART/Diffusion-v0 needs your model, denoiser=...")
+                raise ValueError("denoiser = None: ART/Diffusion-v1 needs your model, denoiser=...")
             return custom_problem(
                 self.denoiser, final_sigmas_type=self.final_sigmas_type or "zero", **changes
             )
@@ -196,7 +196,7 @@ class EnvConfig:
             problem = make_problem(problem, final_sigmas_type=self.final_sigmas_type, **changes)
         if self.denoiser is not None:
             raise ValueError(
-                f"denoiser is given, but problem {problem.name!r} has its own; use the id ART/Diffusion-v0"
+                f"denoiser is given, but problem {problem.name!r} has its own; use the id ART/Diffusion-v1"
             )
         return problem
 

@@ -18,7 +18,14 @@ from art_env.envs.base_schedule import BaseSchedule
 from art_env.envs.clock import Control, LogSpeed, Speed
 from art_env.envs.config import EnvConfig
 from art_env.envs.observation import Observer
-from art_env.envs.rewards import EulerReward, GlobalReward, LocalReward, Reward, WassersteinReward
+from art_env.envs.rewards import (
+    EulerReward,
+    GlobalReward,
+    LocalReward,
+    LogGlobalReward,
+    Reward,
+    WassersteinReward,
+)
 from art_env.envs.state import State
 from art_env.envs.stepping import Stepper
 from art_env.envs.weights import SlopeWeights
@@ -98,6 +105,8 @@ class Dynamics:
         assert self.reference is not None
         if self.reward_name == "local":
             return LocalReward(self.reference, self.stepper, self.weight_rule)
+        if self.reward_name == "log_global":
+            return LogGlobalReward()
         if self.solver.stochastic:
             return WassersteinReward(self.problem, self.solver, self.reference, self.num_steps, group_size)
         return GlobalReward()
@@ -138,7 +147,7 @@ class Dynamics:
     @property
     def has_final_errors(self) -> bool:
         """Whether the return is minus a sum of squares that ``final_errors`` gives."""
-        return isinstance(self.reward_rule, GlobalReward) and isinstance(self.control_rule, LogSpeed)
+        return type(self.reward_rule) is GlobalReward and isinstance(self.control_rule, LogSpeed)
 
     def without_rewards(self) -> Dynamics:
         """The same for sampling alone: starts from any noise ``x``, follows no exact trajectory, has no rewards."""
@@ -305,7 +314,8 @@ class Dynamics:
         """Returns ``[B]`` of whole episodes whose actions are known beforehand.
 
         The sums of what ``reward`` gives, to rounding. What only an observation needs is left out, and with the
-        ``"global"`` reward of a solver that follows the ODE everything but the sampling itself: several times faster.
+        ``"global"`` and ``"log_global"`` rewards of a solver that follows the ODE everything but the sampling itself:
+        several times faster.
 
         Args:
             index: ``[B]``, rows of the pool.
@@ -315,20 +325,22 @@ class Dynamics:
             ValueError: as ``transition`` and ``reward``.
         """
         actions = actions.reshape(*actions.shape[:2], -1)
-        if not self.has_final_errors:
+        rule = self.reward_rule
+        if not isinstance(rule, GlobalReward) or not isinstance(self.control_rule, LogSpeed):
             state, total = self.initial(index=index), torch.zeros_like(actions[:, 0, 0])
             for action in actions.unbind(1):
                 after = self.transition(state, action)
                 total = total + self.reward(state, action, after)
                 state = after
             return total
-        return -self.final_errors(index, actions).square().sum(1)
+        return -rule.cost(self.final_errors(index, actions).square().sum(1))
 
     @torch.no_grad()
     def final_errors(self, index: Tensor, actions: Tensor) -> Tensor:
-        """Final samples minus the exact ones, ``[B, D]``, in units in which the sum of squares is minus the return.
+        """Final samples minus the exact ones, ``[B, D]``, in units in which the sum of squares is ``State.error``.
 
-        Of the ``"global"`` reward of a solver that follows the ODE; the channels of a condition are left out.
+        Of the ``"global"`` and ``"log_global"`` rewards of a solver that follows the ODE: minus the return of the
+        first. The channels of a condition are left out.
 
         Args:
             index, actions: as ``returns``.

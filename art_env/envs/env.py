@@ -26,8 +26,8 @@ class ARTEnv(BaseEnv, gym.Env):
     ``Box(-1, 1, (1,), float32)`` with ``control="log_speed"``. With n steps left the step takes the share
     ``m / (m + n - 1)`` of the remaining budget, ``m = 2^(action_range * action)``: its speed is m times the
     mean speed of the steps after it. Budget is measured along the base schedule, which ``action = 0`` everywhere
-    reproduces: with ``base_schedule=7`` it is EDM's. The last step spends what is left, so the final noise level
-    is exact whatever the agent does.
+    reproduces: with ``"closed_form"`` it is the optimum of the paper's objective, with 7 EDM's grid. The last step
+    spends what is left, so the final noise level is exact whatever the agent does.
     With the solvers ``learned_2m``, ``learned_3m`` and ``learned_4m`` (``log_speed`` only) the box has 1, 2 or 3
     entries more, the weights of the step: its slope is ``d + sum_j w_j (d - d_j)``, ``d_j`` the slope of j steps
     before, at no more evaluations. Action 0 is ``w_1 = 1/2`` and 0 for the others, the second-order rule of even
@@ -63,18 +63,21 @@ class ARTEnv(BaseEnv, gym.Env):
     - ``"local"``: minus the norm of the true error of this solver's step, started on the exact trajectory.
     - ``"global"``: minus the growth of ``|x - x_exact|^2 / d / (sigma^2 + sigma_data^2)``. The return is
       exactly minus the final squared error, for any solver that follows the ODE.
+    - ``"log_global"``: the same of ``log(1 + error / 0.01)``. The return is minus that function of the final squared
+      error: like ``"global"`` below 0.01, logarithmic above.
 
     The stochastic solvers ``euler_maruyama`` and ``edm_churn`` do not follow it, so no error can be paired with
-    it: ``"local"`` is refused, and ``"global"`` compares distributions. The last step of ``ARTVectorEnv`` then earns
-    each row its part of ``-W2^2`` between the final samples of its group (``noise_groups``; at least 16 rows each)
-    and the ends of all exact trajectories; the mean over the group is exactly ``-W2^2``, and the other steps earn 0.
-    Above one dimension the distance is sliced (128 directions), and images are compared by the features of the
-    problem's classifier, if it has one. One row is no distribution: ``ARTEnv`` has only ``"euler"`` for them.
+    it: ``"local"`` and ``"log_global"`` are refused, and ``"global"`` compares distributions. The last step of
+    ``ARTVectorEnv`` then earns each row its part of ``-W2^2`` between the final samples of its group
+    (``noise_groups``; at least 16 rows each) and the ends of all exact trajectories; the mean over the group is
+    exactly ``-W2^2``, and the other steps earn 0. Above one dimension the distance is sliced (128 directions), and
+    images are compared by the features of the problem's classifier, if it has one. One row is no distribution:
+    ``ARTEnv`` has only ``"euler"`` for them.
     Their noise is a table as large as the pool, drawn from ``noise_seed``: an episode is a function of its row of
     the pool and its actions.
 
     ## Starting state
-    ``sigma_max`` and noise of standard deviation ``prior_std``. With ``"local"`` and ``"global"`` it is drawn
+    ``sigma_max`` and noise of standard deviation ``prior_std``. With all but ``"euler"`` it is drawn
     from a pool of ``num_noises`` whose exact trajectories are integrated once, at construction.
     ``reset(options={"noise_index": i})`` picks one; with ``"euler"``, ``options={"x": array}``.
 
@@ -85,10 +88,11 @@ class ARTEnv(BaseEnv, gym.Env):
 
     ## Reward threshold
     ``spec.reward_threshold`` means near the oracle at the id's default settings: the mean return over the whole pool
-    of a schedule whose RMSE is 1.05 times that of the best fixed one. With the ``"euler"`` reward, whose return is no
-    squared error, it is 1.05 times the mean return of the closed form. A policy that sees the sample can go beyond.
-    ``python -m benchmarks.reward_thresholds`` computes them. ``Mnist``, ``RandomMixture``
-    and ``Diffusion`` have none.
+    of the best fixed schedule if each of its errors were 1.05 times as large. With the ``"euler"`` reward, whose
+    return is not made of errors, it is 1.05 times the mean return of the closed form. A policy that sees the sample
+    can go beyond.
+    ``python -m benchmarks.reward_thresholds`` computes them, and the returns of EDM's list, the closed form and the
+    oracle. ``Mnist``, ``RandomMixture`` and ``Diffusion`` have none.
 
     ## Info
     The same entries at every step and reset, NumPy scalars:
@@ -102,12 +106,12 @@ class ARTEnv(BaseEnv, gym.Env):
     | rmse | RMS distance to the exact trajectory; at the end the RMSE of the sample |
     | local_error | the error that the last step made by itself; 0 after a reset |
 
-    ``error`` and ``rmse`` are there with ``"local"`` and ``"global"`` rewards of solvers that follow the ODE,
+    ``error`` and ``rmse`` are there with all rewards but ``"euler"``, of solvers that follow the ODE,
     ``local_error`` with ``"euler"`` and ``"local"``.
 
     ## Arguments
     ```python
-    gym.make("art_env:ART/Mixture1D-v0", solver="heun", num_steps=5, reward="global", features=())
+    gym.make("art_env:ART/Mixture1D-v1", solver="heun", num_steps=5, reward="log_global", features=())
     ```
 
     Args:
@@ -119,7 +123,11 @@ class ARTEnv(BaseEnv, gym.Env):
         ValueError, TypeError: a setting that is not understood; names it, its value and the fix.
 
     ## Version history
-    - v0: first version.
+    - v1: an agent that explores with the whole range of actions stays among useful schedules. ``action_range`` is
+      1.5 octaves (was 5), ``base_schedule`` ``"closed_form"`` (was 7, EDM's), ``reward`` ``"log_global"`` (was
+      ``"global"``). ``Gaussian1D`` keeps its reward and begins at ``base_schedule=2``, ``RandomMixture`` keeps its
+      base schedule.
+    - v0: first version. The ids are still registered, and the class's own defaults are theirs.
     """
 
     metadata = METADATA

@@ -43,7 +43,7 @@ def draw(dynamics: Dynamics, frames: Sequence[Frame]) -> np.ndarray:
     left.set_ylim(0 if problem.sigma_end == 0 else 0.8 * problem.sigma_end, 1.4 * problem.sigma_max)
     left.legend(frameon=False)
     steps = range(1, len(frames))
-    if dynamics.reward_name == "global":
+    if dynamics.reward_name in ("global", "log_global"):
         errors, label = [f.error or 0.0 for f in frames[1:]], "error so far, relative"
     else:
         errors, label = [-f.reward for f in frames[1:]], "minus reward"

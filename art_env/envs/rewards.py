@@ -18,7 +18,9 @@ from art_env.envs.weights import SlopeWeights
 from art_env.evaluation.features import Features
 from art_env.problems.problem import Problem
 
-REWARDS = ("euler", "local", "global")
+REWARDS = ("euler", "local", "global", "log_global")
+# Squared error from which ``log_global`` grows like its logarithm: a tenth of the data's spread, squared.
+ERROR_FLOOR = 0.01
 
 
 class Reward(Protocol):
@@ -89,10 +91,27 @@ class GlobalReward:
 
     def __call__(self, state: State, action: Tensor, after: State) -> Tensor:
         """See ``Reward``."""
-        return state.error - after.error
+        return self.cost(state.error) - self.cost(after.error)
+
+    def cost(self, error: Tensor) -> Tensor:
+        """Minus the return of an episode with this final squared error, ``[B]``; 0 for none."""
+        return error
 
     def local_error(self, reward: Tensor) -> None:
         """The error of a step by itself is not computed."""
+
+
+class LogGlobalReward(GlobalReward):
+    """Minus the growth of ``log(1 + State.error / ERROR_FLOOR)``.
+
+    The return is minus that function of the final squared error. A good sample is judged like ``global`` does, in
+    units of ``ERROR_FLOOR``. A bad one costs the logarithm of its error, so that a few of them do not hide what
+    distinguishes the others, and the return is of the order of 1 on every problem.
+    """
+
+    def cost(self, error: Tensor) -> Tensor:
+        """See ``GlobalReward``."""
+        return torch.log1p(error / ERROR_FLOOR)
 
 
 class WassersteinReward:
@@ -179,4 +198,6 @@ def check_reward(name: str, solver: Solver) -> str:
     check_name("reward", name, REWARDS)
     if name == "local":
         require_deterministic(solver, "reward = 'local'")
+    if name == "log_global":
+        require_deterministic(solver, "reward = 'log_global' (unlike 'global')")
     return name

@@ -81,7 +81,7 @@ def test_many_steps_with_the_raw_control() -> None:
 
 
 def test_scalar_environment_and_gym_make() -> None:
-    env = gym.make("art_env:ART/Mixture1D-v0", num_steps=K, num_noises=4)
+    env = gym.make("art_env:ART/Mixture1D-v1", base_schedule=7.0, num_steps=K, num_noises=4)
     policy = SchedulePolicy(edm(K, 0.002, 80.0, 5.0, final_sigmas_type="sigma_min"), env)
     obs, _ = env.reset(seed=0)
     for k in range(K):

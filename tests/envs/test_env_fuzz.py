@@ -16,7 +16,7 @@ SENSIBLE = {
     "problem": ["gaussian-1d", "mixture-1d"],
     "solver": ["euler", "heun", "learned_2m"],
     "num_steps": [1, 3],
-    "reward": ["global", "local", "euler"],
+    "reward": ["global", "log_global", "local", "euler"],
     "control": ["log_speed", "speed"],
     "features": [(), ("rms", "turn")],
     "base_schedule": [7.0, "universal", 0.5, 30],

@@ -84,10 +84,10 @@ def test_the_pool_of_an_environment_with_a_problem_object_stays_behind():
 
 def test_async_vector_env_spawns():
     """Workers that share nothing with this process are the same environments."""
-    settings = {**MIXTURE, "num_steps": 2}
-    make = [lambda: gym.make("art_env:ART/Mixture1D-v0", num_noises=128, num_steps=2)] * 2
+    settings = {"num_noises": 128, "num_steps": 2}
+    make = [lambda: gym.make("art_env:ART/Mixture1D-v1", **settings)] * 2
     env = AsyncVectorEnv(make, context="spawn", shared_memory=False)
-    native = ARTVectorEnv(2, **settings)
+    native = gym.make_vec("ART/Mixture1D-v1", 2, **settings)
     try:
         np.testing.assert_array_equal(env.reset(seed=3)[0], native.reset(seed=3)[0])
         for action in np.random.default_rng(0).uniform(-1, 1, (4, 2, 1)).astype(np.float32):
@@ -105,6 +105,7 @@ def test_async_vector_env_spawns():
     ("settings", "keys"),
     [
         ({**MIXTURE, "reward": "global"}, {"error", "rmse"}),
+        ({**MIXTURE, "reward": "log_global"}, {"error", "rmse"}),
         ({**MIXTURE, "reward": "local"}, {"error", "rmse", "local_error"}),
         ({**MIXTURE, "reward": "euler"}, {"local_error"}),
         ({**MIXTURE, "reward": "euler", "solver": "euler_maruyama"}, {"local_error"}),
@@ -163,9 +164,9 @@ def test_what_a_step_returns_belongs_to_the_caller():
 @pytest.mark.parametrize("limit", [1, 3, 4, 9])
 def test_max_episode_steps_truncates_as_time_limit_does(mode, limit):
     settings = {"num_noises": 128, "num_steps": 4}
-    native = gym.make_vec("ART/Mixture1D-v0", 3, max_episode_steps=limit, autoreset_mode=mode, **settings)
+    native = gym.make_vec("ART/Mixture1D-v1", 3, max_episode_steps=limit, autoreset_mode=mode, **settings)
     assert isinstance(native.unwrapped, ARTVectorEnv)
-    make = [lambda: gym.make("ART/Mixture1D-v0", max_episode_steps=limit, **settings)] * 3
+    make = [lambda: gym.make("ART/Mixture1D-v1", max_episode_steps=limit, **settings)] * 3
     sync = SyncVectorEnv(make, autoreset_mode=mode)
     np.testing.assert_allclose(native.reset(seed=1)[0], sync.reset(seed=1)[0], atol=1e-6)
     cut = 0
@@ -194,8 +195,8 @@ def test_a_limit_below_one_is_refused(bad):
 @pytest.mark.parametrize("K", [1, 5, 30, 1000])
 def test_no_episode_of_an_id_is_ever_truncated(K):
     settings = {"num_steps": K}
-    env = TimeAwareObservation(gym.make("ART/Gaussian1D-v0", **settings), flatten=False)
-    vector = gym.make_vec("ART/Gaussian1D-v0", 2, **settings)
+    env = TimeAwareObservation(gym.make("ART/Gaussian1D-v1", **settings), flatten=False)
+    vector = gym.make_vec("ART/Gaussian1D-v1", 2, **settings)
     obs, _ = env.reset(seed=0)
     vector.reset(seed=0)
     for k in range(K):
@@ -210,7 +211,7 @@ def test_no_episode_of_an_id_is_ever_truncated(K):
 
 
 def test_a_spec_with_another_length_is_not_truncated():
-    spec = gym.make("ART/Mixture1D-v0", num_noises=8).spec
+    spec = gym.make("ART/Mixture1D-v1", num_noises=8).spec
     env = gym.make(spec, num_steps=30)
     env.reset(seed=0)
     ends = [env.step(np.zeros(1, np.float32))[2:4] for _ in range(30)]
@@ -261,7 +262,7 @@ def test_noises_drawn_in_blocks_are_those_of_the_scalar_environment():
 
 
 def test_episode_statistics_of_both_environments():
-    env = RecordEpisodeStatistics(gym.make("ART/Mixture1D-v0", num_noises=128, num_steps=3))
+    env = RecordEpisodeStatistics(gym.make("ART/Mixture1D-v1", num_noises=128, num_steps=3))
     env.reset(seed=0)
     total = 0.0
     for _ in range(3):
@@ -270,7 +271,7 @@ def test_episode_statistics_of_both_environments():
     assert terminated
     assert info["episode"]["l"] == 3
     assert info["episode"]["r"] == pytest.approx(total)
-    vector = gym.wrappers.vector.RecordEpisodeStatistics(gym.make_vec("ART/Mixture1D-v0", 2, num_noises=128))
+    vector = gym.wrappers.vector.RecordEpisodeStatistics(gym.make_vec("ART/Mixture1D-v1", 2, num_noises=128))
     vector.reset(seed=0)
     for _ in range(5):
         *_, info = vector.step(np.zeros((2, 1), np.float32))
@@ -279,7 +280,7 @@ def test_episode_statistics_of_both_environments():
 
 def test_record_video(tmp_path):
     pytest.importorskip("moviepy")
-    env = gym.make("ART/Mixture1D-v0", num_noises=8, num_steps=3, render_mode="rgb_array")
+    env = gym.make("ART/Mixture1D-v1", num_noises=8, num_steps=3, render_mode="rgb_array")
     env = RecordVideo(env, str(tmp_path), episode_trigger=lambda episode: True)
     env.reset(seed=0)
     for _ in range(3):
@@ -294,17 +295,17 @@ def test_record_video(tmp_path):
 def test_which_ids_have_a_threshold():
     have = {n for n, s in gym.registry.items() if n.startswith("ART/") and s.reward_threshold is not None}
     names = ("Gaussian1D", "Mixture1D", "Mixture2D", "Digits")
-    assert have == {f"ART/{name}-v0" for name in names}
+    assert have == {f"ART/{name}-v{version}" for name in names for version in (0, 1)}
 
 
 def test_the_closed_form_reaches_the_threshold_of_the_paper_and_the_base_schedule_does_not():
-    env = gym.make("ART/Gaussian1D-v0")
+    env = gym.make("ART/Gaussian1D-v1")
     threshold = env.spec.reward_threshold
     problem = make_problem("gaussian-1d")
     best = SchedulePolicy(closed_form(problem.reference(), 20), env).actions
     returns = {}
     for name, actions in (("best", best), ("base", np.zeros_like(best))):
-        vector = gym.make_vec("ART/Gaussian1D-v0", 1024)
+        vector = gym.make_vec("ART/Gaussian1D-v1", 1024)
         vector.reset(seed=0)
         rewards = [vector.step(np.repeat(a[None], 1024, 0))[1] for a in actions]
         returns[name] = np.sum(rewards, 0).mean()

@@ -40,6 +40,8 @@ def test_returns_are_the_sums_of_rewards(solver: str, K: int, final_sigmas_type:
     "settings",
     [
         {"reward": "local"},
+        {"reward": "log_global"},
+        {"reward": "log_global", "control": "speed"},
         {"control": "speed"},
         {"solver": "euler_maruyama", "group_size": 16},
         {"base_schedule": 7.0, "final_sigmas_type": "zero"},
