@@ -10,6 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from agents.callbacks import ScheduleLog
+from agents.distributed.objective import ShardedObjective
+from agents.distributed.workers import Workers
 from agents.schedule_search import SearchOptions
 from agents.schedule_search.evolution import EvolutionOptions, EvolutionSearch
 from agents.schedule_search.least_squares import LeastSquaresSearch
@@ -35,19 +37,25 @@ def make_search(
     seed: int,
     record: Record | None = None,
     callback: Callback | None = None,
+    workers: Workers | None = None,
 ) -> ScheduleSearch:
-    """A search on an environment, evaluated in this process.
+    """A search on an environment.
 
     Args:
         config: of the environment, with its exact trajectories.
         rows: episodes played at once, at most.
         budget: env steps.
         options, seed, record, callback: as ``ScheduleSearch``.
+        workers: they evaluate; None: this process does.
     """
+
+    def objective(dynamics: Dynamics, batch: int) -> Objective:
+        return Objective(dynamics, batch) if workers is None else ShardedObjective(dynamics, batch, workers)
+
     if isinstance(options, EvolutionOptions):
-        objective = Objective(Dynamics(config, group_size=options.noises), batch=options.rows)
-        return EvolutionSearch(objective, budget, options, seed, record, callback)
-    return LeastSquaresSearch(Objective(Dynamics(config), rows), budget, options, seed, record, callback)
+        of_groups = objective(Dynamics(config, group_size=options.noises), options.rows)
+        return EvolutionSearch(of_groups, budget, options, seed, record, callback)
+    return LeastSquaresSearch(objective(Dynamics(config), rows), budget, options, seed, record, callback)
 
 
 def run_search(
@@ -59,6 +67,7 @@ def run_search(
     record: Record,
     log: ScheduleLog,
     say: Callable[[str], None],
+    workers: Workers | None = None,
 ) -> SearchResult:
     """Search, or go on with a search that was killed.
 
@@ -69,6 +78,7 @@ def run_search(
         record: of what was evaluated, also before the search was killed.
         log: logs schedules.
         say: called with lines of progress.
+        workers: as ``make_search``.
     """
     logger = run.logger()
     if record.replaying:
@@ -90,7 +100,7 @@ def run_search(
             log(search.objective.schedule(actions), logger, steps)
         logger.dump(steps)
 
-    search = make_search(config, rows, budget, settings.options(rows), settings.seed, record, watch)
+    search = make_search(config, rows, budget, settings.options(rows), settings.seed, record, watch, workers)
     with bar, at_a_boundary():
         found = search.run()
     logger.close()
