@@ -146,7 +146,12 @@ def evaluate(settings: Settings) -> Comparison:
                 check_universal(solver, K)
     metrics = problem.metrics[:1] if settings.metrics is None else settings.metrics
     fid = InceptionFID(settings.fid_weights) if "fid" in metrics else None
-    own: dict[str, Any] = {"seeds": settings.seeds, "num_images": settings.num_images, "metrics": metrics, "fid": fid}
+    own: dict[str, Any] = {
+        "seeds": settings.seeds,
+        "num_images": settings.num_images,
+        "metrics": metrics,
+        "fid": fid,
+    }
     evaluator = Evaluator(problem, solver, **own)
     if settings.out is not None:
         check_out(settings.out, settings.overwrite)

@@ -50,8 +50,10 @@ class Args:
     problems: tuple[str, ...] = ("digits", "mixture-2d", "mixture-1d")
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     methods: tuple[str, ...] = METHODS
-    jobs: int = 1
-    """Trainings at once."""
+    workers: int = 1
+    """Trainings at once; more than one takes Ray (extra [ray])."""
+    ray_address: str | None = None
+    """A Ray cluster that trains, such as auto or ray://host:10001; by default this machine does."""
     records: Path = RESULTS / "second_control.jsonl"
     classical: Path = RECORDS
     """Records of the leaderboard, with the oracles of the classical solvers."""
@@ -86,7 +88,8 @@ def run(args: Args) -> None:
                 args.methods,
                 args.seeds,
                 args.seeds,
-                jobs=args.jobs,
+                workers=args.workers,
+                ray_address=args.ray_address,
                 records=args.records,
                 oracles=args.runs / "oracles",
                 runs=args.runs,

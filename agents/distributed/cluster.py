@@ -6,6 +6,8 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +58,21 @@ def connect(address: str | None, num_cpus: int, threads: int = 1) -> Any:
         if main:  # Ray has put its own in the place of ours
             signal.signal(signal.SIGTERM, handler)
     return ray
+
+
+@contextmanager
+def plain_errors(ray: Any) -> Iterator[None]:
+    """Within the block the error of a worker is raised as it was there.
+
+    Raises:
+        OSError: a worker has died too often.
+    """
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, Exception) else error) from None
+    except ray.exceptions.RayError as error:
+        text = " ".join(str(error).split())[:300]
+        raise OSError(
+            f"a worker failed ({text}); its log is in Ray's session folder, /tmp/ray/session_latest/logs"
+        ) from error

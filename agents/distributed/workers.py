@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any, NoReturn
+from functools import cache, lru_cache
+from typing import Any
 
 import torch
 
-from agents.distributed.cluster import RETRIES, connect
+from agents.distributed.cluster import RETRIES, connect, plain_errors
 from art_env.adapters.counting import CountedDenoiser
+
+# Objects that a worker keeps: those of one training. It can get others again.
+COPIES = 4
 
 
 class Worker:
@@ -22,8 +25,10 @@ class Worker:
     """
 
     def __init__(self, threads: int) -> None:
+        import ray
+
         torch.set_num_threads(threads)
-        self._copies: dict[Any, tuple[Any, CountedDenoiser | None]] = {}
+        self._copy = lru_cache(maxsize=COPIES)(ray.get)
 
     def answer(self, box: list[Any], method: str, args: tuple[Any, ...]) -> tuple[Any, int]:
         """What the method gives, and the rows that have passed the network for it.
@@ -33,18 +38,10 @@ class Worker:
             method, args: of that object.
         """
         (reference,) = box
-        if reference not in self._copies:
-            import ray
-
-            self._copies[reference] = ray.get(reference)
-        copied, counter = self._copies[reference]
+        copied, counter = self._copy(reference)
         before = 0 if counter is None else counter.evals
         answer = getattr(copied, method)(*args)
         return answer, 0 if counter is None else counter.evals - before
-
-    def forget(self, box: list[Any]) -> None:
-        """Drop a copy."""
-        self._copies.pop(box[0], None)
 
 
 class Workers:
@@ -59,6 +56,7 @@ class Workers:
         threads: of torch, in each.
 
     Raises:
+        ValueError: there are not so many cores or GPUs.
         ImportError: Ray is not installed.
         OSError: Ray cannot be started, or there is no cluster at the address.
     """
@@ -66,15 +64,20 @@ class Workers:
     def __init__(
         self, count: int, address: str | None = None, num_gpus: float = 0.0, threads: int = 1
     ) -> None:
-        self.ray = connect(address, count, threads)
+        self._ray = connect(address, count, threads)
         from ray.util import ActorPool
 
         self.count = count
-        kind = self.ray.remote(num_cpus=1, num_gpus=num_gpus, max_restarts=RETRIES, max_task_retries=RETRIES)(
-            Worker
-        )
-        self.actors = [kind.remote(threads) for _ in range(count)]
-        self._pool = ActorPool(self.actors)
+        have = self._ray.cluster_resources()
+        for kind, need in (("CPU", count), ("GPU", count * num_gpus)):
+            if need > have.get(kind, 0):
+                raise ValueError(
+                    f"workers = {count} need {need:g} {kind}s and Ray has {have.get(kind, 0):g}; use fewer --workers"
+                    + (", or a smaller --worker-gpus" if kind == "GPU" else "")
+                )
+        kept = {"max_restarts": RETRIES, "max_task_retries": RETRIES}
+        actor = self._ray.remote(num_cpus=1, num_gpus=num_gpus, **kept)(Worker)
+        self._pool = ActorPool([actor.remote(threads) for _ in range(count)])
 
     def hold(self, thing: Any, counter: CountedDenoiser | None = None) -> Held:
         """Give every worker a copy, when it first needs it.
@@ -83,7 +86,7 @@ class Workers:
             thing: whose methods are to be answered.
             counter: of the network's evaluations in ``thing``; it counts what the copies evaluate too.
         """
-        return Held(self, self.ray.put((thing, counter)), counter)
+        return Held(self, self._ray.put((thing, counter)), counter)
 
     def answers(self, box: list[Any], method: str, shares: Sequence[tuple[Any, ...]]) -> list[Any]:
         """``Worker.answer`` of each share, in order.
@@ -91,10 +94,8 @@ class Workers:
         Raises:
             OSError: a worker has died too often.
         """
-        try:
+        with plain_errors(self._ray):
             return list(self._pool.map(lambda actor, share: actor.answer.remote(box, method, share), shares))
-        except self.ray.exceptions.RayError as error:
-            _raise_plainly(error, self.ray)
 
 
 class Held:
@@ -124,17 +125,7 @@ class Held:
         return [answer for answer, _ in answers]
 
 
-@lru_cache(maxsize=1)
+@cache
 def start_workers(count: int, address: str | None, num_gpus: float, threads: int) -> Workers:
     """``Workers``, the same for the same arguments; they end with this process."""
     return Workers(count, address, num_gpus, threads)
-
-
-def _raise_plainly(error: Exception, ray: Any) -> NoReturn:
-    """Raise the error that a worker had, or say that it died."""
-    if isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, Exception):
-        raise error.cause from error
-    text = " ".join(str(error).split())[:300]
-    raise OSError(
-        f"a worker failed ({text}); its log is in Ray's session folder, /tmp/ray/session_latest/logs"
-    )
