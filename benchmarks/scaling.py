@@ -2,9 +2,9 @@
 
 python -m benchmarks.scaling --repeats 3
 
-Walls of a machine with other jobs say little. So the CPU time of every process is measured too: the caller waits while
-workers work, and on idle cores a training takes the caller's CPU time and that of the busiest worker, one after the
-other (column ``path``). What Ray's own processes need, and the way of the messages, is in ``wall`` alone.
+Walls of a machine with other jobs say little, so the CPU time of every process is measured too. The caller waits
+while workers work, and on idle cores a training takes the caller's CPU time and that of the busiest worker, one after
+the other (column ``path``). What Ray's own processes need, and the way of the messages, is in ``wall`` alone.
 """
 
 from __future__ import annotations

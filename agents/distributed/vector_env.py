@@ -15,8 +15,27 @@ from art_env.envs.rewards import LocalReward
 from art_env.envs.state import State
 from art_env.envs.vector_env import ARTVectorEnv
 
-# A step does not read where the last one began, so that does not travel.
-UNREAD = ("x_before", "sigma_before", "d_before")
+# Where a step began: a worker does not read it, and the caller knows it.
+BEGINS = ("x_before", "sigma_before", "d_before")
+
+
+class Steps:
+    """What a worker does of ``Dynamics``; states come and go without where their last step began.
+
+    Args:
+        dynamics: the worker's copy.
+    """
+
+    def __init__(self, dynamics: Dynamics) -> None:
+        self.dynamics, self.reward = dynamics, dynamics.reward
+
+    def initial(self, x: Tensor | None, index: Tensor | None) -> State:
+        """See ``Dynamics``."""
+        return _light(self.dynamics.initial(x, index))
+
+    def transition(self, state: State, action: Tensor) -> State:
+        """See ``Dynamics``."""
+        return _light(self.dynamics.transition(state, action))
 
 
 class ShardedDynamics(Dynamics):
@@ -33,7 +52,7 @@ class ShardedDynamics(Dynamics):
     def __init__(self, dynamics: Dynamics, workers: Workers) -> None:
         vars(self).update(vars(dynamics))
         self._count = workers.count
-        self._held = workers.hold(dynamics, dynamics.stepper.counter)
+        self._held = workers.hold(Steps(dynamics), dynamics.stepper.counter)
 
     def initial(self, x: Tensor | None = None, index: Tensor | None = None) -> State:
         """See ``Dynamics``."""
@@ -43,15 +62,14 @@ class ShardedDynamics(Dynamics):
         if rows is None:
             return super().initial()  # says what is missing
         places = places_of(len(rows), self._count)
-        return _joined(
-            self._held.map("initial", [tuple(v if v is None else v[p] for v in (x, index)) for p in places])
-        )
+        shares = [tuple(v if v is None else v[p] for v in (x, index)) for p in places]
+        start = _joined(self._held.map("initial", shares))
+        return start._replace(x_before=start.x, sigma_before=start.sigma, d_before=start.d)
 
     def transition(self, state: State, action: Tensor) -> State:
         """See ``Dynamics``."""
-        travelling = state._replace(**{name: getattr(state, name)[:, None][:, :0] for name in UNREAD})
-        places = places_of(len(action), self._count)
-        after = _joined(self._held.map("transition", [(_part(travelling, p), action[p]) for p in places]))
+        light, places = _light(state), places_of(len(action), self._count)
+        after = _joined(self._held.map("transition", [(_part(light, p), action[p]) for p in places]))
         return after._replace(x_before=state.x, sigma_before=state.sigma, d_before=state.d)
 
     def reward(self, state: State, action: Tensor, after: State) -> Tensor:
@@ -59,6 +77,7 @@ class ShardedDynamics(Dynamics):
         if not isinstance(self.reward_rule, LocalReward):
             return super().reward(state, action, after)
         places = places_of(len(action), self._count)
+        state, after = _light(state), _light(after)
         shares = [(_part(state, p), action[p], _part(after, p)) for p in places]
         return torch.cat(self._held.map("reward", shares))
 
@@ -77,6 +96,11 @@ class ShardedVectorEnv(ARTVectorEnv):
 
     def _make_dynamics(self) -> Dynamics:
         return ShardedDynamics(super()._make_dynamics(), self._workers)
+
+
+def _light(state: State) -> State:
+    """The same without where the last step began."""
+    return state._replace(**dict.fromkeys(BEGINS, state.sigma[:, None][:, :0]))
 
 
 def _part(state: State, place: slice) -> State:
