@@ -146,19 +146,19 @@ def evaluate(settings: Settings) -> Comparison:
                 check_universal(solver, K)
     metrics = problem.metrics[:1] if settings.metrics is None else settings.metrics
     fid = InceptionFID(settings.fid_weights) if "fid" in metrics else None
-    own: dict[str, Any] = {
+    scored: dict[str, Any] = {
         "seeds": settings.seeds,
         "num_images": settings.num_images,
         "metrics": metrics,
         "fid": fid,
     }
-    evaluator = Evaluator(problem, solver, **own)
+    evaluator = Evaluator(problem, solver, **scored)
     if settings.out is not None:
         check_out(settings.out, settings.overwrite)
     workers = settings.start_workers(settings.device, settings.threads)
     if workers is not None:
         problem = with_workers(problem, workers)
-        evaluator = ShardedEvaluator(workers, problem, solver, **own)
+        evaluator = ShardedEvaluator(workers, problem, solver, **scored)
     given = [files[spec] for spec in settings.schedules if spec in files]
     agents = [Agent.load(path, problem, settings.trust_pickle) for path in settings.agents]
     given = with_own_names([*given, *(agent.schedule for agent in agents)], settings.schedules)
