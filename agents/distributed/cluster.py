@@ -51,7 +51,7 @@ def connect(address: str | None, num_cpus: int, threads: int = 1) -> Any:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except Exception as error:  # a node that does not start in time is a bare one
         where = "on this machine" if address is None else f"at ray_address = {address!r}"
         raise OSError(f"no Ray {where} ({' '.join(str(error).split())[:300]}); see `ray status`") from error
     finally:
