@@ -51,6 +51,8 @@ class Args:
     """Initial noises of the trainings."""
     repeats: int = 3
     """Trainings of each kind; the median is shown."""
+    ray_address: str | None = None
+    """A Ray cluster that has the workers; by default they are on this machine."""
     out: Path = RESULTS / "scaling.csv"
 
 
@@ -137,7 +139,7 @@ def table(lines: Sequence[Line]) -> str:
 def main(args: Args) -> None:
     """Train in turn, write the lines, print the table."""
     torch.set_num_threads(1)
-    connect(None, sum(args.workers))  # all of them stay; those that wait cost nothing
+    connect(args.ray_address, sum(args.workers))  # all of them stay; those that wait cost nothing
     lines = []
     for repeat in range(args.repeats):
         for algorithm in args.algorithms:

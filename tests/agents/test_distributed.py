@@ -98,7 +98,8 @@ def workers() -> Iterator[Workers]:
     ray = pytest.importorskip("ray")
     # Classes of this file are not there to import in a worker.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    yield start_workers(2, None, 0.0, 1)
+    # A cluster that is there already saves its start.
+    yield start_workers(2, os.environ.get("RAY_ADDRESS"), 0.0, 1)
     start_workers.cache_clear()
     ray.shutdown()
 
@@ -212,5 +213,5 @@ def test_the_error_of_a_worker_is_raised_as_it_was(workers: Workers) -> None:
 
 @pytest.mark.slow
 def test_more_workers_than_there_are_is_refused(workers: Workers) -> None:
-    with pytest.raises(ValueError, match="workers = 99 need 99 CPUs and Ray has 2"):
+    with pytest.raises(ValueError, match="workers = 99 need 99 CPUs and Ray has"):
         Workers(99)

@@ -58,7 +58,7 @@ def test_the_table_of_scaling() -> None:
 def two() -> Iterator[Tasks]:
     ray = pytest.importorskip("ray")
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    yield Tasks(2)
+    yield Tasks(2, os.environ.get("RAY_ADDRESS"))
     ray.shutdown()
 
 
