@@ -346,7 +346,7 @@ def test_of_two_at_once_one_goes_on(kind: str, folder, tmp_path) -> None:
     run = folder if kind == "resume" else tmp_path / "new"
     short = ["art", *LONG, "--total-timesteps", 12_800, "--no-progress", "--run-dir", run]
     children = [_start(*(short if kind == "start" else ["--resume", run])) for _ in range(2)]
-    errors = [child.communicate(timeout=240)[1].splitlines() for child in children]
+    errors = [child.communicate(timeout=600)[1].splitlines() for child in children]
     assert sorted(child.returncode for child in children) == [0, 2]
     refused = errors[0 if children[0].returncode else 1][-1]
     assert str(run) in refused
