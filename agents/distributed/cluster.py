@@ -53,7 +53,8 @@ def connect(address: str | None, num_cpus: int, threads: int = 1) -> Any:
         ray.init(**options)
     except Exception as error:  # a node that does not start in time is a bare one
         where = "on this machine" if address is None else f"at ray_address = {address!r}"
-        raise OSError(f"no Ray {where} ({' '.join(str(error).split())[:300]}); see `ray status`") from error
+        why = " ".join(f"{error} {error.__cause__ or ''}".split())
+        raise OSError(f"no Ray {where} ({why[:400]}); see `ray status`") from error
     finally:
         if main:  # Ray has put its own in the place of ours
             signal.signal(signal.SIGTERM, handler)
