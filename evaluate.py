@@ -2,6 +2,7 @@
 
 Example:
     python evaluate.py --problem mixture-1d --steps 5 10 --schedules edm dp oracle --out results/mixture
+    python evaluate.py --problem digits --schedules edm simple closed_form --workers 2
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 if __name__ == "__main__":  # while the imports below take their seconds, Ctrl-C ends without a traceback
     for stop in (signal.SIGINT, signal.SIGTERM):
@@ -23,6 +24,9 @@ import torch
 import tyro
 from tqdm import tqdm
 
+from agents.distributed.evaluator import ShardedEvaluator
+from agents.distributed.options import WorkerOptions
+from agents.distributed.reference import with_workers
 from art_env._util.cli import ModelOptions, parse, run_command
 from art_env._util.numbers import check_whole
 from art_env.diffusion.solvers import require_deterministic
@@ -52,7 +56,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Settings(ModelOptions):
+class Settings(ModelOptions, WorkerOptions):
     """Score noise schedules: paired error to the exact solution, distance to the data, ratio to the oracle."""
 
     solver: str | None = None
@@ -143,9 +147,19 @@ def evaluate(settings: Settings) -> Comparison:
                 check_universal(solver, K)
     metrics = problem.metrics[:1] if settings.metrics is None else settings.metrics
     fid = InceptionFID(settings.fid_weights) if "fid" in metrics else None
-    evaluator = Evaluator(problem, solver, settings.seeds, settings.num_images, metrics=metrics, fid=fid)
+    scored: dict[str, Any] = {
+        "seeds": settings.seeds,
+        "num_images": settings.num_images,
+        "metrics": metrics,
+        "fid": fid,
+    }
+    evaluator = Evaluator(problem, solver, **scored)
     if settings.out is not None:
         check_out(settings.out, settings.overwrite)
+    workers = settings.start_workers(settings.device, settings.threads)
+    if workers is not None:
+        problem = with_workers(problem, workers)
+        evaluator = ShardedEvaluator(workers, problem, solver, **scored)
     given = [files[spec] for spec in settings.schedules if spec in files]
     agents = [Agent.load(path, problem, settings.trust_pickle) for path in settings.agents]
     given = with_own_names([*given, *(agent.schedule for agent in agents)], settings.schedules)

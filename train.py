@@ -8,6 +8,7 @@ Examples:
     python train.py search --problem mixture-1d --num-steps 10
     python train.py sac --problem mixture-1d
     python train.py art-paper
+    python train.py --workers 2
     python train.py --resume runs/digits__art__0__2026-01-31_12-00-00
     python train.py art --help
 """
@@ -34,7 +35,10 @@ from art_env._util import cli
 from art_env._util.names import check_name
 
 # Options that may stand beside --resume: the run has all others already.
-BESIDE_RESUME = ("--resume", "--trust-pickle", "--no-trust-pickle", "--progress", "--no-progress")
+BESIDE_RESUME = (
+    *("--resume", "--trust-pickle", "--no-trust-pickle", "--progress", "--no-progress"),
+    *("--workers", "--ray-address", "--worker-gpus"),
+)
 
 
 def run(settings: Settings) -> None:

@@ -1,9 +1,9 @@
 """Every table and figure of README.md and docs/results.md, from an empty folder.
 
-python -m benchmarks.core --out runs/core
+python -m benchmarks.core --out runs/core --workers 2
 
-Runs the benchmarks at K = 5 alone, two at a time by default, into a folder of results, and ends with
-``benchmarks.report``. By the seconds of the project's records it takes about two hours on two cores. What a stage has
+Runs the benchmarks at K = 5 alone into a folder of results, and ends with ``benchmarks.report``. By the seconds of
+the project's records that takes about two hours with two workers (extra ``[ray]``) on two cores. What a stage has
 recorded is not run again, so that a core that was interrupted goes on. ``--budget 0.02`` tries all of it with short
 trainings.
 """
@@ -33,7 +33,7 @@ from benchmarks import (
 )
 from benchmarks.board_tables import CORE_METHODS, CORE_STEPS, SEARCHES
 from benchmarks.records import RECORDS, Cell
-from benchmarks.running import training_processes
+from benchmarks.tasks import Tasks
 
 MNIST = "mnist"
 # On MNIST a training takes minutes: one seed, and searches with one evaluation a step alone.
@@ -50,8 +50,8 @@ class Args:
     """Folder that gets results/, runs/, README.md and docs/."""
     problems: tuple[str, ...] = ("mixture-1d", "mixture-2d", "digits", "digits-class", MNIST)
     """Of those that the pages have."""
-    jobs: int = 2
-    """Benchmarks at once."""
+    workers: int = 1
+    """Benchmarks at once; more than one takes Ray (extra [ray])."""
     budget: float = 1.0
     """Part of the default length of each training; the largest budgets of evaluations are cut by it too."""
 
@@ -181,10 +181,10 @@ def run_stage(stage: Callable[[Args], None], args: Args) -> float:
 def run(args: Args) -> Iterator[tuple[str, float]]:
     """Run all stages, some at once; yields the name and the seconds of each."""
     args.results.mkdir(parents=True, exist_ok=True)
-    with training_processes(args.jobs) as workers:
-        started = {stage.__name__: workers.submit(run_stage, stage, args) for stage in STAGES}
-        for name, done in started.items():
-            yield name, done.result()
+    tasks = Tasks(args.workers)
+    started = {stage.__name__: tasks.submit(run_stage, stage, args) for stage in STAGES}
+    for name, seconds in started.items():
+        yield name, seconds()
 
 
 def main(args: Args) -> None:

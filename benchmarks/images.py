@@ -1,6 +1,6 @@
 """What do schedules do to images? The paper's tables on data that scikit-learn ships, one by one or all.
 
-python -m benchmarks.images solvers --jobs 2
+python -m benchmarks.images solvers --workers 2
 
 Searches for the schedules that are missing (a run folder each under --runs; a run that is there is used again),
 scores them on held-out noises, prints the tables and writes them to --out. A name that begins with ``evolution`` is a
@@ -39,9 +39,9 @@ from art_env.problems.problem import Problem
 from art_env.schedules import Schedule
 from art_env.schedules.registry import make_schedule
 from benchmarks.records import RESULTS, ROOT, Cell
-from benchmarks.running import run_training, training_processes
 from benchmarks.second_control import read_found
 from benchmarks.state_policies import SOLVERS
+from benchmarks.tasks import Tasks
 
 Table = Literal["solvers", "steps", "models", "saved", "inpaint", "mnist", "picture"]
 TRANSFER_STEPS = (4, 6, 9, 12, 15, 20)
@@ -82,8 +82,10 @@ class Args:
     """Seed sets of held-out noises; mean and spread are over these."""
     num_images: int = 2000
     """Samples per seed set."""
-    jobs: int = 1
-    """Trainings at once."""
+    workers: int = 1
+    """Trainings at once; more than one takes Ray (extra [ray])."""
+    ray_address: str | None = None
+    """A Ray cluster that trains, such as auto or ray://host:10001; by default this machine does."""
     runs: Path = Path("runs/images")
     """Where the trained schedules are kept."""
     out: Path = RESULTS
@@ -111,11 +113,6 @@ class Training:
     def folder(self, runs: Path) -> Path:
         """The run folder."""
         return runs / f"{self.problem}__{self.solver}__{self.num_steps}__{self.reward}"
-
-
-def train(training: Training, args: Args) -> None:
-    """Train unless the run is there; a broken run is made again."""
-    run_training(training.folder(args.runs), training.algorithm, **asdict(training), device=args.device)
 
 
 def learned(training: Training, args: Args, name: str) -> Schedule:
@@ -340,10 +337,10 @@ def main(args: Args) -> None:
     """Train, score, print, write."""
     torch.set_num_threads(1)
     wanted = [t for t in trainings(args) if not (t.folder(args.runs) / "summary.json").is_file()]
-    with training_processes(args.jobs) as pool:
-        runs = [pool.submit(train, training, args) for training in wanted]
-        for run in tqdm(runs, desc="training", disable=None):
-            run.result()
+    tasks, device = Tasks(args.workers, args.ray_address, args.device), args.device
+    runs = [tasks.train(t.folder(args.runs), t.algorithm, **asdict(t), device=device) for t in wanted]
+    for run in tqdm(runs, desc="training", disable=None):
+        run()
     make = {
         "solvers": table_solvers,
         "steps": table_steps,

@@ -1,6 +1,6 @@
 """Which way to find a schedule is the best? Every method on the same held-out noises; ``report`` reads the records.
 
-python -m benchmarks.leaderboard --jobs 2
+python -m benchmarks.leaderboard --workers 2
 
 A cell is a problem, a solver and a number of steps. CMA-ES, the search, ART-RL, PPO and SAC integrate as many
 trajectories, those of a default training; gradients take what they need. The trainings of the records took 7.5 hours
@@ -15,7 +15,6 @@ import os
 import platform
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +35,8 @@ from art_env.schedules.cma_es import evolve
 from art_env.schedules.registry import check_fit, make_schedule
 from benchmarks.lengths import shorter
 from benchmarks.records import ORACLE, OURS, RECORDS, Cell, Leaderboard, Record
-from benchmarks.running import run_training, training_processes
 from benchmarks.statistics import ANALYTIC
+from benchmarks.tasks import Tasks
 
 # Methods that train.py knows, each with seeds.
 LEARNED = ("search", "evolution", "art", "ppo", "sac")
@@ -94,8 +93,10 @@ class Args:
         "digits:heun:5",
     )
     """PROBLEM:SOLVER:K of the cells that ppo and sac are trained in, which take minutes."""
-    jobs: int = 1
-    """Trainings at once."""
+    workers: int = 1
+    """Trainings at once; more than one takes Ray (extra [ray])."""
+    ray_address: str | None = None
+    """A Ray cluster that trains, such as auto or ray://host:10001; by default this machine does."""
     budget: float = 1.0
     """Part of the default length of each training and of CMA-ES."""
     device: str = "cpu"
@@ -202,7 +203,7 @@ class CellRunner:
             return (0,)
         return self.args.seeds if self.problem.name.startswith(ANALYTIC) else self.args.few_seeds
 
-    def learn(self, method: str, workers: ProcessPoolExecutor) -> None:
+    def learn(self, method: str, tasks: Tasks) -> None:
         """Train with every seed whose record is not there."""
         runs = {}
         for seed in self.seeds(method):
@@ -210,9 +211,9 @@ class CellRunner:
                 folder = self.args.runs / "__".join(map(str, (*self.cell, method, seed)))
                 options = {**self.cell._asdict(), "seed": seed, "oracle": False, "device": self.args.device}
                 options = shorter(self.args.budget, method, **options)
-                runs[seed] = folder, workers.submit(run_training, folder, method, **options)
+                runs[seed] = folder, tasks.train(folder, method, **options)
         for seed, (folder, run) in runs.items():
-            self._record_run(folder, run.result(), method, seed)
+            self._record_run(folder, run(), method, seed)
 
     def _record_run(self, folder: Path, summary: dict[str, Any], method: str, seed: int) -> None:
         with (folder / "progress.csv").open(newline="") as file:
@@ -244,23 +245,21 @@ def main(args: Args) -> None:
     board = Leaderboard.read(args.records) if args.records.is_file() else Leaderboard(args.records)
     board.headers = [header()]
     cells = [(p, s, K) for p in args.problems for K in args.steps for s in args.solvers]
-    with training_processes(args.jobs) as workers:
-        for name, solver, K in tqdm(cells, disable=None):
-            runner = CellRunner(make_problem(name, device=args.device), solver, K, args, board)
-            if runner.left_out():
+    tasks = Tasks(args.workers, args.ray_address, args.device)
+    for name, solver, K in tqdm(cells, disable=None):
+        runner = CellRunner(make_problem(name, device=args.device), solver, K, args, board)
+        if runner.left_out():
+            continue
+        for method in args.methods:
+            if method in LEARNED:
+                runner.learn(method, tasks)
                 continue
-            for method in args.methods:
-                if method in LEARNED:
-                    runner.learn(method, workers)
-                    continue
-                for seed in runner.seeds(method):
-                    runner.run(method, seed)
-            runner.search_oracle_again()
-            ratios = board.ratios(runner.cell, OURS)
-            if not runner.left_out() and len(ratios):
-                tqdm.write(
-                    f"{runner.cell}: ratio of the search {np.median(ratios):.3f} (to {ratios.max():.3f})"
-                )
+            for seed in runner.seeds(method):
+                runner.run(method, seed)
+        runner.search_oracle_again()
+        ratios = board.ratios(runner.cell, OURS)
+        if not runner.left_out() and len(ratios):
+            tqdm.write(f"{runner.cell}: ratio of the search {np.median(ratios):.3f} (to {ratios.max():.3f})")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where the benchmarks start trainings and keep oracles: with a run folder, without one, or several at once.
+"""Where the benchmarks start trainings and keep oracles: with a run folder, or without one.
 
 python -m benchmarks.leaderboard --problems gaussian-1d --solvers euler --steps 3 --methods oracle art --seeds 0
 """
@@ -6,10 +6,8 @@ python -m benchmarks.leaderboard --problems gaussian-1d --solvers euler --steps 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,11 +65,6 @@ def make_settings(algorithm: str, **options: Any) -> Settings:
     if isinstance(options.get("num_steps"), int):
         options["num_steps"] = (options["num_steps"],)
     return look_up("algorithm", algorithm, COMMANDS)(**options)
-
-
-def training_processes(jobs: int) -> ProcessPoolExecutor:
-    """Processes for several trainings at once; spawned, not forked, since torch has threads."""
-    return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
 
 
 def kept_oracle(evaluator: Evaluator, K: int, folder: Path) -> Schedule:

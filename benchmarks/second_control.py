@@ -49,8 +49,10 @@ class Args:
     few_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Seeds on networks."""
     methods: tuple[str, ...] = METHODS
-    jobs: int = 1
-    """Trainings at once."""
+    workers: int = 1
+    """Trainings at once; more than one takes Ray (extra [ray])."""
+    ray_address: str | None = None
+    """A Ray cluster that trains, such as auto or ray://host:10001; by default this machine does."""
     budget: float = 1.0
     """Part of the default length of each training and of CMA-ES."""
     results: Path = RESULTS
@@ -79,7 +81,8 @@ def run(args: Args) -> None:
                 args.methods,
                 args.seeds,
                 args.few_seeds,
-                jobs=args.jobs,
+                workers=args.workers,
+                ray_address=args.ray_address,
                 budget=args.budget,
                 records=args.results / FOUND,
                 oracles=args.runs / "oracles",

@@ -25,7 +25,8 @@ from art_env.schedules.registry import make_schedule
 from benchmarks import clock_theory as theory
 from benchmarks.clock_theory import T
 from benchmarks.records import ROOT
-from benchmarks.running import run_training, training_processes
+from benchmarks.running import run_training
+from benchmarks.tasks import Tasks
 
 MESHES = (8, 16, 32, 64, 128)
 STEPS = (5, 10, 20, 50)
@@ -51,8 +52,10 @@ class Gaussian:
     """
 
     seeds: tuple[int, ...] = tuple(range(10))
-    jobs: int = 1
-    """Trainings at once."""
+    workers: int = 1
+    """Trainings at once; more than one takes Ray (extra [ray])."""
+    ray_address: str | None = None
+    """A Ray cluster that trains, such as auto or ray://host:10001; by default this machine does."""
 
 
 def retiming() -> None:
@@ -245,23 +248,23 @@ def gaussian(args: Gaussian) -> None:
     def w2(schedule: Schedule) -> float:
         return next(row.mean for row in evaluator.rows(schedule) if row.metric == "w2")
 
-    with training_processes(args.jobs) as pool:
-        found = [pool.submit(train, "euler", 20, seed) for seed in args.seeds]
-        schedules, seconds = zip(*(run.result() for run in found), strict=True)
-        print("reward=euler, trained at K = 20, resampled: W2 / W2 of the closed form")
-        print("   K  closed form      min      max   within 2%")
-        for K in RESAMPLED_STEPS:
-            closed = w2(make_schedule("closed_form", problem, K, "euler"))
-            print_ratios(K, closed, [w2(schedule.resample(K)) for schedule in schedules])
-        print(f"seconds of training: at most {max(seconds):.0f}")
-        print("reward=global, trained at each K: W2 / W2 of the optimum")
-        print("   K      optimum      min      max   within 2%")
-        for K in TRAINED_STEPS:
-            found = [pool.submit(train, "global", K, seed) for seed in args.seeds]
-            schedules, seconds = zip(*(run.result() for run in found), strict=True)
-            best = w2(make_schedule("arctan", problem, K, "euler"))
-            print_ratios(K, best, [w2(schedule) for schedule in schedules])
-            print(f"      seconds of training: at most {max(seconds):.0f}", flush=True)
+    tasks = Tasks(args.workers, args.ray_address)
+    found = [tasks.submit(train, "euler", 20, seed) for seed in args.seeds]
+    schedules, seconds = zip(*(run() for run in found), strict=True)
+    print("reward=euler, trained at K = 20, resampled: W2 / W2 of the closed form")
+    print("   K  closed form      min      max   within 2%")
+    for K in RESAMPLED_STEPS:
+        closed = w2(make_schedule("closed_form", problem, K, "euler"))
+        print_ratios(K, closed, [w2(schedule.resample(K)) for schedule in schedules])
+    print(f"seconds of training: at most {max(seconds):.0f}")
+    print("reward=global, trained at each K: W2 / W2 of the optimum")
+    print("   K      optimum      min      max   within 2%")
+    for K in TRAINED_STEPS:
+        found = [tasks.submit(train, "global", K, seed) for seed in args.seeds]
+        schedules, seconds = zip(*(run() for run in found), strict=True)
+        best = w2(make_schedule("arctan", problem, K, "euler"))
+        print_ratios(K, best, [w2(schedule) for schedule in schedules])
+        print(f"      seconds of training: at most {max(seconds):.0f}", flush=True)
 
 
 def print_ratios(K: int, target: float, values: list[float]) -> None:

@@ -23,6 +23,7 @@ ART_ENV = (
 )
 AGENTS = (
     "schedule_search tensor_file",
+    "distributed",
     "art_rl baselines group_baseline rollout schedule_policy",
     "distill gradient_policy training_state",
     "callbacks checkpoint",

@@ -94,7 +94,8 @@ class RunFolder:
         """The folder of a killed run, and its settings.
 
         Args:
-            given: ``resume`` names the folder; ``trust_pickle`` and ``progress`` are taken from here too.
+            given: ``resume`` names the folder; ``trust_pickle``, ``progress`` and the workers are taken from here
+                too.
 
         Raises:
             ValueError: no run folder, a finished run or one in use, or files that cannot be read or were changed.
@@ -121,7 +122,11 @@ class RunFolder:
             )
         try:
             body = read_json(self.config, "a run folder whose config.json is whole")
-            changes = {"trust_pickle": given.trust_pickle, "progress": given.progress}
+            changes = {
+                "trust_pickle": given.trust_pickle,
+                "progress": given.progress,
+                **given.worker_options(),
+            }
             settings = Settings.from_dict(body["algorithm"], body["settings"], **changes)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{self.config} cannot be read ({error}); start a new run") from error

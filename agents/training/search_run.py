@@ -10,6 +10,8 @@ import numpy as np
 from stable_baselines3.common.logger import Logger
 from tqdm import tqdm
 
+from agents.distributed.objective import ShardedObjective
+from agents.distributed.workers import Workers
 from agents.schedule_log import ScheduleLog
 from agents.schedule_search import SearchOptions
 from agents.schedule_search.evolution import EvolutionOptions, EvolutionSearch
@@ -33,19 +35,25 @@ def make_search(
     seed: int,
     record: Record | None = None,
     callback: Callback | None = None,
+    workers: Workers | None = None,
 ) -> ScheduleSearch:
-    """A search on an environment, evaluated in this process.
+    """A search on an environment.
 
     Args:
         config: of the environment, with its exact trajectories.
         rows: episodes played at once, at most.
         budget: env steps.
         options, seed, record, callback: as ``ScheduleSearch``.
+        workers: they evaluate; None: this process does.
     """
+
+    def objective(dynamics: Dynamics, batch: int) -> Objective:
+        return Objective(dynamics, batch) if workers is None else ShardedObjective(dynamics, batch, workers)
+
     if isinstance(options, EvolutionOptions):
-        objective = Objective(Dynamics(config, group_size=options.noises), batch=options.rows)
-        return EvolutionSearch(objective, budget, options, seed, record, callback)
-    return LeastSquaresSearch(Objective(Dynamics(config), rows), budget, options, seed, record, callback)
+        of_groups = objective(Dynamics(config, group_size=options.noises), options.rows)
+        return EvolutionSearch(of_groups, budget, options, seed, record, callback)
+    return LeastSquaresSearch(objective(Dynamics(config), rows), budget, options, seed, record, callback)
 
 
 def run_search(
@@ -57,6 +65,7 @@ def run_search(
     record: Record,
     log: ScheduleLog,
     say: Callable[[str], None],
+    workers: Workers | None = None,
 ) -> tuple[SearchResult, SearchLog]:
     """Search, or go on with a search that was killed: what was found, and the log, which waits for the result.
 
@@ -67,6 +76,7 @@ def run_search(
         record: of what was evaluated, also before the search was killed.
         log: logs schedules.
         say: called with lines of progress.
+        workers: as ``make_search``.
     """
     bar = tqdm(total=budget, unit="steps", disable=not (settings.progress and sys.stderr.isatty()))
 
@@ -74,7 +84,7 @@ def run_search(
         bar.update(int(numbers["time/total_timesteps"]) - bar.n)
         lines.update(len(search.log), numbers, actions)
 
-    search = make_search(config, rows, budget, settings.options(rows), settings.seed, record, watch)
+    search = make_search(config, rows, budget, settings.options(rows), settings.seed, record, watch, workers)
     lines = SearchLog(log, make_logger, budget, search.objective.schedule)
     if record.replaying:
         say(f"going on after {record.seconds:.0f} s of searching")

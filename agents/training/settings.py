@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from agents.art_rl import ARTRL, PaperARTRL
 from agents.baselines import make_ppo, make_sac
+from agents.distributed.options import WORKER_OPTIONS, WorkerOptions
 from agents.group_baseline import GroupBaseline
 from agents.schedule_search import SearchOptions
 from agents.schedule_search.evolution import EvolutionOptions
@@ -38,7 +39,7 @@ ROWS_WITH_FEATURES = 256
 
 
 @dataclass(frozen=True)
-class Settings(ModelOptions):
+class Settings(ModelOptions, WorkerOptions):
     """Settings that every algorithm shares.
 
     Raises:
@@ -96,8 +97,8 @@ class Settings(ModelOptions):
     run_dir: Path | None = None
     """Run folder; by default runs/PROBLEM__ALGORITHM__SEED__TIME."""
     resume: Path | None = None
-    """Run folder of a killed run: go on with it. Its own settings are used; beside this only --trust-pickle and
-    --progress may be given."""
+    """Run folder of a killed run: go on with it. Its own settings are used; beside this only --trust-pickle,
+    --progress, --workers, --ray-address and --worker-gpus may be given."""
     oracle: bool = True
     """Compute the best schedule there is, for the ratio."""
     model_oracle: bool = False
@@ -245,9 +246,12 @@ class Settings(ModelOptions):
         raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
-        """Every setting that a run goes on with, as JSON has it; whether to trust a pickle is asked each time."""
+        """Every setting that a run goes on with, as JSON has it.
+
+        Whether to trust a pickle, and who does the work, is asked each time.
+        """
         values = dataclasses.asdict(self)
-        kept = {k: v for k, v in values.items() if k not in ("resume", "trust_pickle")}
+        kept = {k: v for k, v in values.items() if k not in ("resume", "trust_pickle", *WORKER_OPTIONS)}
         return {k: str(v) if isinstance(v, Path) else v for k, v in kept.items()}
 
     @staticmethod

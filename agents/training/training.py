@@ -20,6 +20,9 @@ from agents.art_rl import ARTRL
 from agents.callbacks import NEVER, CheckpointCallback, LogCallback, write_result
 from agents.checkpoint import begin_again, read_checkpoint, save_agent, save_checkpoint
 from agents.distill import distill
+from agents.distributed.evaluator import ShardedEvaluator
+from agents.distributed.reference import with_workers
+from agents.distributed.vector_env import ShardedVectorEnv
 from agents.rollout import sample_with_policy
 from agents.schedule_log import ScheduleLog
 from agents.schedule_policy import SchedulePolicy
@@ -63,6 +66,7 @@ class Training:
 
     Attributes:
         counter: the problem's denoiser, which counts the rows that pass its network.
+        workers: they share the work; None: all is done in this process.
         config: the environment's settings, around the problem itself.
         dynamics: the environment's functions.
         num_envs, total_timesteps: rows that step together, and env steps.
@@ -82,6 +86,9 @@ class Training:
         if settings.model is not None:  # it has been tried on a batch
             self.counter.rows["model_check"] = int(getattr(problem.denoiser, "evals", 0))
         problem = replace(problem, denoiser=self.counter)
+        self.workers = settings.start_workers(settings.device, settings.threads)
+        if self.workers is not None:
+            problem = with_workers(problem, self.workers)
         in_groups = compares_groups(plain.rule, plain.reward)
         self.num_envs, total = settings.size(problem, in_groups)
         self.init = settings.init if isinstance(settings, ArtSettings) else "base"
@@ -96,12 +103,11 @@ class Training:
     def make_env(self, seed: int) -> VecEnv:
         """The native vector environment as the algorithm wants it."""
         settings = self.settings
-        vector = ARTVectorEnv(
-            self.num_envs,
-            self.config,
-            noise_groups=settings.groups,
-            autoreset_mode=AutoresetMode.SAME_STEP,
-        )
+        more: dict[str, Any] = {"noise_groups": settings.groups, "autoreset_mode": AutoresetMode.SAME_STEP}
+        if self.workers is None:
+            vector = ARTVectorEnv(self.num_envs, self.config, **more)
+        else:
+            vector = ShardedVectorEnv(self.workers, self.num_envs, self.config, **more)
         # ART-RL logs its returns itself, without a loop over the rows.
         env = settings.wrap(to_sb3(vector, monitor=settings.algorithm != "art"))
         env.seed(seed)
@@ -117,7 +123,8 @@ class Training:
             ValueError: seeds or a number of images that do not do.
         """
         settings, problem = self.settings, self.dynamics.problem
-        return Evaluator(
+        make = Evaluator if self.workers is None else partial(ShardedEvaluator, self.workers)
+        return make(
             problem,
             solver or settings.solver,
             settings.eval_seeds,
@@ -129,9 +136,12 @@ class Training:
         """A schedule, searched for without run folder, log and checkpoints."""
         settings = self.settings
         assert isinstance(settings, ListSearchSettings)
-        rows, budget = self.num_envs, self.total_timesteps
+        rows = self.num_envs
+        options = settings.options(rows)
         with counting(self.counter, "training"):
-            return make_search(self.config, rows, budget, settings.options(rows), settings.seed).run()
+            return make_search(
+                self.config, rows, self.total_timesteps, options, settings.seed, workers=self.workers
+            ).run()
 
     def fit(self) -> tuple[BaseAlgorithm, int]:
         """An agent, trained without run folder, log and checkpoints, and the evaluations of that."""
@@ -156,7 +166,7 @@ class Training:
                 options = LeastSquaresOptions()
             budget, seed = self.init_timesteps, self.settings.seed
             self.count_again(record)
-            found = make_search(self.config, rows, budget, options, seed, record).run()
+            found = make_search(self.config, rows, budget, options, seed, record, workers=self.workers).run()
         if isinstance(model, ARTRL) and self.init != "base":
             if found is None:
                 given = Schedule.load(self.init).resample(self.dynamics.num_steps)
@@ -343,7 +353,9 @@ def _learned(training: Training, run: RunFolder, log: ScheduleLog, say: Callable
         make_logger = partial(new_logger, settings, run, log.metrics)
         training.count_again(record)
         with counting(counter, "training"):
-            found, lines = run_search(settings, training.config, rows, budget, make_logger, record, log, say)
+            found, lines = run_search(
+                settings, training.config, rows, budget, make_logger, record, log, say, training.workers
+            )
         spent = found.seconds, found.env_steps, counter.rows["training"]
         return Found(None, found.schedule, *spent, partial(lines.end, found.schedule, found.env_steps))
     model, seconds = learn(training, run, log, say)

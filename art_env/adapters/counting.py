@@ -58,6 +58,12 @@ class CountedDenoiser:
             self.rows[self.purpose] += rows
             self.nfe += rows // max(len(x), 1)
 
+    def add(self, rows: int) -> None:
+        """Count rows that have passed a copy of the network elsewhere."""
+        self.rows[self.purpose] += rows
+        if isinstance(self.inner, CountedDenoiser):
+            self.inner.add(rows)
+
     # To a cache of exact trajectories it is the model itself.
     def __eq__(self, other: object) -> bool:
         return bool(self.inner == (other.inner if isinstance(other, CountedDenoiser) else other))

@@ -52,8 +52,8 @@ class BaseEnv:
         if render_mode is not None:
             check_name("render_mode", render_mode, METADATA["render_modes"])
         self.render_mode = render_mode
-        self._dynamics = Dynamics(config, group_size=group_size, **settings)
-        self._config, self._group_size, self._evals = self.dynamics.config, group_size, 0
+        self._config, self._group_size, self._evals = EnvConfig.make(config, **settings), group_size, 0
+        self._dynamics = self._make_dynamics()
         self._state, self._frames = None, [[] for _ in range(num_rows)]
         observer, bound = self.dynamics.observer, self.dynamics.control_rule.bound
         return (
@@ -68,8 +68,11 @@ class BaseEnv:
     def dynamics(self) -> Dynamics:
         """The control problem as pure functions."""
         if self._dynamics is None:
-            self._dynamics = Dynamics(self._config, group_size=self._group_size)
+            self._dynamics = self._make_dynamics()
         return self._dynamics
+
+    def _make_dynamics(self) -> Dynamics:
+        return Dynamics(self._config, group_size=self._group_size)
 
     @property
     def num_steps(self) -> int:

@@ -149,7 +149,7 @@ class Evaluator:
         if self.problem.linear:
             values = self._linear(schedule)
         else:
-            values = self._sampled(lambda x, i: self._sample(schedule, x, i), schedule)
+            values = self._sampled(lambda noises: self._sample(schedule, noises), schedule)
         if "rmse" in values:
             self._rmse[schedule] = values["rmse"]
         rows = [self._row(schedule, metric, v) for metric, v in values.items()]
@@ -178,8 +178,8 @@ class Evaluator:
             )
 
         @torch.no_grad()
-        def ends(x: Tensor, i: int) -> Tensor:
-            return torch.cat([sample(part) for part in x.split(BATCH)])
+        def ends(noises: Sequence[Tensor]) -> list[Tensor]:
+            return [torch.cat([sample(part) for part in x.split(BATCH)]) for x in noises]
 
         problem = self.problem
         head = (
@@ -294,7 +294,7 @@ class Evaluator:
     def samples(self, schedule: Schedule, n: int = 8) -> Tensor:
         """The first ``n`` samples of the first seed set, as the data: ``[n, ...]``."""
         self.check(schedule)
-        x = self._sample(schedule, self.problem.sample_noise(n, NOISE_SEED + self.seeds[0]), 0)
+        (x,) = self._sample(schedule, [self.problem.sample_noise(n, NOISE_SEED + self.seeds[0])])
         return self.problem.images(x)
 
     def exact_samples(self, n: int = 8) -> Tensor:
@@ -327,23 +327,28 @@ class Evaluator:
             std = float(torch.sqrt((start * factors[0]) ** 2 + factors[1:].square().sum()))
             return {"w2": [abs(c - std)] * repeat}
         one = torch.ones(1, *problem.shape, dtype=torch.float64, device=problem.device)
-        a = float(self._sample(schedule, one, 0).flatten()[0])
+        a = float(self.sample_batch(schedule, one).flatten()[0])
         exact = math.sqrt((schedule.sigma_end**2 + c**2) / (problem.sigma_max**2 + c**2))
         # The same figure for every seed set: nothing is drawn.
         return {"rmse": [abs(a - exact) * start] * repeat, "w2": [abs(c - start * abs(a))] * repeat}
 
     def _sampled(
-        self, sample_ends: Callable[[Tensor, int], Tensor], schedule: Schedule | None = None
+        self, sample_ends: Callable[[Sequence[Tensor]], list[Tensor]], schedule: Schedule | None = None
     ) -> dict[str, list[float]]:
-        """Every metric of every seed set; ``schedule`` says where the samples end (default: as the reference)."""
+        """Every metric of every seed set.
+
+        Args:
+            sample_ends: initial noises of every seed set to samples.
+            schedule: says where the samples end; None: as the reference.
+        """
         paired = () if self.solver.stochastic else ("rmse",)
         values: dict[str, list[float]] = {m: [] for m in (*paired, *self.metrics)}
-        for i, seed in enumerate(self.seeds):
-            n = self.num_noises
-            if self._features is not None and self.metrics:
-                n = max(n, self.num_images)
-            # The first rows of a longer list of noises are the reference's own.
-            ends = sample_ends(self.problem.sample_noise(n, NOISE_SEED + seed), i)
+        n = self.num_noises
+        if self._features is not None and self.metrics:
+            n = max(n, self.num_images)
+        # The first rows of a longer list of noises are the reference's own.
+        noises = [self.problem.sample_noise(n, NOISE_SEED + seed) for seed in self.seeds]
+        for i, ends in enumerate(sample_ends(noises)):
             if paired:
                 exact = self.reference(i).x_end if schedule is None else self._exact_end(schedule, i)
                 values["rmse"].append(self._error(ends[: self.num_noises], exact))
@@ -361,7 +366,7 @@ class Evaluator:
             if self.problem.linear:
                 self._rmse[schedule] = self._linear(schedule)["rmse"]
             else:
-                ends = self._sample(schedule, self.reference().start, 0)
+                (ends,) = self._sample(schedule, [self.reference().start])
                 self._rmse[schedule] = [self._error(ends, self._exact_end(schedule, 0))]
         return self._rmse[schedule][0]
 
@@ -371,27 +376,39 @@ class Evaluator:
             return reference.x_end
         return reference.at(schedule.sigma_end)
 
+    def _sample(self, schedule: Schedule, noises: Sequence[Tensor]) -> list[Tensor]:
+        """The end of every row of the initial noises ``[n, *shape]`` of each seed set."""
+        batches = [
+            (schedule, x[begin : begin + BATCH], i, begin)
+            for i, x in enumerate(noises)
+            for begin in range(0, len(x), BATCH)
+        ]
+        ends = iter(self._sample_batches(batches))
+        return [torch.cat([next(ends) for _ in range(0, len(x), BATCH)]) for x in noises]
+
+    def _sample_batches(self, batches: Sequence[tuple[Schedule, Tensor, int, int]]) -> list[Tensor]:
+        """``sample_batch`` of the arguments of each."""
+        return [self.sample_batch(*batch) for batch in batches]
+
     @torch.no_grad()
-    def _sample(self, schedule: Schedule, x: Tensor, i: int) -> Tensor:
-        """The end of every row of ``x``; ``i``: the seed set, whose noise a stochastic solver adds."""
+    def sample_batch(self, schedule: Schedule, x: Tensor, i: int = 0, begin: int = 0) -> Tensor:
+        """The end of every row of one batch ``x: [B, *shape]``.
+
+        Args:
+            schedule: to follow.
+            x: initial noises of seed set ``i``, from its row ``begin`` on; they tell which noise a stochastic solver
+                adds.
+            i, begin: see ``x``.
+        """
         denoiser, K = self.problem.denoiser, schedule.num_steps
         if not self.solver.stochastic:
-            return torch.cat(
-                [
-                    sample(denoiser, part, schedule.sigmas, self.solver, weights=schedule.weights)
-                    for part in x.split(BATCH)
-                ]
-            )
+            return sample(denoiser, x, schedule.sigmas, self.solver, weights=schedule.weights)
         if i not in self._noises:
             given = self.problem.given_channels
             self._noises[i] = StepNoise(self.problem.shape, NOISE_SEED + self.seeds[i], given)
-        ends = []
-        for start in range(0, len(x), BATCH):
-            part = x[start : start + BATCH]
-            rows = torch.arange(start, start + len(part))
-            noise = torch.stack([self._noises[i].rows(torch.tensor([k]), rows) for k in range(K)])
-            ends.append(sample(denoiser, part, schedule.sigmas, self.solver, noise=noise))
-        return torch.cat(ends)
+        rows = torch.arange(begin, begin + len(x))
+        noise = torch.stack([self._noises[i].rows(torch.tensor([k]), rows) for k in range(K)])
+        return sample(denoiser, x, schedule.sigmas, self.solver, noise=noise)
 
     def _distances(self, x: Tensor, i: int) -> dict[str, float]:
         """Every metric of samples ``[n, ...]`` in the space of the data; ``i``: the seed set."""

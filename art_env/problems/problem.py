@@ -103,6 +103,9 @@ LARGE_NETWORK = replace(
 UNKNOWN_NETWORK = replace(NETWORK, episodes=100, group_rows=256, group_episodes=100)
 
 
+Integrator = Callable[["Problem", Tensor, int], ReferenceFlow]
+
+
 @dataclass(frozen=True)
 class Problem:
     """A sampling problem: a denoiser, its range of noise, data and metrics.
@@ -132,6 +135,8 @@ class Problem:
         effort: how much computation it is worth.
         solver: the solver that evaluations take by default.
         device: where tensors live.
+        integrator: ``(problem, x, num_knots) -> ReferenceFlow``: who integrates exact trajectories, such as several
+            processes; None: ``integrate``, here.
     """
 
     name: str
@@ -155,6 +160,7 @@ class Problem:
     effort: Effort = ANALYTIC
     solver: str = "heun"
     device: str = "cpu"
+    integrator: Integrator | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_sigma_range(self.sigma_min, self.sigma_max)
@@ -253,18 +259,20 @@ class Problem:
             raise ValueError(f"num_noises = {n} must be at least 1")
         return _reference(self, n, seed, self.num_knots if num_knots is None else num_knots)
 
+    def integrate(self, x: Tensor, num_knots: int) -> ReferenceFlow:
+        """Exact trajectories of the initial noises ``x: [n, *shape]``."""
+        return ReferenceFlow.integrate(
+            self.denoiser, x, self.sigma_max, self.sigma_floor, self.sigma_end, num_knots
+        )
+
 
 @lru_cache(maxsize=8)
 def _reference(problem: Problem, n: int, seed: int, num_knots: int) -> ReferenceFlow:
     with counting(problem.denoiser, "references"):
-        return ReferenceFlow.integrate(
-            problem.denoiser,
-            problem.sample_noise(n, seed),
-            problem.sigma_max,
-            problem.sigma_floor,
-            problem.sigma_end,
-            num_knots,
-        )
+        x = problem.sample_noise(n, seed)
+        if problem.integrator is not None:
+            return problem.integrator(problem, x, num_knots)
+        return problem.integrate(x, num_knots)
 
 
 def check_device(device: str) -> str:

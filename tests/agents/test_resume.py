@@ -340,6 +340,21 @@ def test_a_limit_on_the_size_of_files(folder) -> None:
     assert _content(folder / "checkpoints") == before
 
 
+@pytest.mark.parametrize("kind", ["start", "resume"])
+def test_of_two_at_once_one_goes_on(kind: str, folder, tmp_path) -> None:
+    """Two starts of one folder, or two that go on with it, in real processes: the other changes nothing."""
+    run = folder if kind == "resume" else tmp_path / "new"
+    short = ["art", *LONG, "--total-timesteps", 12_800, "--no-progress", "--run-dir", run]
+    children = [_start(*(short if kind == "start" else ["--resume", run])) for _ in range(2)]
+    errors = [child.communicate(timeout=600)[1].splitlines() for child in children]
+    assert sorted(child.returncode for child in children) == [0, 2]
+    refused = errors[0 if children[0].returncode else 1][-1]
+    assert str(run) in refused
+    assert any(text in refused for text in ("in use", "already exists", "is finished"))
+    assert (run / "summary.json").is_file()
+    assert not list(run.rglob(".*"))
+
+
 LONG = ["--problem", "gaussian-1d", "--num-steps", 4, "--num-envs", 32, "--num-noises", 64, "--no-oracle"]
 
 

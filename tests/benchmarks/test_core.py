@@ -48,7 +48,7 @@ def test_what_follows_the_stages(tmp_path, monkeypatch) -> None:
 
 @pytest.mark.slow
 def test_from_an_empty_folder_to_the_pages(tmp_path) -> None:
-    args = core.Args(tmp_path, problems=("mixture-1d",), jobs=2, budget=0.01)
+    args = core.Args(tmp_path, problems=("mixture-1d",), workers=1, budget=0.01)
     core.main(args)
     board = Leaderboard.read(args.results / "leaderboard.jsonl")
     assert {m for m in core.CORE_METHODS if "zero" not in m} == set(board.methods)

@@ -1,0 +1,79 @@
+"""The connection to Ray: started once in a process, on this machine or at an address."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+# The clone's own packages, which workers on other machines get from here.
+PACKAGES = ("art_env", "agents", "benchmarks")
+# A worker that dies is started again, and what it was doing is done again, so many times.
+RETRIES = 10
+
+
+def connect(address: str | None, num_cpus: int, threads: int = 1) -> Any:
+    """The module ``ray``, connected.
+
+    Args:
+        address: of a cluster; None: Ray is started on this machine.
+        num_cpus: processes that may work at once on this machine.
+        threads: of each of them.
+
+    Raises:
+        ImportError: Ray is not installed.
+        OSError: Ray cannot be started, or there is no cluster at the address.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError(
+            f"workers need Ray, which cannot be imported ({error}); pip install -c constraints.txt -e '.[ray]'"
+        ) from error
+    if ray.is_initialized():
+        return ray
+    environ = {"OMP_NUM_THREADS": str(threads)}
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address is None:
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        options |= {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}
+        options["runtime_env"] = {"env_vars": environ | {"PYTHONPATH": path}}
+    else:
+        modules = [str(ROOT / name) for name in PACKAGES]
+        options |= {"address": address, "runtime_env": {"env_vars": environ, "py_modules": modules}}
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(**options)
+    except Exception as error:  # a node that does not start in time is a bare one
+        where = "on this machine" if address is None else f"at ray_address = {address!r}"
+        why = " ".join(f"{error} {error.__cause__ or ''}".split())
+        raise OSError(f"no Ray {where} ({why[:400]}); see `ray status`") from error
+    finally:
+        if main:  # Ray has put its own in the place of ours
+            signal.signal(signal.SIGTERM, handler)
+    return ray
+
+
+@contextmanager
+def plain_errors(ray: Any) -> Iterator[None]:
+    """Within the block the error of a worker is raised as it was there.
+
+    Raises:
+        OSError: a worker has died too often.
+    """
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, Exception) else error) from None
+    except ray.exceptions.RayError as error:
+        text = " ".join(str(error).split())[:300]
+        raise OSError(
+            f"a worker failed ({text}); its log is in Ray's session folder, /tmp/ray/session_latest/logs"
+        ) from error
