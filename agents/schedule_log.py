@@ -31,6 +31,8 @@ HELD_OUT_SEED = 10_000
 MEASURED, DRAWN = ("edm", "closed_form"), ("edm",)
 # Between two sets of pictures training takes so many times as long as one set.
 PAUSE = 40
+# Size of a picture in the log, relative to that of a file.
+PAPER = 0.7
 # Rows of a policy's network at once, and initial noises that the errors of steps are measured on, at most.
 BATCH, STEP_NOISES = 512, 256
 
@@ -190,7 +192,9 @@ class ScheduleLog:
 
 
 def _drawn(figure: Figure) -> Image:
-    """The picture as the log takes it."""
+    """The picture as the log takes it, on smaller paper: a card of TensorBoard is narrow."""
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(PAPER * width, PAPER * height)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image(np.asarray(canvas.buffer_rgba())[..., :3], "HWC")
