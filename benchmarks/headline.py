@@ -52,7 +52,7 @@ def table(known: Sequence[Row], quick: Sequence[few_shot.Line]) -> str:
     lines = list(map(_texts, known))
     if quick:
         spent, error = f"{quick[0].evaluations:,}", spread([line.first for line in quick])
-        place = next(i for i, row in enumerate(known) if row.runs[0].cell == LEARNED)
+        place = sum(row.runs[0].cell.solver != LEARNED.solver for row in known)
         lines.insert(place, (ADAPTED, f"`{quick[0].solver}`", str(quick[0].num_steps), error, spent))
     return markdown(header, lines, left=2)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,18 @@ class Events(TensorBoardOutputFormat):
     """
 
     def __init__(self, folder: Path, first_step: int) -> None:
+        threading.excepthook = _once
         self.writer = SummaryWriter(str(folder), purge_step=first_step)
         self._is_closed = False
+
+
+_report = threading.excepthook
+
+
+def _once(args: threading.ExceptHookArgs) -> None:
+    """Leave out what TensorBoard's writer meets in its thread: it raises the same error where the log is written."""
+    if not issubclass(args.exc_type, OSError) or type(args.thread).__name__ != "_AsyncWriterThread":
+        _report(args)
 
 
 class Progress(CSVOutputFormat):

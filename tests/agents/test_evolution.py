@@ -427,6 +427,7 @@ def test_a_search_of_a_stochastic_solver() -> None:
 
 TINY = {
     "problem": "mixture-1d",
+    "solver": "heun",
     "num_noises": 256,
     "num_steps": (3,),
     "num_envs": 64,

@@ -56,7 +56,13 @@ def test_one_group_changes_nothing() -> None:
 @pytest.mark.parametrize("make", [PpoSettings, SacSettings])
 def test_the_monitor_has_true_returns(make) -> None:
     settings = make(
-        problem="mixture-1d", num_steps=(K,), num_envs=12, num_noises=64, noise_groups=3, total_timesteps=360
+        problem="mixture-1d",
+        solver="heun",
+        num_steps=(K,),
+        num_envs=12,
+        num_noises=64,
+        noise_groups=3,
+        total_timesteps=360,
     )
     env = Training(settings).make_env(0)
     _, infos = _play(env, episodes=1)

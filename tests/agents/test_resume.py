@@ -27,6 +27,7 @@ from benchmarks.running import make_settings
 ROOT = Path(__file__).parents[2]
 TINY = {
     "problem": "mixture-1d",
+    "solver": "heun",
     "num_steps": 3,
     "num_envs": 32,
     "num_noises": 64,
@@ -334,9 +335,11 @@ def test_a_limit_on_the_size_of_files(folder) -> None:
     child = _start("--resume", folder, preexec_fn=limit)
     _, err = child.communicate(timeout=120)
     assert child.returncode == 2
-    assert "File too large" in err
-    assert str(folder) in err
-    assert err.count("\n") == 1
+    # matplotlib may have said before that it builds its cache of fonts
+    last = err.splitlines()[-1]
+    assert "File too large" in last
+    assert str(folder) in last
+    assert "Traceback" not in err
     assert _content(folder / "checkpoints") == before
 
 
@@ -366,14 +369,17 @@ def test_signals(algorithm: str, number: int, code: int, tmp_path) -> None:
     child = _start(algorithm, *LONG, "--total-timesteps", 100_000_000, "--run-dir", folder)
     began = time.monotonic()
     log = folder / "progress.csv"
-    while (
-        not log.is_file() or log.read_text().count("\n") < 3
-    ):  # the first line comes before the first update
-        assert child.poll() is None, child.communicate()
-        assert time.monotonic() - began < 60
-        time.sleep(0.02)
-    child.send_signal(number)
-    _, err = child.communicate(timeout=60)
+    try:
+        # The first line comes before the first update, which does not take long then.
+        while not log.is_file() or log.read_text().count("\n") < 2:
+            assert child.poll() is None, child.communicate()
+            assert time.monotonic() - began < 60
+            time.sleep(0.02)
+        time.sleep(1.0)
+        child.send_signal(number)
+        _, err = child.communicate(timeout=60)
+    finally:
+        child.kill()
     assert child.returncode == code
     # matplotlib may have said before that it builds its cache of fonts
     assert err.endswith("train.py: interrupted; go on with --resume and the run folder\n")

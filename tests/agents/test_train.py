@@ -218,6 +218,8 @@ def test_mixture_with_features_and_heun(run, tmp_path) -> None:
         "--final-sigmas-type",
         "zero",
         "--no-oracle",
+        "--solver",
+        "heun",
     ]
     code, out, err = run(*args, "--base-schedule", 7, "--no-progress", "--run-dir", tmp_path / "run")
     assert code == 0, err
@@ -239,7 +241,16 @@ def test_several_numbers_of_steps_are_trained_one_after_the_other(run, tmp_path,
     monkeypatch.setattr(problems, "_reference", lambda *args: integrated.append(args[1:]) or real(*args))
     folder = tmp_path / "run"
     args = ["--problem", "mixture-1d", "--num-steps", 4, 2, "--num-envs", 32, "--num-noises", 64]
-    args += ["--total-timesteps", 10 * 32 * 4, "--no-oracle", "--no-progress", "--run-dir", folder]
+    args += [
+        "--solver",
+        "heun",
+        "--total-timesteps",
+        10 * 32 * 4,
+        "--no-oracle",
+        "--no-progress",
+        "--run-dir",
+        folder,
+    ]
     code, out, err = run(*args)
     assert code == 0, err
     assert sorted(p.name for p in folder.iterdir()) == ["K02", "K04"]
@@ -422,7 +433,8 @@ def test_bad_input_of_the_others(args, match: str, run, tmp_path) -> None:
 
 
 def _new_model(*options: object) -> BaseAlgorithm:
-    settings = train.parse([*map(str, options), "--problem", "gaussian-1d", "--num-steps", "3"])
+    given = ("--problem", "gaussian-1d", "--solver", "heun", "--num-steps", "3")
+    settings = train.parse([*map(str, options), *given])
     training = Training(settings)
     return settings.make_model(training.make_env(0), training.total_timesteps)
 
@@ -691,7 +703,8 @@ def test_a_policy_begins_where_a_search_ended(features, run, tmp_path) -> None:
 
 def test_a_policy_that_begins_where_a_search_ended_explores_narrowly() -> None:
     for init, expected in (("base", (0.05, 0.18)), ("search", (0.005, 0.03))):
-        settings = make_settings("art", problem="mixture-1d", num_envs=64, num_noises=64, init=init)
+        sizes = {"num_envs": 64, "num_noises": 64}
+        settings = make_settings("art", problem="mixture-1d", solver="heun", init=init, **sizes)
         model = settings.make_model(Training(settings).make_env(0), 1000)
         assert (model.learning_rate, model.std_start) == expected
     assert replace(settings, std_start=0.1).make_model(model.env, 1000).std_start == 0.1
@@ -700,7 +713,9 @@ def test_a_policy_that_begins_where_a_search_ended_explores_narrowly() -> None:
 def test_rows_by_default() -> None:
     """Fewer with features, but not where groups of samples are compared."""
     problem, features = make_problem("mixture-1d"), ("rms",)
-    plain, seeing = (make_settings("art", problem="mixture-1d", features=f) for f in ((), features))
+    plain, seeing = (
+        make_settings("art", problem="mixture-1d", solver="heun", features=f) for f in ((), features)
+    )
     rows, total = plain.size(problem, False)
     assert seeing.size(problem, False) == (256, total)
     assert rows > 256

@@ -145,4 +145,4 @@ def test_our_own_agent_is_not_unpickled(unfinished, monkeypatch) -> None:
     for module, name in ((pickle, "load"), (pickle, "loads"), (torch, "load")):
         monkeypatch.setattr(module, name, refuse)
     policy, _ = load_agent(unfinished / "agent.safetensors")
-    assert policy.table.values.shape == (3, 1)
+    assert policy.table.values.shape == (3, 2)

@@ -49,12 +49,13 @@ SMALL = tuple(
 # Commands of the pages that are quick, or are with these options, and are run.
 QUICK: dict[str, tuple[str, ...]] = {
     "python train.py --model path/to/pipeline --num-steps 5": SMALL,
+    "python train.py --solver heun --model path/to/pipeline --num-steps 5 --run-dir runs/HEUN": SMALL,
     "python train.py --effort none --model path/to/pipeline --num-steps 5": ("--num-images", "64"),
     "python train.py --effort quick --model path/to/pipeline --num-steps 5": ("--num-images", "64"),
     "python train.py --problem mixture-1d --solver heun --features log_velocity log_curvature rms turn": SMALL,
-    "python -m art_env.export runs/NAME/schedule.json --to comfyui": (),
+    "python -m art_env.export runs/HEUN/schedule.json --to comfyui": (),
 }
-TRAINED, EFFORTLESS = list(QUICK)[:2]
+TRAINED, HEUN = list(QUICK)[:2]
 ALL = [command for page in PAGES for command in commands(page)]
 
 
@@ -97,7 +98,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         _run(TRAINED, *QUICK[TRAINED], "--run-dir", "runs/NAME", "--no-progress")
-        _run(EFFORTLESS, *QUICK[EFFORTLESS], "--run-dir", "runs/WEIGHTS", "--no-progress")
+        _run(HEUN, *QUICK[HEUN], "--no-progress")
     return folder
 
 
@@ -154,7 +155,7 @@ def test_python_blocks_run(page: Path, in_folder: None, monkeypatch: pytest.Monk
             exec(compile("\n" * block.line + block.text, str(page), "exec"), namespace)
 
 
-@pytest.mark.parametrize("text", [text for text in QUICK if text not in (TRAINED, EFFORTLESS)])
+@pytest.mark.parametrize("text", [text for text in QUICK if text not in (TRAINED, HEUN)])
 def test_quick_commands_run(text: str, in_folder: None) -> None:
     options = () if "-m" in text else ("--no-progress",)
     _run(text, *QUICK[text], *options)

@@ -152,7 +152,7 @@ def test_the_paper_reward_starts_from_noises_of_their_own_mixture():
     first = env._state.x
     env.reset(seed=1)
     assert PROBLEM.denoiser.which(first) != PROBLEM.denoiser.which(env._state.x)
-    assert (first[:, :-1][PROBLEM.denoiser.real[PROBLEM.denoiser.which(first)] == 0] == 0).all()
+    assert (first[:, :-2][PROBLEM.denoiser.real[PROBLEM.denoiser.which(first)] == 0] == 0).all()
 
 
 def test_the_registered_id_steps():
