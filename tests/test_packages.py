@@ -25,7 +25,7 @@ AGENTS = (
     "schedule_search tensor_file",
     "distributed",
     "art_rl baselines group_baseline rollout schedule_policy",
-    "distill gradient_policy training_state",
+    "distill gradient_policy schedule_log step_grid training_state",
     "callbacks checkpoint",
     "training",
 )
