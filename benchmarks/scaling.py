@@ -1,6 +1,6 @@
 """How much faster are two workers than one? The same training by 1 and 2 of them, side by side, and what they find.
 
-python -m benchmarks.scaling --repeats 3
+python -m benchmarks.scaling
 
 Walls of a machine with other jobs say little, so the CPU time of every process is measured too. The caller waits
 while workers work, and on idle cores a training takes the caller's CPU time and that of the busiest worker, one after
@@ -25,12 +25,12 @@ from agents.distributed.cluster import connect
 from agents.distributed.workers import Workers
 from agents.training import Settings, Training
 from art_env._util.cli import run_command
-from art_env.evaluation.results import write_csv
+from art_env.evaluation.results import read_csv, write_csv
 from benchmarks.records import RESULTS
 from benchmarks.running import make_settings
-from benchmarks.tables import markdown
+from benchmarks.tables import Pages, markdown
 
-PROGRAM = "python -m benchmarks.scaling"
+PROGRAM, FILE = "python -m benchmarks.scaling", "scaling.csv"
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,15 @@ class Args:
     """Numbers of workers; 0: in this process, without them."""
     num_envs: int = 64
     """Rows that step together."""
-    episodes: int = 60
+    episodes: int = 400
     """Episodes of each row."""
     num_noises: int = 256
     """Initial noises of the trainings."""
-    repeats: int = 3
+    repeats: int = 2
     """Trainings of each kind; the median is shown."""
     ray_address: str | None = None
     """A Ray cluster that has the workers; by default they are on this machine."""
-    out: Path = RESULTS / "scaling.csv"
+    out: Path = RESULTS / FILE
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,12 @@ def table(lines: Sequence[Line]) -> str:
     return markdown((*head, "wall gain", "path gain", "load", "actions differ by"), rows)
 
 
+def page_tables(results: Path = RESULTS) -> Pages:
+    """The table of docs/scaling.md, if it has been measured."""
+    path = results / FILE
+    return {Path("docs/scaling.md"): {"scaling": table(read_csv(path, Line))}} if path.is_file() else {}
+
+
 def main(args: Args) -> None:
     """Train in turn, write the lines, print the table."""
     torch.set_num_threads(1)
@@ -156,8 +162,8 @@ def main(args: Args) -> None:
                 )
                 lines.append(measure(settings, repeat))
                 print(lines[-1], flush=True)
-    write_csv(lines, args.out, Line)
-    print(table(sorted(lines, key=lambda line: args.workers.index(line.workers))))
+    write_csv(sorted(lines, key=lambda line: args.workers.index(line.workers)), args.out, Line)
+    print(table(read_csv(args.out, Line)))
 
 
 if __name__ == "__main__":
