@@ -1,7 +1,4 @@
-"""The one table of README.md: digits, with the strongest rivals, from the records of other benchmarks.
-
-python -m benchmarks.headline
-"""
+"""The one table of README.md: digits, with the strongest rivals, from the records of other benchmarks."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from art_env.evaluation.results import read_csv
 from benchmarks import few_shot, second_control
 from benchmarks.records import ORACLE, OURS, RESULTS, Cell, Record, amount, title
 from benchmarks.second_control import SINGLE, spread
-from benchmarks.tables import README, Pages, markdown, write_pages
+from benchmarks.tables import README, Pages, markdown
 
 PROBLEM, K = "digits", 5
 HEUN, LEARNED = Cell(PROBLEM, "heun", K), Cell(PROBLEM, "learned_2m", K)
@@ -78,7 +75,3 @@ def _texts(row: Row) -> tuple[str, ...]:
 def page_tables(results: Path = RESULTS) -> Pages:
     """The table of README.md."""
     return {README: {"headline": table(rows(results), adapted(results))}}
-
-
-if __name__ == "__main__":
-    write_pages(page_tables())

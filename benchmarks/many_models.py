@@ -163,6 +163,7 @@ def main(args: Args) -> None:
                 num_steps=args.num_steps,
                 base_schedule="universal",
                 features=RELATIVE_FEATURES,
+                history=args.num_steps - 1,
                 seed=seed,
                 oracle=False,
             )

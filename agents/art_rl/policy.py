@@ -13,8 +13,8 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule as LearningRate
 from torch import Tensor, nn
 
-# Observations begin with the time k/K and the remaining budget; what follows are features of the trajectory.
-PLAIN_WIDTH = 2
+from art_env.envs.observation import PLAIN_WIDTH
+
 # Of whitened observations: the least spread that they are divided by, and how many spreads from the mean they count.
 LEAST_SPREAD, MOST_UNUSUAL = 1e-3, 4.0
 

@@ -68,6 +68,8 @@ class Settings(ModelOptions, WorkerOptions):
     """What the policy observes besides time and remaining budget: log_velocity, log_curvature, rms, turn, x and
     others (docs/algorithms.md). Default: nothing, so that the policy is a schedule. With features, the policy itself
     is evaluated as well."""
+    history: int = 0
+    """The policy observes the features of so many earlier steps too, at most num_steps - 1."""
     base_schedule: str = "closed_form"
     """Base schedule, which action 0 reproduces: closed_form, universal (with its weights), or EDM's with this rho
     (7: EDM's own)."""
@@ -177,6 +179,7 @@ class Settings(ModelOptions, WorkerOptions):
             reward=self.reward,
             control=self.control,
             features=self.features,
+            history=self.history,
             base_schedule=base_schedule,
             action_range=self.action_range,
             # Nothing is trained on them.
@@ -401,6 +404,7 @@ class ListSearchSettings(Settings):
     counts: ClassVar[tuple[str, ...]] = (*Settings.counts, "starts")
     # There is no policy that could see them.
     features: ClassVar[tuple[str, ...]] = ()  # type: ignore[misc]
+    history: ClassVar[int] = 0  # type: ignore[misc]
 
     @property
     def longer_for_weights(self) -> bool:

@@ -55,6 +55,7 @@ class EnvConfig:
         reward: ``"euler"``, ``"local"``, ``"global"`` or ``"log_global"``.
         control: ``"log_speed"`` or ``"speed"``.
         features: names from the table of ``ARTEnv``, or ``()``.
+        history: the features of so many earlier steps are observed too, at most ``num_steps - 1``.
         base_schedule: the one, which action 0 reproduces: rho of ``sigma^(1/rho)``, ``"closed_form"``,
             ``"universal"`` (``Schedule.universal``, with its weights), or a ``Schedule``.
         action_range: octaves of speed between action 0 and 1.
@@ -79,6 +80,7 @@ class EnvConfig:
     reward: str = "global"
     control: str = "log_speed"
     features: Sequence[str] = DEFAULT_FEATURES
+    history: int = 0
     base_schedule: float | str | Schedule = 7.0
     action_range: float = 5.0
     num_noises: int | None = None
@@ -123,6 +125,13 @@ class EnvConfig:
     def _check_numbers(self) -> None:
         """Refuse numbers out of range."""
         check_base_schedule(self.base_schedule)
+        check_whole("history", self.history, 0, MAX_STEPS)
+        if self.history >= self.num_steps:
+            raise ValueError(
+                f"history = {self.history} must be less than num_steps = {self.num_steps}: there are no more steps before"
+            )
+        if self.history and not self.features:
+            raise ValueError(f"history = {self.history} remembers features, and features = (): name some")
         octaves = check_real("action_range", self.action_range, 1e-6, MOST_OCTAVES, "in octaves")
         object.__setattr__(self, "action_range", octaves)
         if self.num_noises is not None:

@@ -69,7 +69,11 @@ class Dynamics:
         self.horizon = problem.sigma_max - problem.sigma_end
         self.device = torch.device(problem.device)
         self.observer = Observer(
-            problem, self.config.features, self.num_steps, exact_curvature=self.reward_name == "euler"
+            problem,
+            self.config.features,
+            self.num_steps,
+            exact_curvature=self.reward_name == "euler",
+            history=self.config.history,
         )
         self.base = BaseSchedule(self.config.base_schedule, problem, self.num_steps, self.solver)
         self.control_rule: Control
@@ -212,6 +216,7 @@ class Dynamics:
             past=x.new_zeros(x.shape[0], self.solver.memory, *x.shape[1:]),
             past_sigma=x.new_zeros(x.shape[0], self.solver.memory),
             dt=zeros,
+            seen=self.observer.nothing_seen(x),
         )
 
     def transition(self, state: State, action: Tensor) -> State:
@@ -265,6 +270,7 @@ class Dynamics:
             past=past,
             past_sigma=past_sigma,
             dt=dt,
+            seen=self.observer.remember(state),
         )
 
     def observation(self, state: State) -> Tensor:

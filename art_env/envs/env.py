@@ -56,7 +56,8 @@ class ARTEnv(BaseEnv, gym.Env):
     | change | each coordinate of the change of slope; at most 8 coordinates | -1 | 1 |
     | class | 1 for the class of the condition, 0 for the others | 0 | 1 |
 
-    ``features`` picks the rows after the first two; all come from evaluations that the solver makes anyway.
+    ``features`` picks the rows after the first two; all come from evaluations that the solver makes anyway. With
+    ``history=2`` those of the last two steps come after them, the latest first (0 where there was no such step).
 
     ## Rewards
     - ``"euler"``: ``-|Q(x, sigma)| theta^2 dt`` at the sampler's own iterate, the paper's objective.

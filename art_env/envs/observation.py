@@ -37,6 +37,8 @@ DEFAULT_FEATURES = ("log_velocity", "log_curvature", "rms", "turn")
 # Features with an entry for each coordinate, and of how many coordinates.
 WHOLE, MAX_COORDINATES = ("x", "denoised", "change"), 8
 
+# Time and budget come before the features.
+PLAIN_WIDTH = 2
 # Features hold log10 of a norm between 1e-6 and 1e6, divided by 6.
 LOG_SPAN = 6.0
 # Features that are logarithms, by the octaves that 1 stands for.
@@ -59,6 +61,8 @@ class Observer:
         features: names from ``FEATURES``, observed after time and budget.
         num_steps: K.
         exact_curvature: whether states hold the exact ``|Q|``, but at the end.
+        history: the features of so many earlier steps come after those of this one, the latest first; 0 where there was no
+            such step.
 
     Attributes:
         names: what each entry of the observation is.
@@ -69,9 +73,15 @@ class Observer:
     """
 
     def __init__(
-        self, problem: Problem, features: Sequence[str], num_steps: int, *, exact_curvature: bool = False
+        self,
+        problem: Problem,
+        features: Sequence[str],
+        num_steps: int,
+        *,
+        exact_curvature: bool = False,
+        history: int = 0,
     ) -> None:
-        self.exact_curvature = exact_curvature
+        self.exact_curvature, self.history = exact_curvature, history
         self.features = tuple(check_name("feature", f, FEATURES) for f in features)
         self.num_steps = num_steps
         size, self.problem = math.prod(problem.shape), problem
@@ -85,7 +95,9 @@ class Observer:
         first = ["time", "remaining"]
         entries = dict.fromkeys(WHOLE, size) | {"class": problem.num_classes}
         rest = [[f"{f}{i}" for i in range(entries[f])] if f in entries else [f] for f in self.features]
-        self.names = (*first, *(name for part in rest for name in part))
+        now = [name for part in rest for name in part]
+        past = [f"{name}_{h}_before" for h in range(1, history + 1) for name in now]
+        self.names, self.num_entries = (*first, *now, *past), len(now)
         self.high = np.ones(len(self.names), dtype=np.float32)
         positive = [name in first or name.startswith("class") for name in self.names]
         self.low = np.where(positive, 0.0, -1.0).astype(np.float32)
@@ -98,6 +110,22 @@ class Observer:
 
     def __call__(self, state: State) -> Tensor:
         """``[B, n]`` float32, each entry within its bounds."""
+        now = self._present(state)
+        return torch.cat([now, state.seen.flatten(1)], 1) if self.history else now
+
+    def nothing_seen(self, x: Tensor) -> Tensor:
+        """``State.seen`` at the start of the episodes ``x: [B, *shape]``."""
+        return torch.zeros(len(x), self.history, self.num_entries, dtype=torch.float32, device=x.device)
+
+    def remember(self, state: State) -> Tensor:
+        """``State.seen`` after a step from ``state``."""
+        if not self.history:
+            return state.seen
+        latest = self._present(state)[:, None, PLAIN_WIDTH:]
+        return torch.cat([latest, state.seen[:, :-1]], 1)
+
+    def _present(self, state: State) -> Tensor:
+        """Time, budget and the features of this step, ``[B, 2 + num_entries]`` float32."""
         seen = Measured(state, self.problem, self.exact_curvature)
         columns = [state.k.to(state.t), torch.rsub(state.t, 1.0)]
         for name in self.features:

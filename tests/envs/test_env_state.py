@@ -12,7 +12,9 @@ from art_env.envs.vector_env import ARTVectorEnv
 def test_goes_on_from_a_saved_state(solver: str) -> None:
     settings = {"problem": "mixture-1d", "solver": solver, "num_steps": 3, "num_noises": 64}
     first, second = (
-        ARTVectorEnv(32, autoreset_mode="SAME_STEP", noise_groups=2, features=("rms", "turn"), **settings)
+        ARTVectorEnv(
+            32, autoreset_mode="SAME_STEP", noise_groups=2, features=("rms", "turn"), history=1, **settings
+        )
         for _ in range(2)
     )
     actions = np.random.default_rng(0).uniform(-1, 1, (6, 32, 1))

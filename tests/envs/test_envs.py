@@ -268,6 +268,22 @@ def test_features_and_their_meaning():
     assert observations[6][1] == 0.0
 
 
+def test_history_is_what_earlier_observations_held():
+    names = ("rms", "turn")
+    actions = [0.3, -0.5, 0.2, 0.0]
+    settings = {"features": names, "num_steps": 4, **MIXTURE}
+    plain, remembering = ARTEnv(**settings), ARTEnv(history=2, **settings)
+    assert remembering.feature_names[4:] == ("rms_1_before", "turn_1_before", "rms_2_before", "turn_2_before")
+    assert remembering.observation_space.shape == (8,)
+    now, _, _, _ = _run(plain, actions, options={"noise_index": 3})
+    seen, _, _, _ = _run(remembering, actions, options={"noise_index": 3})
+    for k in range(5):
+        np.testing.assert_array_equal(seen[k][:4], now[k])
+        for h in (1, 2):
+            before = now[k - h][2:] if k >= h else np.zeros(2)
+            np.testing.assert_array_equal(seen[k][2 + 2 * h : 4 + 2 * h], before)
+
+
 def test_time_only_observation():
     env = ARTEnv(features=(), num_steps=4, **MIXTURE)
     assert env.observation_space.shape == (2,)
@@ -684,6 +700,9 @@ def test_step_outside_an_episode():
         ({"base_schedule": None}, "base_schedule = None must be a number"),
         ({"problem": 2.5}, "problem = 2.5 must be a name"),
         ({"features": 3}, "features = 3 must be names"),
+        ({"history": -1}, "history = -1 must be at least 0"),
+        ({"history": 5}, "history = 5 must be less than num_steps = 5"),
+        ({"history": 1, "features": ()}, "history = 1 remembers features, and features = ..: name some"),
         ({"action_range": 1100}, "action_range = 1100 must lie between 1e-06 and 50"),
         ({"action_range": "5"}, "action_range = '5' must be a number"),
         ({"num_steps": 1_000_000_000}, "num_steps = 1000000000 must be at most 10000"),
