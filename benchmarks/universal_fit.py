@@ -5,10 +5,11 @@ python -m benchmarks.universal_fit
 For K = 2 to 12 with one and two weights a step, two tables each: noise levels as multiples of the data's standard
 deviation, which need no evaluation of a model, and times on the model's own closed-form clock. Both come from BFGS
 through the sampler, over all training mixtures at once. The loss is a power mean of each mixture's error over that of
-DPM-Solver++ 2M (on EDM's grid, or on the mixture's own clock), so that no mixture does much worse than with it. On even
-times of a clock DPM-Solver++ is bad for most mixtures and good for a few, so there the power is high: with 2 the worst of
-the held-out mixtures has 1.47 (K = 3) and 3.4 (K = 5) times its error, with 4 1.27 and 3.2, with 8 1.12 and 1.13.
-Writes art_env/schedules/universal.json after each table; those that are there already are kept. An hour on one core.
+DPM-Solver++ 2M (on EDM's grid, or on the mixture's own clock), so that no mixture does much worse than with it. On
+even times of a clock DPM-Solver++ is bad for most mixtures and good for a few, so there the power is high: with 2 the
+worst of the held-out mixtures has 1.47 (K = 3) and 3.4 (K = 5) times its error, with 4 1.27 and 3.2, with 8 1.12 and
+1.13. Writes art_env/schedules/universal.json after each table; those that are there already are kept. An hour on one
+core.
 """
 
 from __future__ import annotations

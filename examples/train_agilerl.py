@@ -11,7 +11,7 @@ from agilerl.rollouts import collect_rollouts
 from report import ID, report
 
 
-def main(steps: int = 20_480, seed: int = 0, num_envs: int = 64) -> None:
+def main(steps: int = 327_680, seed: int = 0, num_envs: int = 64) -> None:
     """Train, and print the scores."""
     np.random.seed(seed)  # noqa: NPY002 (AgileRL shuffles with it)
     torch.manual_seed(seed)

@@ -24,7 +24,7 @@ def network(inputs: int, outputs: int, gain: float) -> nn.Sequential:
     return nn.Sequential(layers[0], nn.Tanh(), layers[1], nn.Tanh(), layers[2])
 
 
-def main(steps: int = 30_720, seed: int = 0, num_envs: int = 8, num_steps: int = 256) -> None:
+def main(steps: int = 153_600, seed: int = 0, num_envs: int = 8, num_steps: int = 256) -> None:
     """Train, and print the scores."""
     torch.manual_seed(seed)
     env = NormalizeReward(gym.make_vec(ID, num_envs=num_envs, autoreset_mode="SAME_STEP"))

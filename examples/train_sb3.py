@@ -11,7 +11,7 @@ from stable_baselines3 import PPO
 from art_env import to_sb3
 
 
-def main(steps: int = 32_768, seed: int = 0) -> None:
+def main(steps: int = 163_840, seed: int = 0) -> None:
     """Train, and print the scores."""
     env = to_sb3(gym.make_vec(ID, num_envs=8, autoreset_mode="SAME_STEP"))
     agent = PPO("MlpPolicy", env, seed=seed, device="cpu")

@@ -13,7 +13,7 @@ from skrl.utils.runner.torch import Runner
 LAYERS = [{"name": "net", "input": "OBSERVATIONS", "layers": [64, 64], "activations": "elu"}]
 
 
-def main(steps: int = 61_440, seed: int = 0, num_envs: int = 64) -> None:
+def main(steps: int = 491_520, seed: int = 0, num_envs: int = 64) -> None:
     """Train, and print the scores."""
     vector_env = gym.make_vec(ID, num_envs=num_envs, autoreset_mode="SAME_STEP")
     settings = {

@@ -17,7 +17,7 @@ from torchrl.objectives import ClipPPOLoss
 from torchrl.objectives.value import GAE
 
 
-def main(steps: int = 30_720, seed: int = 0) -> None:
+def main(steps: int = 98_304, seed: int = 0) -> None:
     """Train, and print the scores."""
     torch.manual_seed(seed)
     env = GymWrapper(gym.make_vec(ID, num_envs=64, autoreset_mode="DISABLED"))

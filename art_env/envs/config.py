@@ -128,7 +128,8 @@ class EnvConfig:
         check_whole("history", self.history, 0, MAX_STEPS)
         if self.history >= self.num_steps:
             raise ValueError(
-                f"history = {self.history} must be less than num_steps = {self.num_steps}: there are no more steps before"
+                f"history = {self.history} must be less than num_steps = {self.num_steps}, as there are no more "
+                "steps before the last one"
             )
         if self.history and not self.features:
             raise ValueError(f"history = {self.history} remembers features, and features = (): name some")

@@ -61,8 +61,8 @@ class Observer:
         features: names from ``FEATURES``, observed after time and budget.
         num_steps: K.
         exact_curvature: whether states hold the exact ``|Q|``, but at the end.
-        history: the features of so many earlier steps come after those of this one, the latest first; 0 where there was no
-            such step.
+        history: the features of so many earlier steps come after those of this one, the latest first; 0 where
+            there was no such step.
 
     Attributes:
         names: what each entry of the observation is.

@@ -27,7 +27,8 @@ class State(NamedTuple):
         past: ``[B, m, *shape]``, what a multistep solver keeps of its last m steps, the latest first.
         past_sigma: ``[B, m]``, their noise levels; 0 where there was no such step.
         dt: ``[B]``, the part of the budget that the last step took; 0 before the first.
-        seen: ``[B, history, n]`` float32, the features of earlier observations, the latest first; 0 where there was none.
+        seen: ``[B, history, n]`` float32, the features of earlier observations, the latest first; 0 where there was
+            none.
     """
 
     x: Tensor
