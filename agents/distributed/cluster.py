@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parents[2]
 # The clone's own packages, which workers on other machines get from here.
 PACKAGES = ("art_env", "agents", "benchmarks")
 # A worker that dies is started again, and what it was doing is done again, so many times.
 RETRIES = 10
+# For an answer from the machine of a cluster; Ray itself tries for minutes.
+REACH_SECONDS = 10.0
 
 
 def connect(address: str | None, num_cpus: int, threads: int = 1) -> Any:
@@ -38,6 +42,8 @@ def connect(address: str | None, num_cpus: int, threads: int = 1) -> Any:
         ) from error
     if ray.is_initialized():
         return ray
+    if address is not None:
+        check_reachable(address)
     environ = {"OMP_NUM_THREADS": str(threads)}
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
@@ -52,13 +58,32 @@ def connect(address: str | None, num_cpus: int, threads: int = 1) -> Any:
     try:
         ray.init(**options)
     except Exception as error:  # a node that does not start in time is a bare one
-        where = "on this machine" if address is None else f"at ray_address = {address!r}"
-        why = " ".join(f"{error} {error.__cause__ or ''}".split())
-        raise OSError(f"no Ray {where} ({why[:400]}); see `ray status`") from error
+        raise no_ray(address, f"{error} {error.__cause__ or ''}") from error
     finally:
         if main:  # Ray has put its own in the place of ours
             signal.signal(signal.SIGTERM, handler)
     return ray
+
+
+def no_ray(address: str | None, why: str) -> OSError:
+    """The error of a connection that cannot be made; ``why`` may have several lines."""
+    where = "on this machine" if address is None else f"at ray_address = {address!r}"
+    return OSError(f"no Ray {where} ({' '.join(why.split())[:400]}); see `ray status`")
+
+
+def check_reachable(address: str) -> None:
+    """Refuse an address with a port that nobody answers at; other addresses are left to Ray.
+
+    Raises:
+        OSError: nobody answers.
+    """
+    try:
+        parts = urlsplit(address if "://" in address else f"//{address}")
+        if not parts.hostname or parts.port is None:
+            return
+        socket.create_connection((parts.hostname, parts.port), REACH_SECONDS).close()
+    except (OSError, ValueError) as error:  # a port that is none is a ValueError
+        raise no_ray(address, str(error)) from error
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import Any
@@ -13,6 +14,17 @@ from art_env.adapters.counting import CountedDenoiser
 
 # Objects that a worker keeps: those of one training. It can get others again.
 COPIES = 4
+
+
+def check_cores(workers: int) -> None:
+    """Refuse more workers than this machine has cores for: Ray would start them, and they would wait for each other.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if workers > cores:
+        raise ValueError(f"workers = {workers} and this machine has {cores} cores; use fewer --workers")
 
 
 class Worker:
@@ -64,6 +76,8 @@ class Workers:
     def __init__(
         self, count: int, address: str | None = None, num_gpus: float = 0.0, threads: int = 1
     ) -> None:
+        if address is None:
+            check_cores(count)
         self._ray = connect(address, count, threads)
         from ray.util import ActorPool
 

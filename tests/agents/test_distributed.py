@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -83,6 +84,30 @@ def test_workers_without_ray_are_one_line(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r"workers need Ray.*pip install"):
         cluster.connect(None, 2)
+
+
+def test_more_workers_than_cores_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"workers = 9999 and this machine has \d+ cores; use fewer --workers"):
+        Workers(9999)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}", "[::1]:{port}"])
+def test_an_address_that_nobody_answers_at_is_one_line(address: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        if "[" not in address:
+            cluster.check_reachable(address.format(port=port))
+    given = address.format(port=port)
+    with pytest.raises(OSError, match=r"no Ray at ray_address = .*; see `ray status`") as refused:
+        cluster.check_reachable(given)
+    assert given in str(refused.value)
+
+
+def test_other_addresses_are_left_to_ray() -> None:
+    for address in ("auto", "local", "nonsense", "anyscale://mine"):
+        cluster.check_reachable(address)
+    with pytest.raises(OSError, match="Port out of range"):
+        cluster.check_reachable("localhost:99999")
 
 
 def test_nothing_of_ray_is_imported_without_workers() -> None:
@@ -215,6 +240,6 @@ def test_the_error_of_a_worker_is_raised_as_it_was(workers: Workers) -> None:
 
 
 @pytest.mark.slow
-def test_more_workers_than_there_are_is_refused(workers: Workers) -> None:
+def test_more_workers_than_a_cluster_has_is_refused(workers: Workers) -> None:
     with pytest.raises(ValueError, match="workers = 99 need 99 CPUs and Ray has"):
-        Workers(99)
+        Workers(99, "the one that is there")
