@@ -87,7 +87,9 @@ def test_workers_without_ray_are_one_line(monkeypatch) -> None:
 
 
 def test_more_workers_than_cores_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"workers = 9999 and this machine has \d+ cores; use fewer --workers"):
+    with pytest.raises(
+        ValueError, match=r"workers = 9999 and this machine has \d+ cores; use fewer --workers"
+    ):
         Workers(9999)
 
 
