@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from art_env._util.termination import Terminated, held_back
 
 ROOT = Path(__file__).resolve().parents[2]
 # The clone's own packages, which workers on other machines get from here.
@@ -20,6 +20,8 @@ PACKAGES = ("art_env", "agents", "benchmarks")
 RETRIES = 10
 # For an answer from the machine of a cluster; Ray itself tries for minutes.
 REACH_SECONDS = 10.0
+# How often a wait for workers is left, so that SIGTERM and Ctrl-C have an effect.
+POLL_SECONDS = 0.5
 
 
 def connect(address: str | None, num_cpus: int, threads: int = 1) -> Any:
@@ -53,15 +55,13 @@ def connect(address: str | None, num_cpus: int, threads: int = 1) -> Any:
     else:
         modules = [str(ROOT / name) for name in PACKAGES]
         options |= {"address": address, "runtime_env": {"env_vars": environ, "py_modules": modules}}
-    main = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(**options)
+        with held_back():  # Ray puts its own handler of SIGTERM in the place of ours, and leaves it there
+            ray.init(**options)
+    except SystemExit as stop:  # which is that
+        raise Terminated from stop
     except Exception as error:  # a node that does not start in time is a bare one
         raise no_ray(address, f"{error} {error.__cause__ or ''}") from error
-    finally:
-        if main:  # Ray has put its own in the place of ours
-            signal.signal(signal.SIGTERM, handler)
     return ray
 
 
@@ -84,6 +84,25 @@ def check_reachable(address: str) -> None:
         socket.create_connection((parts.hostname, parts.port), REACH_SECONDS).close()
     except (OSError, ValueError) as error:  # a port that is none is a ValueError
         raise no_ray(address, str(error)) from error
+
+
+def patiently(ray: Any, call: Callable[[float], Any]) -> Any:
+    """What ``call`` gives, however long that takes.
+
+    SIGTERM and Ctrl-C have their effect between two calls: an exception in the midst of Ray's own code may end the
+    process by itself.
+
+    Args:
+        ray: the module.
+        call: takes seconds, and raises TimeoutError if it has nothing to give by then.
+    """
+    while True:
+        with held_back():
+            try:
+                return call(POLL_SECONDS)
+            except TimeoutError as error:
+                if isinstance(error, ray.exceptions.RayTaskError):  # of the task itself
+                    raise
 
 
 @contextmanager
