@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from urllib.parse import urlsplit
 
-from art_env._util.termination import Terminated, held_back
+from art_env._util.termination import held_back
 
 ROOT = Path(__file__).resolve().parents[2]
 # The clone's own packages, which workers on other machines get from here.
@@ -56,10 +57,9 @@ def connect(address: str | None, num_cpus: int, threads: int = 1) -> Any:
         modules = [str(ROOT / name) for name in PACKAGES]
         options |= {"address": address, "runtime_env": {"env_vars": environ, "py_modules": modules}}
     try:
-        with held_back():  # Ray puts its own handler of SIGTERM in the place of ours, and leaves it there
+        # Ray would put its own handler of SIGTERM in the place of ours; what that raises is lost in callbacks.
+        with held_back(), patch("ray._private.utils.set_sigterm_handler", create=True):
             ray.init(**options)
-    except SystemExit as stop:  # which is that
-        raise Terminated from stop
     except Exception as error:  # a node that does not start in time is a bare one
         raise no_ray(address, f"{error} {error.__cause__ or ''}") from error
     return ray

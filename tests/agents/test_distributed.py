@@ -26,6 +26,7 @@ from agents.distributed.vector_env import ShardedVectorEnv
 from agents.distributed.workers import Workers, start_workers
 from agents.schedule_search.objective import Objective
 from agents.training import ArtSettings, SearchSettings, Settings, Training
+from art_env._util.cli import run_command
 from art_env.adapters.counting import CountedDenoiser
 from art_env.envs.config import EnvConfig
 from art_env.envs.dynamics import Dynamics
@@ -117,7 +118,29 @@ def test_nothing_of_ray_is_imported_without_workers() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_wait_for_workers_is_left_after_a_signal(number: int) -> None:
+    ray = pytest.importorskip("ray")
+    done: list[str] = []
+
+    def call(seconds: float) -> None:
+        os.kill(os.getpid(), number)
+        done.append("not in the midst of a call")
+        raise TimeoutError
+
+    assert run_command("x", lambda: cluster.patiently(ray, call)) == 128 + number
+    assert done == ["not in the midst of a call"]
+
+
 # With Ray
+
+
+class Late:
+    """Its method takes too long."""
+
+    def wait(self) -> None:
+        """Raise what sockets raise."""
+        raise TimeoutError("no answer from the disk")
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +262,17 @@ def test_the_error_of_a_worker_is_raised_as_it_was(workers: Workers) -> None:
     held = workers.hold(make_problem("gaussian-1d"))
     with pytest.raises(ValueError, match="num_knots = 1 must be at least 2"):
         held.map("integrate", [(torch.ones(3, 1, dtype=torch.float64), 1)])
+
+
+@pytest.mark.slow
+def test_a_worker_that_says_that_it_is_late_is_heard(workers: Workers) -> None:
+    with pytest.raises(TimeoutError, match="no answer from the disk"):
+        workers.hold(Late()).map("wait", [(), ()])
+
+
+@pytest.mark.slow
+def test_our_handler_of_sigterm_stays(workers: Workers) -> None:
+    assert "ray" not in getattr(signal.getsignal(signal.SIGTERM), "__module__", "")
 
 
 @pytest.mark.slow
