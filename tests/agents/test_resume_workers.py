@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks.kills import kill, left_of, off, resumed, same, train
+from benchmarks.kills import finish, kill, left_of, off, resumed, same, train
 
 pytestmark = pytest.mark.slow
 OPTIONS = "--no-oracle"
@@ -66,3 +68,27 @@ def test_it_ends_as_left_alone(algorithm: str, by: int, workers: int, whole, tmp
         assert same(alone, folder)
     counts = [json.loads((place / "summary.json").read_text())["denoiser_evals"] for place in (alone, folder)]
     assert counts[0] == counts[1]
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A disk of 200 kB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_loses_nothing_of_a_run_with_workers(small_disk, whole) -> None:
+    folder, alone = small_disk / "run", whole("art")
+    command = train("art", folder, OPTIONS, workers=2)
+    error = finish(command)
+    assert "No space left on device" in error
+    assert str(folder) in error
+    assert not list(folder.rglob(".*"))
+    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+    assert resumed(command, folder, 2) == ""
+    assert same(alone, folder)
