@@ -27,7 +27,7 @@ def whole(tmp_path_factory) -> Callable[[str], Path]:
     def folder(algorithm: str) -> Path:
         if not (place / algorithm).exists():
             command = train(algorithm, place / algorithm, OPTIONS, workers=2)
-            assert resumed(command, place / algorithm) == ""
+            assert finish(command) == ""
         return place / algorithm
 
     return folder
