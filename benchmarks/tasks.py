@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agents.distributed.cluster import RETRIES, connect, plain_errors
+from agents.distributed.cluster import RETRIES, connect, patiently, plain_errors
 from art_env._util.files import atomic_path
 from benchmarks.running import run_training
 
@@ -65,7 +65,7 @@ class Tasks:
 
 def _fetched(ray: Any, reference: Any) -> Any:
     with plain_errors(ray):
-        return ray.get(reference)
+        return patiently(ray, lambda seconds: ray.get(reference, timeout=seconds))
 
 
 def _trained_files(folder: Path, algorithm: str, options: dict[str, Any]) -> dict[str, bytes]:

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import Any
 
 import torch
 
-from agents.distributed.cluster import RETRIES, connect, plain_errors
+from agents.distributed.cluster import RETRIES, connect, patiently, plain_errors
+from art_env._util.termination import held_back
 from art_env.adapters.counting import CountedDenoiser
 
 # Objects that a worker keeps: those of one training. It can get others again.
 COPIES = 4
+
+
+def check_cores(workers: int) -> None:
+    """Refuse more workers than this machine has cores for: Ray would start them, and they would wait for each other.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if workers > cores:
+        raise ValueError(f"workers = {workers} and this machine has {cores} cores; use fewer --workers")
 
 
 class Worker:
@@ -64,11 +77,12 @@ class Workers:
     def __init__(
         self, count: int, address: str | None = None, num_gpus: float = 0.0, threads: int = 1
     ) -> None:
+        if address is None:
+            check_cores(count)
         self._ray = connect(address, count, threads)
-        from ray.util import ActorPool
-
         self.count = count
-        have = self._ray.cluster_resources()
+        with held_back():
+            have = self._ray.cluster_resources()
         for kind, need in (("CPU", count), ("GPU", count * num_gpus)):
             if need > have.get(kind, 0):
                 raise ValueError(
@@ -77,7 +91,8 @@ class Workers:
                 )
         kept = {"max_restarts": RETRIES, "max_task_retries": RETRIES}
         actor = self._ray.remote(num_cpus=1, num_gpus=num_gpus, **kept)(Worker)
-        self._pool = ActorPool([actor.remote(threads) for _ in range(count)])
+        with held_back():
+            self._actors = [actor.remote(threads) for _ in range(count)]
 
     def hold(self, thing: Any, counter: CountedDenoiser | None = None) -> Held:
         """Give every worker a copy, when it first needs it.
@@ -86,7 +101,8 @@ class Workers:
             thing: whose methods are to be answered.
             counter: of the network's evaluations in ``thing``; it counts what the copies evaluate too.
         """
-        return Held(self, self._ray.put((thing, counter)), counter)
+        with held_back():
+            return Held(self, self._ray.put((thing, counter)), counter)
 
     def answers(self, box: list[Any], method: str, shares: Sequence[tuple[Any, ...]]) -> list[Any]:
         """``Worker.answer`` of each share, in order.
@@ -94,8 +110,14 @@ class Workers:
         Raises:
             OSError: a worker has died too often.
         """
+        from ray.util import ActorPool
+
+        pool = ActorPool(self._actors)  # a new one has no answers left over from a call that was interrupted
         with plain_errors(self._ray):
-            return list(self._pool.map(lambda actor, share: actor.answer.remote(box, method, share), shares))
+            with held_back():
+                for share in shares:
+                    pool.submit(lambda actor, share: actor.answer.remote(box, method, share), share)
+            return [patiently(self._ray, pool.get_next) for _ in shares]
 
 
 class Held:

@@ -232,9 +232,10 @@ class Result:
         """Rows that have passed the network until now, by purpose.
 
         ``model_check`` (a trial of a model in a file), ``references`` (exact trajectories), ``schedules`` (that are
-        computed), ``oracle``, ``training``, ``log`` (schedules measured on the way), ``distillation``, ``table`` and
-        ``pictures``. Of a resumed run ``training`` has all parts, the others the last. Exact trajectories that
-        another run in this process has integrated are not counted again.
+        computed), ``oracle``, ``resuming`` (first steps that a checkpoint then replaces), ``training``, ``log``
+        (schedules measured on the way), ``distillation``, ``table`` and ``pictures``. Of a resumed run ``training``
+        has all parts up to the kills' last checkpoints, the others the last part. Exact trajectories that another
+        run in this process has integrated are not counted again.
         """
         return dict(self.training.counter.rows)
 
@@ -377,7 +378,8 @@ def learn(
     began, env, before = time.time(), training.make_env(settings.seed), 0.0
     going_on = run.checkpoint.is_file()
     if going_on:
-        model, spent = _restored(training, env, run.checkpoint, kept)
+        with counting(counter, "resuming"):
+            model, spent = _restored(training, env, run.checkpoint, kept)
         before = float(spent["seconds"])
         counter.rows["training"] += int(spent["denoiser_evals"])
         say(f"going on from {model.num_timesteps:,} of {total:,} env steps")

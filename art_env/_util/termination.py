@@ -1,8 +1,9 @@
-"""SIGTERM as an exception, which may wait until a checkpoint can be written."""
+"""SIGTERM as an exception, which may wait until a checkpoint can be written, or until a library's code is left."""
 
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -49,6 +50,28 @@ def at_a_boundary() -> Iterator[None]:
         _waiting -= 1
     if _asked and _waiting == 0:
         raise Terminated
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Within the block SIGTERM and Ctrl-C are noted, and at its end they are as if they came then.
+
+    For calls into compiled code that an exception out of a signal's handler would break. Outside the main thread,
+    where no handler runs, nothing is done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for noted in dict.fromkeys(came):
+            signal.raise_signal(noted)
 
 
 def stop_if_asked(save: Callable[[], object]) -> None:

@@ -24,6 +24,7 @@ from art_env.evaluation.fid import InceptionFID
 from art_env.evaluation.metrics import rmse, sliced_w2, wasserstein_1d
 from art_env.evaluation.results import Score
 from art_env.problems.problem import Problem
+from art_env.schedules.optimal import final_rmse
 from art_env.schedules.registry import check_fit, make_schedule
 from art_env.schedules.schedule import Schedule
 
@@ -231,16 +232,43 @@ class Evaluator:
             path: of the schedule; where it is already, it is read.
             starts: as ``make_schedule``.
             again: search even so, and replace it.
+
+        Raises:
+            ValueError: what is in the file is not the oracle of this problem, solver, K and seed set, or damaged.
         """
         if Path(path).is_file() and not again:
-            return Schedule.load(path)
+            return self._kept_oracle(path, num_steps)
         began = time.perf_counter()
         found = make_schedule("oracle", self.problem, num_steps, self.solver, self.reference(), starts)
         seconds = round(time.perf_counter() - began, 2)
-        found = replace(found, meta={**found.meta, "seconds": seconds})
+        found = replace(found, meta={**found.meta, **self._oracle_is_of(), "seconds": seconds})
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         found.save(path)
         return found
+
+    def _oracle_is_of(self) -> dict[str, str | int]:
+        return {"problem": self.problem.name, "solver": self.solver.name, "seed": self.seeds[0]}
+
+    def _kept_oracle(self, path: str | os.PathLike[str], num_steps: int) -> Schedule:
+        """The oracle in a file, if it is what ``oracle`` would find."""
+        wanted = {**self._oracle_is_of(), "num_steps": num_steps}
+        try:
+            kept = Schedule.load(path)
+            # Files of earlier versions do not tell the problem and the seed; their error does.
+            told = {**wanted, **kept.meta, "num_steps": kept.num_steps}
+            for name, value in wanted.items():
+                if told[name] != value:
+                    raise ValueError(f"{name} = {told[name]!r}, and here it is {value!r}")
+            self.check(kept)
+            error = final_rmse(self.problem.denoiser, self.reference(), kept, self.solver)
+            if not _same_error(told.get("rmse"), error):
+                raise ValueError(f"rmse = {told.get('rmse')!r}, and here it is {error:.6g}")
+        except ValueError as reason:
+            raise ValueError(
+                f"{path} does not hold the oracle of this run ({reason}); delete the file, and the oracle is "
+                "searched for again"
+            ) from reason
+        return kept
 
     def reference(self, i: int = 0) -> ReferenceFlow:
         """Exact trajectories of the held-out noises of seed set ``i``."""
@@ -454,6 +482,11 @@ def _point_metric(metric: str, x: Tensor, data: Tensor) -> float:
         return wasserstein_1d(x, data)
     check_name("metric", metric, ("w2", "sliced_w2"))
     return sliced_w2(x.flatten(1), data.flatten(1))
+
+
+def _same_error(told: object, measured: float) -> bool:
+    """Whether an error in a file is the one that was measured, perhaps on another machine."""
+    return isinstance(told, int | float) and math.isclose(told, measured, rel_tol=1e-3, abs_tol=1e-9)
 
 
 def _mean_sd(values: Sequence[float]) -> tuple[float, float]:

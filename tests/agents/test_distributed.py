@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from agents.distributed.vector_env import ShardedVectorEnv
 from agents.distributed.workers import Workers, start_workers
 from agents.schedule_search.objective import Objective
 from agents.training import ArtSettings, SearchSettings, Settings, Training
+from art_env._util.cli import run_command
 from art_env.adapters.counting import CountedDenoiser
 from art_env.envs.config import EnvConfig
 from art_env.envs.dynamics import Dynamics
@@ -85,12 +87,60 @@ def test_workers_without_ray_are_one_line(monkeypatch) -> None:
         cluster.connect(None, 2)
 
 
+def test_more_workers_than_cores_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"workers = 9999 and this machine has \d+ cores; use fewer --workers"
+    ):
+        Workers(9999)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}", "[::1]:{port}"])
+def test_an_address_that_nobody_answers_at_is_one_line(address: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        if "[" not in address:
+            cluster.check_reachable(address.format(port=port))
+    given = address.format(port=port)
+    with pytest.raises(OSError, match=r"no Ray at ray_address = .*; see `ray status`") as refused:
+        cluster.check_reachable(given)
+    assert given in str(refused.value)
+
+
+def test_other_addresses_are_left_to_ray() -> None:
+    for address in ("auto", "local", "nonsense", "anyscale://mine"):
+        cluster.check_reachable(address)
+    with pytest.raises(OSError, match="Port out of range"):
+        cluster.check_reachable("localhost:99999")
+
+
 def test_nothing_of_ray_is_imported_without_workers() -> None:
     code = "import sys, train, evaluate, benchmarks.tasks as t; t.Tasks(); sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_wait_for_workers_is_left_after_a_signal(number: int) -> None:
+    ray = pytest.importorskip("ray")
+    done: list[str] = []
+
+    def call(seconds: float) -> None:
+        os.kill(os.getpid(), number)
+        done.append("not in the midst of a call")
+        raise TimeoutError
+
+    assert run_command("x", lambda: cluster.patiently(ray, call)) == 128 + number
+    assert done == ["not in the midst of a call"]
+
+
 # With Ray
+
+
+class Late:
+    """Its method takes too long."""
+
+    def wait(self) -> None:
+        """Raise what sockets raise."""
+        raise TimeoutError("no answer from the disk")
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +265,17 @@ def test_the_error_of_a_worker_is_raised_as_it_was(workers: Workers) -> None:
 
 
 @pytest.mark.slow
-def test_more_workers_than_there_are_is_refused(workers: Workers) -> None:
+def test_a_worker_that_says_that_it_is_late_is_heard(workers: Workers) -> None:
+    with pytest.raises(TimeoutError, match="no answer from the disk"):
+        workers.hold(Late()).map("wait", [(), ()])
+
+
+@pytest.mark.slow
+def test_our_handler_of_sigterm_stays(workers: Workers) -> None:
+    assert "ray" not in getattr(signal.getsignal(signal.SIGTERM), "__module__", "")
+
+
+@pytest.mark.slow
+def test_more_workers_than_a_cluster_has_is_refused(workers: Workers) -> None:
     with pytest.raises(ValueError, match="workers = 99 need 99 CPUs and Ray has"):
-        Workers(99)
+        Workers(99, "the one that is there")

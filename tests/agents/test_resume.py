@@ -99,6 +99,9 @@ def test_ends_where_it_would_have_ended(algorithm, rollouts, options, tmp_path, 
     assert table == scores
     numbers = [json.loads((tmp_path / n / "summary.json").read_text()) for n in ("whole", "part")]
     assert numbers[0]["denoiser_evals"] == numbers[1]["denoiser_evals"]
+    purposes = [{*n["evaluations"]} for n in numbers]
+    assert "other" not in purposes[1]
+    assert purposes[1] - purposes[0] <= {"resuming"}
 
 
 @pytest.fixture(scope="module")
