@@ -236,7 +236,7 @@ def test_a_resumed_search_continues_its_curves(algorithm: str, tmp_path, monkeyp
     assert {step: part[step] for step in whole} == whole
 
 
-INIT_SEARCH = {"init": "search", "solver": "learned_2m", "oracle": False, "total_timesteps": 160 * 128}
+INIT_SEARCH = {"problem": "mixture-1d", "init": "search", "oracle": False, "total_timesteps": 160 * 128}
 
 
 @pytest.fixture(scope="module")
