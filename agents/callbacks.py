@@ -20,6 +20,8 @@ from art_env.schedules.schedule import Schedule
 
 # Of a training: lines of the log, those with a measured schedule among them, and checkpoints.
 LINES, POINTS, CHECKPOINTS = 100, 20, 20
+# Name of the schedule of the moment in pictures.
+NOW = "now"
 # ``log_interval`` of an algorithm that leaves its log to ``LogCallback``.
 NEVER = sys.maxsize
 
@@ -36,6 +38,7 @@ class LogCallback(BaseCallback):
         total_timesteps: of the training.
         done: env steps that are behind already.
         sampler: as ``ScheduleLog.record_policy``; None: the policy is its schedule.
+        steps_before: env steps of the run before the training, such as those of a search.
     """
 
     def __init__(
@@ -44,9 +47,10 @@ class LogCallback(BaseCallback):
         total_timesteps: int,
         done: int = 0,
         sampler: Callable[[Tensor], Tensor] | None = None,
+        steps_before: int = 0,
     ) -> None:
         super().__init__()
-        self.log, self.sampler = log, sampler
+        self.log, self.sampler, self.steps_before = log, sampler, steps_before
         self._lines, self._points = (StepGrid(total_timesteps, times, done) for times in (LINES, POINTS))
 
     def _on_rollout_start(self) -> None:
@@ -56,8 +60,8 @@ class LogCallback(BaseCallback):
             # A policy that sees only time and budget acts alike on every trajectory.
             noises = 1 if not self.log.dynamics.features else 64
             with counting(self.log.dynamics.problem.denoiser, "log"):
-                schedule = distill(self.model, self.log.dynamics, noises, name="now")
-            self.log(schedule, self.logger, steps)
+                schedule = distill(self.model, self.log.dynamics, noises, name=NOW)
+            self.log(schedule, self.logger, self.steps_before + steps)
             if self.sampler is not None:
                 self.log.record_policy(self.sampler, self.logger)
         if self._lines.due(steps) or measured:
@@ -68,7 +72,11 @@ class LogCallback(BaseCallback):
 
 
 def write_result(
-    model: BaseAlgorithm, log: ScheduleLog, schedule: Schedule, sampler: Callable[[Tensor], Tensor] | None
+    model: BaseAlgorithm,
+    log: ScheduleLog,
+    schedule: Schedule,
+    sampler: Callable[[Tensor], Tensor] | None,
+    env_steps: int,
 ) -> None:
     """Write the last line of a training's log, and close the log.
 
@@ -77,8 +85,9 @@ def write_result(
         log: measures.
         schedule: the model's.
         sampler: as ``LogCallback``.
+        env_steps: of the run.
     """
-    log(schedule, model.logger, model.num_timesteps, last=True)
+    log(schedule, model.logger, env_steps, last=True)
     if sampler is not None:
         log.record_policy(sampler, model.logger)
     _dump(model, log)

@@ -205,6 +205,7 @@ class EvolutionSearch(ScheduleSearch):
             part = math.log(batch / first) / math.log(last / first) if last > first else done
             held = min(max(round(batch), 1), int(left))
             scores = self._scores(strategy.ask(rng, part), held, sampler, rng)
+            before = strategy.mean
             strategy.tell(scores, part)
             if part >= 1.0 - AVERAGE_LAST:
                 averaged += 1
@@ -212,7 +213,7 @@ class EvolutionSearch(ScheduleSearch):
                 returns += (scores.mean() - returns) / averaged
             if shown:
                 self.best = strategy.mean
-            self._report(scores, strategy.width, held)
+            self._report(scores, strategy.width, self.step_size(before, strategy.mean), held)
         self.save()
         return Candidate(average if averaged else strategy.mean, strategy, returns, self._sampler())
 
@@ -282,12 +283,13 @@ class EvolutionSearch(ScheduleSearch):
     def _sampler(self) -> InitialNoiseSampler:
         return InitialNoiseSampler(self.objective.pool_size)
 
-    def _report(self, scores: np.ndarray, width: float, held: int) -> None:
+    def _report(self, scores: np.ndarray, width: float, step_size: float, held: int) -> None:
         self.report(
             {
                 "rollout/ep_rew_mean": float(scores.mean()),
                 "train/return_spread": float(scores.std()),
                 "train/std": width,
+                "train/step_size": step_size,
                 "train/rollouts_per_update": held,
             }
         )

@@ -188,11 +188,16 @@ class LeastSquaresSearch(ScheduleSearch):
             best = int(np.argmin(costs))
             gain = 1.0 - math.sqrt(costs[best] / cost) if cost > 0 else 0.0
             damping = float(dampings[best]) if gain > 0 else damping * TRIALS[-1]
-            if gain > 0:
-                actions = trials[best]
+            before, actions = actions, trials[best] if gain > 0 else actions
             if shown:
                 self.best = actions
-            self.report({"rollout/ep_rew_mean": -float(min(costs[best], cost)), "train/damping": damping})
+            self.report(
+                {
+                    "rollout/ep_rew_mean": -float(min(costs[best], cost)),
+                    "train/damping": damping,
+                    "train/step_size": self.step_size(before, actions),
+                }
+            )
             flat = flat + 1 if gain < FLAT else 0
             if flat == FLAT_ITERATIONS or damping > MOST_DAMPING:
                 break

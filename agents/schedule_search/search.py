@@ -115,6 +115,11 @@ class ScheduleSearch(ABC):
         """Random numbers of a part of the search."""
         return np.random.default_rng((self.seed, *place))
 
+    @staticmethod
+    def step_size(before: np.ndarray, after: np.ndarray) -> float:
+        """Root mean square over the actions of what an update changed them by: what a learning rate is elsewhere."""
+        return float(np.sqrt(np.mean(np.square(after - before))))
+
     def whole(self, actions: np.ndarray) -> np.ndarray:
         """``[..., n]`` to ``[..., K, A]``: the entries that make no difference are 0."""
         used = self.objective.used_actions

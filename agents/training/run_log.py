@@ -24,11 +24,15 @@ class RunLogger(Logger):
         folder: where they are.
         first_step: env steps of the first line that comes. Lines that a killed run has written from there on are
             dropped, and earlier ones stay.
+
+    Attributes:
+        steps_before: env steps of the run before those that SB3 counts; it is added to the steps of each line.
     """
 
     def __init__(self, folder: Path, first_step: int = 0) -> None:
         formats = [Progress(folder / "progress.csv", first_step), Events(folder, first_step)]
         super().__init__(str(folder), list(formats))
+        self.steps_before = 0
 
     def dump(self, step: int = 0) -> None:
         """As its parent.
@@ -36,8 +40,10 @@ class RunLogger(Logger):
         Raises:
             OSError: the disk is full, or the folder is gone; names the folder.
         """
+        if STEP in self.name_to_value:
+            self.name_to_value[STEP] += self.steps_before
         try:
-            super().dump(step)
+            super().dump(step + self.steps_before)
         except OSError as error:
             raise type(error)(
                 error.errno,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
-from stable_baselines3.common.logger import Logger
 
-from agents.callbacks import LINES, POINTS
+from agents.callbacks import LINES, NOW, POINTS
 from agents.schedule_log import ScheduleLog
 from agents.step_grid import StepGrid
-from agents.training.run_log import STEP
+from agents.training.run_log import STEP, RunLogger
 from art_env.schedules.schedule import Schedule
 
 
@@ -30,19 +30,19 @@ class SearchLog:
     def __init__(
         self,
         log: ScheduleLog,
-        make_logger: Callable[[int], Logger],
+        make_logger: Callable[[int], RunLogger],
         budget: int,
         schedule_of: Callable[[np.ndarray], Schedule],
     ) -> None:
-        self.log, self.make_logger, self.schedule_of = log, make_logger, schedule_of
+        self.log, self.make_logger, self._schedule_of = log, make_logger, schedule_of
         self._lines, self._points = StepGrid(budget, LINES), StepGrid(budget, POINTS)
         # Env steps of the line that is not written yet: it may be that of the result.
         self._step: int | None = None
-        self._logger: Logger | None = None
+        self._logger: RunLogger | None = None
 
     def begin(self, actions: np.ndarray) -> None:
         """Write what the search begins with."""
-        self.log(self.schedule_of(actions), self._line(0), 0)
+        self.log(self._now(actions), self.line(0), 0)
         self._points.due(0)
         self.flush()
 
@@ -58,16 +58,16 @@ class SearchLog:
         line, point = self._lines.due(steps), self._points.due(steps)
         if not (line or point):
             return
-        logger = self._line(steps)
+        logger = self.line(steps)
         for name in numbers.keys() - {STEP}:
             logger.record(name, numbers[name])
-        schedule = self.schedule_of(actions)
+        schedule = self._now(actions)
         if point or updates <= POINTS or self.log.knows(schedule):
             self.log(schedule, logger, steps)
 
     def end(self, schedule: Schedule, steps: int) -> None:
         """Write the result, after all ``steps``, and close the log."""
-        logger = self._line(steps)
+        logger = self.line(steps)
         self.log(schedule, logger, steps, last=True)
         self.flush()
         logger.close()
@@ -78,8 +78,8 @@ class SearchLog:
             self._logger.dump(self._step)
         self._step = None
 
-    def _line(self, steps: int) -> Logger:
-        """The logger, where the line of ``steps`` is under way."""
+    def line(self, steps: int) -> RunLogger:
+        """The logger, where the line of ``steps`` is under way; an agent that goes on from there takes it over."""
         if self._step != steps:
             self.flush()
         if self._logger is None:
@@ -88,3 +88,7 @@ class SearchLog:
         self._logger.record(STEP, steps, exclude="tensorboard")
         self.log.record_evaluations(self._logger)
         return self._logger
+
+    def _now(self, actions: np.ndarray) -> Schedule:
+        """The schedule of the moment, by the name that ``LogCallback`` gives it too."""
+        return replace(self._schedule_of(actions), name=NOW)

@@ -26,13 +26,13 @@ from agents.distributed.vector_env import ShardedVectorEnv
 from agents.rollout import sample_with_policy
 from agents.schedule_log import ScheduleLog
 from agents.schedule_policy import SchedulePolicy
-from agents.schedule_search import SearchOptions
 from agents.schedule_search.evolution import EvolutionOptions
 from agents.schedule_search.least_squares import LeastSquaresOptions
 from agents.schedule_search.record import Record
-from agents.schedule_search.search import SearchResult
+from agents.schedule_search.search import Callback, ScheduleSearch, SearchResult
 from agents.training.run_folder import RunFolder
 from agents.training.run_log import RunLogger, draw_lines, hyperparameters
+from agents.training.search_log import SearchLog
 from agents.training.search_run import make_search, run_search
 from agents.training.settings import ArtSettings, ListSearchSettings, Settings
 from agents.training.tracking import check_tracker, tracked
@@ -70,7 +70,7 @@ class Training:
         config: the environment's settings, around the problem itself.
         dynamics: the environment's functions.
         num_envs, total_timesteps: rows that step together, and env steps.
-        init_timesteps: env steps of a search for the actions to begin with, beside those.
+        init_timesteps: env steps of a search for the actions to begin with at most, beside those.
 
     Raises:
         ValueError, FileNotFoundError, ImportError: a setting that does not fit the problem, before anything is
@@ -134,39 +134,45 @@ class Training:
 
     def search(self) -> SearchResult:
         """A schedule, searched for without run folder, log and checkpoints."""
-        settings = self.settings
-        assert isinstance(settings, ListSearchSettings)
-        rows = self.num_envs
-        options = settings.options(rows)
         with counting(self.counter, "training"):
-            return make_search(
-                self.config, rows, self.total_timesteps, options, settings.seed, workers=self.workers
-            ).run()
+            return self.make_search().run()
 
     def fit(self) -> tuple[BaseAlgorithm, int]:
         """An agent, trained without run folder, log and checkpoints, and the evaluations of that."""
+        found = self.search() if self.init == "search" else None
         with counting(self.counter, "training"):
-            model = self.new_model(self.make_env(self.settings.seed))
+            model = self.new_model(self.make_env(self.settings.seed), found)
             model.learn(self.total_timesteps)
         return model, self.counter.rows["training"]
 
-    def new_model(self, env: VecEnv, record: Record | None = None) -> BaseAlgorithm:
-        """A fresh agent, after the search for its first actions if there is one.
+    def make_search(self, record: Record | None = None, callback: Callback | None = None) -> ScheduleSearch:
+        """The schedule search that the run is, or that an agent's first actions come from.
+
+        Args:
+            record: of a search that was killed, whose evaluations are counted again.
+            callback: as ``ScheduleSearch``.
+        """
+        settings, rows, budget = self.settings, self.num_envs, self.total_timesteps
+        if isinstance(settings, ListSearchSettings):
+            options = settings.options(rows)
+        else:
+            # A search needs larger rollouts than a policy with features.
+            rows, budget = rows * (4 if settings.features else 1), self.init_timesteps
+            options = EvolutionOptions(noises=max(rows // EvolutionOptions.population, 1))
+            if self.dynamics.has_final_errors:
+                options = LeastSquaresOptions()
+        if record is not None:
+            self.counter.rows["training"] += record.evaluations
+        return make_search(self.config, rows, budget, options, settings.seed, record, callback, self.workers)
+
+    def new_model(self, env: VecEnv, found: SearchResult | None = None) -> BaseAlgorithm:
+        """A fresh agent.
 
         Args:
             env: as ``make_env`` gives it.
-            record: of a search that was killed.
+            found: what it begins with, if its init is a search.
         """
-        model, found = self.settings.make_model(env, self.total_timesteps), None
-        if self.init == "search":
-            # A search needs larger rollouts than a policy with features.
-            rows = self.num_envs * (4 if self.settings.features else 1)
-            options: SearchOptions = EvolutionOptions(noises=max(rows // EvolutionOptions.population, 1))
-            if self.dynamics.has_final_errors:
-                options = LeastSquaresOptions()
-            budget, seed = self.init_timesteps, self.settings.seed
-            self.count_again(record)
-            found = make_search(self.config, rows, budget, options, seed, record, workers=self.workers).run()
+        model = self.settings.make_model(env, self.total_timesteps)
         if isinstance(model, ARTRL) and self.init != "base":
             if found is None:
                 given = Schedule.load(self.init).resample(self.dynamics.num_steps)
@@ -175,18 +181,20 @@ class Training:
                 model.policy.set_table(found.actions)
         return model
 
-    def count_again(self, record: Record | None) -> None:
-        """Count the evaluations of a search's first part, before it was killed."""
-        if record is not None:
-            self.counter.rows["training"] += record.evaluations
-
     def schedule(self, model: BaseAlgorithm) -> Schedule:
         """The agent as a plain list of noise levels."""
-        settings = self.settings
         with counting(self.counter, "distillation"):
-            found = distill(model, self.dynamics, name=settings.algorithm)
-        meta = {**found.meta, "seed": settings.seed, "version": __version__}
-        return replace(found, name=settings.algorithm, meta=meta)
+            return self.signed(distill(model, self.dynamics, name=self.settings.algorithm))
+
+    def signed(self, schedule: Schedule) -> Schedule:
+        """A schedule that was found, with its origin."""
+        settings = self.settings
+        meta = {**schedule.meta, "seed": settings.seed, "version": __version__}
+        return replace(schedule, name=settings.algorithm, meta=meta)
+
+    def sampler(self, model: BaseAlgorithm) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """Initial noises to samples by the policy itself, if it ``acts_on_samples``."""
+        return partial(policy_samples, model, self.dynamics) if self.acts_on_samples else None
 
     @property
     def acts_on_samples(self) -> bool:
@@ -312,8 +320,7 @@ def _train(training: Training, evaluator: Evaluator, run: RunFolder, say: Callab
         others = [(replace(edm, name=f"{COPIED}, {other.solver.name}"), other) for other in classical]
         rows = [row for s, other in others for row in other.rows(s)]
         rows += [row for s in shown for row in evaluator.rows(s, oracle)]
-        if model is not None and training.acts_on_samples:
-            sampler = partial(policy_samples, model, training.dynamics)
+        if model is not None and (sampler := training.sampler(model)) is not None:
             rows += evaluator.policy_rows(f"{settings.algorithm} policy", K, sampler, oracle)
     spent = found.seconds, found.env_steps, found.denoiser_evals
     return Result(training, run, evaluator, model, rivals, classical, schedule, oracle, rows, *spent)
@@ -348,22 +355,27 @@ def _universal(training: Training) -> Found:
 def _learned(training: Training, run: RunFolder, log: ScheduleLog, say: Callable[[str], None]) -> Found:
     """What a search or an agent finds, and the log of it."""
     settings, counter = training.settings, training.counter
-    draw_lines(run.folder, log.lines, training.total_timesteps)
+    draw_lines(run.folder, log.lines, training.init_timesteps + training.total_timesteps)
     if isinstance(settings, ListSearchSettings):
-        rows, budget, record = training.num_envs, training.total_timesteps, Record(run.search)
-        make_logger = partial(new_logger, settings, run, log.metrics)
-        training.count_again(record)
-        with counting(counter, "training"):
-            found, lines = run_search(
-                settings, training.config, rows, budget, make_logger, record, log, say, training.workers
-            )
+        found, lines = _searched(training, run, log, say)
+        schedule = training.signed(found.schedule)
         spent = found.seconds, found.env_steps, counter.rows["training"]
-        return Found(None, found.schedule, *spent, partial(lines.end, found.schedule, found.env_steps))
-    model, seconds = learn(training, run, log, say)
-    schedule, env_steps = training.schedule(model), model.num_timesteps + training.init_timesteps
-    sampler = partial(policy_samples, model, training.dynamics) if training.acts_on_samples else None
-    end_log = partial(write_result, model, log, schedule, sampler)
+        return Found(None, schedule, *spent, partial(lines.end, schedule, found.env_steps))
+    model, seconds, env_steps = learn(training, run, log, say)
+    schedule = training.schedule(model)
+    end_log = partial(write_result, model, log, schedule, training.sampler(model), env_steps)
     return Found(model, schedule, seconds, env_steps, counter.rows["training"], end_log)
+
+
+def _searched(
+    training: Training, run: RunFolder, log: ScheduleLog, say: Callable[[str], None]
+) -> tuple[SearchResult, SearchLog]:
+    """What the run's schedule search finds, and its log, whose last line is not written yet."""
+    settings, budget = training.settings, training.init_timesteps or training.total_timesteps
+    make = partial(training.make_search, Record(run.search))
+    make_logger = partial(new_logger, settings, run, log.metrics)
+    with counting(training.counter, "training"):
+        return run_search(make, budget, make_logger, log, say, settings.progress)
 
 
 def learn(
@@ -371,38 +383,26 @@ def learn(
     run: RunFolder,
     log: ScheduleLog,
     say: Callable[[str], None],
-) -> tuple[BaseAlgorithm, float]:
-    """Train, or go on training; the model, and the seconds of all parts of the run."""
+) -> tuple[BaseAlgorithm, float, int]:
+    """Train, or go on training; the model, and the seconds and env steps of all parts of the run."""
     settings, total, counter = training.settings, training.total_timesteps, training.counter
     kept = settings.to_dict() | {"num_envs": training.num_envs}
-    began, env, before = time.time(), training.make_env(settings.seed), 0.0
-    going_on = run.checkpoint.is_file()
-    if going_on:
-        with counting(counter, "resuming"):
-            model, spent = _restored(training, env, run.checkpoint, kept)
-        before = float(spent["seconds"])
-        counter.rows["training"] += int(spent["denoiser_evals"])
-        say(f"going on from {model.num_timesteps:,} of {total:,} env steps")
-    else:
-        if training.init == "search":
-            say("searching for the actions to begin with ...")
-        with counting(counter, "training"), at_a_boundary():
-            model = training.new_model(env, Record(run.search))
-    done, remaining = model.num_timesteps, total - model.num_timesteps
-    # A line at the checkpoint itself was written before it, unless it is that of the result.
-    first_step = done + 1 if going_on and remaining > 0 else done
-    sampler = partial(policy_samples, model, training.dynamics) if training.acts_on_samples else None
-    model.set_logger(new_logger(settings, run, log.metrics, first_step))
+    env, going_on = training.make_env(settings.seed), run.checkpoint.is_file()
+    start = _go_on(training, run, log, say, env, kept) if going_on else _begin(training, run, log, say, env)
+    model, before, began = start.model, start.steps_before, time.time()
+    model.set_logger(start.logger)
 
     def seconds() -> float:
-        return before + time.time() - began
+        return start.seconds + time.time() - began
 
     def save() -> None:
-        spent = {"seconds": seconds(), "denoiser_evals": counter.rows["training"]}
+        evals = counter.rows["training"]
+        spent = {"seconds": seconds(), "denoiser_evals": evals, "steps_before": before}
         save_checkpoint(model, run.checkpoint, kept, spent)
 
+    done, remaining = model.num_timesteps, total - model.num_timesteps
     callbacks: list[BaseCallback] = [
-        LogCallback(log, total, done, sampler),
+        LogCallback(log, total, done, training.sampler(model), before),
         CheckpointCallback(save, total, done),
     ]
     if settings.progress and sys.stderr.isatty():
@@ -414,7 +414,61 @@ def learn(
             )
             save()
     save_agent(model, run.agent, settings.algorithm, training.plain_config)
-    return model, seconds()
+    return model, seconds(), before + model.num_timesteps
+
+
+class Start(NamedTuple):
+    """An agent where this process takes it on.
+
+    Attributes:
+        model: new, or as a checkpoint has it.
+        logger: of its next line.
+        seconds: of the run so far.
+        steps_before: env steps of the run that are not the agent's: those of the search for its first actions.
+    """
+
+    model: BaseAlgorithm
+    logger: RunLogger
+    seconds: float = 0.0
+    steps_before: int = 0
+
+
+def _begin(
+    training: Training,
+    run: RunFolder,
+    log: ScheduleLog,
+    say: Callable[[str], None],
+    env: VecEnv,
+) -> Start:
+    """A fresh agent, after the search for its first actions if there is one, whose curves it continues."""
+    if training.init != "search":
+        return Start(training.new_model(env), new_logger(training.settings, run, log.metrics, 0))
+    say("searching for the actions to begin with ...")
+    found, lines = _searched(training, run, log, say)
+    logger = lines.line(found.env_steps)
+    logger.steps_before = found.env_steps
+    return Start(training.new_model(env, found), logger, found.seconds, found.env_steps)
+
+
+def _go_on(
+    training: Training,
+    run: RunFolder,
+    log: ScheduleLog,
+    say: Callable[[str], None],
+    env: VecEnv,
+    kept: dict[str, Any],
+) -> Start:
+    """The agent of a checkpoint."""
+    with counting(training.counter, "resuming"):
+        model, spent = _restored(training, env, run.checkpoint, kept)
+    training.counter.rows["training"] += int(spent["denoiser_evals"])
+    done, total = model.num_timesteps, training.total_timesteps
+    say(f"going on from {done:,} of {total:,} env steps")
+    before = int(spent.get("steps_before", training.init_timesteps))
+    # A line at the checkpoint itself was written before it, unless it is that of the result.
+    logger = new_logger(training.settings, run, log.metrics, before + done + (done < total))
+    logger.steps_before = before
+    return Start(model, logger, float(spent["seconds"]), before)
 
 
 def new_logger(settings: Settings, run: RunFolder, metrics: list[str], first_step: int) -> RunLogger:

@@ -23,6 +23,8 @@ LABELS = {
     "fid": "FID to the data (Inception features)",
     "ratio": "RMSE over that of the oracle",
 }
+# Ticks of a logarithmic axis: in a small picture the exponents of powers of ten cannot be read.
+PLAIN = "{x:g}"
 
 
 def schedule_figure(schedules: Sequence[Schedule], title: str = "", highlight: str | None = None) -> Figure:
@@ -42,6 +44,7 @@ def schedule_figure(schedules: Sequence[Schedule], title: str = "", highlight: s
             **_line_style(i, strong),
         )
     axes.set_yscale("symlog", linthresh=max(lowest, 1e-3))
+    axes.yaxis.set_major_formatter(PLAIN)
     axes.set_ylim(bottom=0)
     axes.set(xlabel="step / number of steps", ylabel="sigma", title=title)
     axes.grid(alpha=0.25)
@@ -52,18 +55,18 @@ def schedule_figure(schedules: Sequence[Schedule], title: str = "", highlight: s
 
 
 def clock_figure(schedules: Sequence[Schedule], title: str = "", highlight: str | None = None) -> Figure:
-    """Clock speed of each step in units of the mean, one line a schedule; below the weights, if there are any.
+    """Clock speed of each step in units of the mean, one line a schedule; beside it the weights, if there are any.
 
     Args:
         schedules: of the same number of steps.
         title: of the picture.
         highlight: the name of the thick line.
     """
-    figure, axes, below = _panels(any(s.weights is not None for s in schedules))
+    figure, axes, beside = _panels(any(s.weights is not None for s in schedules), side_by_side=True)
     _draw_steps(axes, [(s.name, s.theta()) for s in schedules], highlight)
     axes.set(ylabel="clock speed (mean 1)", title=title)
-    if below is not None:
-        _draw_weights(below, schedules, highlight)
+    if beside is not None:
+        _draw_weights(beside, schedules, highlight)
     return figure
 
 
@@ -81,12 +84,13 @@ def errors_figure(errors: Mapping[str, np.ndarray], title: str = "", highlight: 
     return figure
 
 
-def _panels(weighted: bool) -> tuple[Figure, Axes, Axes | None]:
-    """An empty picture, its panel, and a lower one for weights if there are any."""
-    figure = Figure(figsize=(7, 6.5 if weighted else 4.5), dpi=110, layout="constrained")
+def _panels(weighted: bool, side_by_side: bool = False) -> tuple[Figure, Axes, Axes | None]:
+    """An empty picture, its panel, and one for weights if there are any: below, or beside it."""
     if not weighted:
+        figure = Figure(figsize=(7, 4.5), dpi=110, layout="constrained")
         return figure, figure.subplots(), None
-    upper, lower = figure.subplots(2, 1, height_ratios=[2, 1])
+    figure = Figure(figsize=(8, 4.5) if side_by_side else (7, 6.5), dpi=110, layout="constrained")
+    upper, lower = figure.subplots(1, 2) if side_by_side else figure.subplots(2, 1, height_ratios=[2, 1])
     return figure, upper, lower
 
 
@@ -101,6 +105,7 @@ def _draw_steps(axes: Axes, lines: Sequence[tuple[str, np.ndarray]], highlight: 
         strong = name == highlight
         axes.plot(values, "o-" if strong else ".--", label=name, **_line_style(i, strong))
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(PLAIN)
     axes.set(xlabel="step")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
@@ -139,7 +144,8 @@ def samples_figure(sets: Mapping[str, Tensor], title: str = "") -> Figure:
     for axes, (name, x) in zip(panels, sets.items(), strict=True):
         points = x.flatten(1).cpu().numpy()
         if points.shape[1] == 1:
-            axes.hist(points[:, 0], bins=np.linspace(-span, span, 81), density=True, color="C0")
+            bins = np.linspace(-span, span, 81)
+            axes.hist(points[:, 0], bins=bins, density=True, color="C0", histtype="stepfilled")
         else:
             axes.scatter(points[:, 0], points[:, 1], s=2, alpha=0.4)
             axes.set(xlim=(-span, span), ylim=(-span, span), aspect="equal")

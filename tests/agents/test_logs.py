@@ -146,14 +146,20 @@ def test_settings_beside_the_result(finished) -> None:
     assert metrics == {"art/ratio", "art/rmse"}
 
 
-def test_learning_rates(finished) -> None:
+def test_learning_rates_and_what_stands_for_them(finished) -> None:
     algorithm, folder = finished
-    if algorithm in ("search", "evolution"):
-        assert "train/learning_rate" not in _events(folder).Tags()["scalars"]
-    else:
-        rates = list(_curve(folder, "train/learning_rate").values())
-        assert len(rates) >= 20
-        assert rates[0] > rates[-1] >= 0
+    search = algorithm in ("search", "evolution")
+    tag, other = ("train/step_size", "train/learning_rate")[:: 1 if search else -1]
+    assert other not in _events(folder).Tags()["scalars"]
+    sizes = list(_curve(folder, tag).values())
+    assert len(sizes) >= (4 if algorithm == "search" else 20)
+    assert min(sizes) >= 0
+    assert max(sizes) > sizes[-1]
+    if search:
+        assert max(sizes) < 2  # actions lie between -1 and 1
+        assert ("train/damping" if algorithm == "search" else "train/std") in _events(folder).Tags()[
+            "scalars"
+        ]
 
 
 def test_a_very_short_run_has_a_point_at_every_update(tmp_path) -> None:
@@ -228,6 +234,65 @@ def test_a_resumed_search_continues_its_curves(algorithm: str, tmp_path, monkeyp
     assert part.keys() >= whole.keys()
     assert len(part) <= len(whole) + 1
     assert {step: part[step] for step in whole} == whole
+
+
+INIT_SEARCH = {"problem": "mixture-1d", "init": "search", "oracle": False, "total_timesteps": 160 * 128}
+
+
+@pytest.fixture(scope="module")
+def begun_by_search(tmp_path_factory) -> Path:
+    return _run("art", tmp_path_factory.mktemp("runs") / "run", **INIT_SEARCH)
+
+
+def test_the_search_that_an_agent_begins_with_is_the_first_part_of_its_curves(begun_by_search) -> None:
+    folder, half = begun_by_search, INIT_SEARCH["total_timesteps"] // 2
+    summary = json.loads((folder / "summary.json").read_text())
+    end, before = summary["env_steps"], summary["env_steps"] - half
+    assert 0 < before <= half  # a search that has converged leaves a part of its budget
+    errors, evaluations = _curve(folder, "art/rmse"), _curve(folder, "time/denoiser_evals")
+    for curve in (errors, evaluations):
+        assert {0, before, end} <= curve.keys()
+        assert len([step for step in curve if step < before]) >= 5
+        assert len([step for step in curve if step > before]) >= 20
+    assert list(evaluations.values()) == sorted(evaluations.values())
+    assert evaluations[0] == 0
+    assert evaluations[end] == summary["denoiser_evals"]
+    # The agent begins with the result of the search.
+    assert errors[before] == pytest.approx(min(e for step, e in errors.items() if step <= before), rel=0.1)
+    assert errors[before] < errors[0] / 2
+    assert max(_curve(folder, "train/damping")) <= before < min(_curve(folder, "train/learning_rate"))
+    steps = [int(row[STEP]) for row in _rows(folder)]
+    assert steps == list(evaluations)
+
+
+@pytest.mark.parametrize("part", ["search", "agent"])
+def test_a_resumed_run_that_begins_with_a_search_continues_its_curves(
+    part: str, begun_by_search, tmp_path, monkeypatch
+) -> None:
+    place, name = {
+        "search": (Objective, "_episodes"),
+        "agent": (callbacks.CheckpointCallback, "_on_rollout_start"),
+    }[part]
+    go_on, seen = getattr(place, name), [0]
+
+    def counted(self, *args):
+        seen[0] += 1
+        if seen[0] > (30 if part == "search" else 47):
+            raise Killed
+        return go_on(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, counted)
+        with pytest.raises(Killed):
+            _run("art", tmp_path / "run", **INIT_SEARCH)
+    write_and_close(train(make_settings("art", resume=tmp_path / "run")))
+    for tag in ("art/rmse", "time/denoiser_evals", "train/learning_rate"):
+        whole, resumed = (_curve(folder, tag) for folder in (begun_by_search, tmp_path / "run"))
+        assert {step: resumed[step] for step in whole} == whole
+        # Where a search goes on a schedule may be measured once more.
+        assert len(resumed) <= len(whole) + (part == "search")
+    steps = [int(row[STEP]) for row in _rows(tmp_path / "run")]
+    assert steps == list(_curve(tmp_path / "run", "time/denoiser_evals"))
 
 
 @pytest.mark.parametrize(("total", "unit"), [(5120, 128), (640, 128), (1000, 7), (3, 1)])
