@@ -697,7 +697,8 @@ def test_a_policy_begins_where_a_search_ended(features, run, tmp_path) -> None:
     code, _, err = run(*args, "--init", "search", "--run-dir", tmp_path / "run")
     assert code == 0, err
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["env_steps"] == 40 * 64 * 3  # half of them are the search's
+    # Half of them are the search's, which may end before it has used all of its own.
+    assert 20 * 64 * 3 < summary["env_steps"] <= 40 * 64 * 3
     assert (tmp_path / "run" / "checkpoints" / "search.npz").is_file()
 
 
