@@ -28,6 +28,7 @@ from art_env.problems.library import make_problem
 from art_env.problems.problem import _reference
 from art_env.schedules.registry import UNIVERSAL, make_schedule
 from art_env.schedules.schedule import Schedule
+from art_env.schedules.transfer import EVALUATIONS
 
 diffusers = pytest.importorskip("diffusers")
 SMALL = {"block_out_channels": (4, 8), "norm_num_groups": 2, "layers_per_block": 1}
@@ -257,10 +258,10 @@ def test_a_model_in_a_folder(folder, guidance, effort, monkeypatch, tmp_path):
     told, each = summary["evaluations"], 2 if guidance else 1
     assert told["total"] == inside.rows
     assert told["model_check"] == 2 * each
+    schedule = Schedule.load(tmp_path / "run" / "schedule.json")
     if effort == "full":
         assert summary["denoiser_evals"] == told["training"] > 0
     else:
-        assert summary["denoiser_evals"] == 1040 * each
-    schedule = Schedule.load(tmp_path / "run" / "schedule.json")
+        assert 0 < summary["denoiser_evals"] == schedule.meta["evaluations"] <= EVALUATIONS
     assert schedule.space == "flow"
     assert schedule.sigma_max == pytest.approx(999.0)
