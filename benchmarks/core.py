@@ -161,13 +161,13 @@ def prices(args: Args) -> None:
 
 
 def picture(args: Args) -> None:
-    """README's picture of digits."""
+    """README's picture of digits, from what the weights recorded."""
     if args.of("digits"):
         images.main(images.Args(("picture",), runs=args.runs / "images", out=args.results, page=args.out))
 
 
 # The longest first, so that the last one does not run alone for long.
-STAGES: tuple[Callable[[Args], None], ...] = (policies, lists, weights, mnist, prices, other_solvers, picture)
+STAGES: tuple[Callable[[Args], None], ...] = (policies, lists, weights, mnist, prices, other_solvers)
 
 
 def run_stage(stage: Callable[[Args], None], args: Args) -> float:
@@ -188,7 +188,7 @@ def run(args: Args) -> Iterator[tuple[str, float]]:
 
 
 def main(args: Args) -> None:
-    """Run all stages, score the lists on other noises, and write the pages."""
+    """Run all stages, score the lists on other noises, draw the picture, and write the pages."""
     began = time.perf_counter()
     for name, seconds in run(args):
         print(f"{name}: {seconds:,.0f} s", flush=True)
@@ -197,7 +197,8 @@ def main(args: Args) -> None:
         args.of(*noises.Fresh().problems), records=records, out=args.results / noises.FRESH_FILE
     )
     noises.main(fresh)
-    order.main(order.Args(results=args.results))
+    picture(args)
+    order.main(order.Args(results=args.results, oracles=args.runs / "order", workers=args.workers))
     report.main(report.Args(args.results, args.out))
     print(f"the core took {time.perf_counter() - began:,.0f} s")
 

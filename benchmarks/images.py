@@ -38,7 +38,8 @@ from art_env.problems.library import make_problem
 from art_env.problems.problem import Problem
 from art_env.schedules import Schedule
 from art_env.schedules.registry import make_schedule
-from benchmarks.records import RESULTS, ROOT, Cell
+from benchmarks import headline
+from benchmarks.records import RESULTS, ROOT, title
 from benchmarks.second_control import read_found
 from benchmarks.state_policies import SOLVERS
 from benchmarks.tasks import Tasks
@@ -293,20 +294,26 @@ def table_mnist(args: Args) -> list[Score]:
 
 
 def picture(args: Args) -> None:
-    """The picture of the README: ART-RL's list with weights (seed 0) beside EDM's with the usual solvers."""
-    learned, problem = Cell("digits", "learned_2m", 5), make_problem("digits", device=args.device)
+    """The picture of the README: ART-RL's list with weights (seed 0) beside lists that cost nothing."""
+    own, problem = headline.LEARNED, make_problem(headline.PROBLEM, device=args.device)
+    copied = [*headline.COPIED, ("edm:zero=replace", headline.DPMPP)]
     evaluators = {
-        name: Evaluator(problem, name, (0,), metrics=()) for name in (learned.solver, "dpmpp_2m", "heun")
+        cell: Evaluator(problem, cell.solver, (0,), metrics=())
+        for cell in (own, headline.HEUN, headline.DPMPP)
     }
-    found = read_found(args.out).records("art", learned)[0].schedule()
-    sets = {"exact": evaluators[learned.solver].exact_samples(16)}
-    sets[f"ART-RL, {learned.num_steps} evaluations"] = evaluators[learned.solver].samples(found, 16)
-    for solver, steps in (("dpmpp_2m", 5), ("heun", 5), ("heun", 3)):
-        edm, one = make_schedule("edm", problem, steps, solver), evaluators[solver]
-        sets[f"EDM, {SOLVERS[solver]}, {one.nfe(steps)}"] = one.samples(edm, 16)
+    shown = [("ART-RL", own, read_found(args.out).records("art", own)[0].schedule())]
+    for spec, cell in copied:
+        shown.append((title(spec), cell, make_schedule(spec, problem, cell.num_steps, cell.solver)))
+    sets = {"exact": evaluators[own].exact_samples(16)}
+    errors = dict.fromkeys(sets, 0.0)
+    for name, cell, schedule in shown:
+        evaluator = evaluators[cell]
+        score = evaluator.rows(schedule)[0]
+        text = f"{name}\n{SOLVERS[cell.solver]}, {score.nfe} evaluations, RMSE {score.mean:.3f}"
+        sets[text], errors[text] = evaluator.samples(schedule, 16), score.mean
     path = args.page / "docs" / "samples.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    samples_figure(sets).savefig(path, dpi=110)
+    samples_figure({text: sets[text] for text in sorted(sets, key=errors.__getitem__)}).savefig(path, dpi=110)
     print(f"wrote {path}")
 
 

@@ -2,7 +2,8 @@
 
 python -m benchmarks.order
 
-Nothing is trained: the schedules are those of the records. Row by row the median over its runs is compared.
+The schedules are those of the records. An oracle alone is searched for again on each set, as it is by definition the
+best list on the noises that judge. Row by row the median over its runs is compared.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from art_env.evaluation.evaluator import Evaluator
 from art_env.evaluation.results import read_csv, write_csv
 from art_env.problems.library import make_problem
 from benchmarks import headline
-from benchmarks.records import RESULTS, CellLine
+from benchmarks.records import ORACLE, RESULTS, CellLine
 from benchmarks.second_control import digits, spread
 from benchmarks.tables import RESULTS_PAGE, Pages, markdown
+from benchmarks.tasks import Tasks
 
 FILE = "order.csv"
 # The seed set that README's table has, and five that no table and no training has.
@@ -39,6 +41,10 @@ class Args:
     """Seed sets, as in evaluate.py; README's table has 0."""
     results: Path = RESULTS
     """The folder of the records, which gets order.csv."""
+    oracles: Path = Path("runs/order")
+    """Where oracles of the sets are kept."""
+    workers: int = 1
+    """Sets at once; more than one takes Ray (extra [ray])."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +56,18 @@ class Line(CellLine):
     rmse: float
 
 
-def measure(row: headline.Row, sets: Sequence[int]) -> list[Line]:
-    """The lines of one row."""
-    cell, lines = row.runs[0].cell, []
-    for seed in sets:
-        evaluator = Evaluator(make_problem(cell.problem), cell.solver, (seed,), metrics=())
-        errors = [evaluator.rows(run.schedule())[0].mean for run in row.runs]
-        lines.append(Line(*cell, row.name, seed, float(np.median(errors))))
+def measure(rows: Sequence[headline.Row], noise_set: int, oracles: Path) -> list[Line]:
+    """The lines of one set; ``oracles`` keeps its own."""
+    torch.set_num_threads(1)
+    lines = []
+    for row in rows:
+        cell, schedules = row.runs[0].cell, [run.schedule() for run in row.runs]
+        evaluator = Evaluator(make_problem(cell.problem), cell.solver, (noise_set,), metrics=())
+        if row.runs[0].method == ORACLE and noise_set != OWN_SET:
+            path = oracles / f"{cell.problem}__{cell.solver}__{cell.num_steps}__{noise_set}.json"
+            schedules = [evaluator.oracle(cell.num_steps, path, schedules)]
+        errors = [evaluator.rows(schedule)[0].mean for schedule in schedules]
+        lines.append(Line(*cell, row.name, noise_set, float(np.median(errors))))
     return lines
 
 
@@ -96,9 +107,9 @@ def page_tables(results: Path = RESULTS) -> Pages:
 
 def main(args: Args) -> None:
     """Score, write, print."""
-    torch.set_num_threads(1)
-    rows = headline.rows(args.results)
-    lines = [line for row in tqdm(rows, disable=None) for line in measure(row, args.sets)]
+    rows, tasks = headline.rows(args.results), Tasks(args.workers)
+    waiting = [tasks.submit(measure, rows, noise_set, args.oracles.resolve()) for noise_set in args.sets]
+    lines = [line for wait in tqdm(waiting, disable=None) for line in wait()]
     write_csv(lines, args.results / FILE, Line)
     print(table(lines))
 

@@ -52,10 +52,12 @@ QUICK: dict[str, tuple[str, ...]] = {
     "python train.py --solver heun --model path/to/pipeline --num-steps 5 --run-dir runs/HEUN": SMALL,
     "python train.py --effort none --model path/to/pipeline --num-steps 5": ("--num-images", "64"),
     "python train.py --effort quick --model path/to/pipeline --num-steps 5": ("--num-images", "64"),
-    "python train.py --problem mixture-1d --solver heun --features log_velocity log_curvature rms turn": SMALL,
+    "python train.py --problem mixture-1d --solver heun --features log_velocity log_curvature rms turn "
+    "--run-dir runs/POLICY": SMALL,
     "python -m art_env.export runs/HEUN/schedule.json --to comfyui": (),
 }
-TRAINED, HEUN = list(QUICK)[:2]
+# The commands whose run folders the code blocks read.
+TRAINED, HEUN, POLICY = (text for text in QUICK if "--effort" not in text and "train.py" in text)
 ALL = [command for page in PAGES for command in commands(page)]
 
 
@@ -99,6 +101,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         _run(TRAINED, *QUICK[TRAINED], "--run-dir", "runs/NAME", "--no-progress")
         _run(HEUN, *QUICK[HEUN], "--no-progress")
+        _run(POLICY, *QUICK[POLICY], "--no-progress")
     return folder
 
 
@@ -110,7 +113,7 @@ def in_folder(reader: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def beside_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder with the files that commands name, which nothing reads."""
-    for name in ("runs/NAME", "RUN"):
+    for name in ("runs/NAME", "runs/POLICY", "RUN"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "agent.safetensors").touch()
     monkeypatch.chdir(tmp_path)
@@ -155,7 +158,7 @@ def test_python_blocks_run(page: Path, in_folder: None, monkeypatch: pytest.Monk
             exec(compile("\n" * block.line + block.text, str(page), "exec"), namespace)
 
 
-@pytest.mark.parametrize("text", [text for text in QUICK if text not in (TRAINED, HEUN)])
+@pytest.mark.parametrize("text", [text for text in QUICK if text not in (TRAINED, HEUN, POLICY)])
 def test_quick_commands_run(text: str, in_folder: None) -> None:
     options = () if "-m" in text else ("--no-progress",)
     _run(text, *QUICK[text], *options)
