@@ -94,6 +94,8 @@ class Training:
         self.init = settings.init if isinstance(settings, ArtSettings) else "base"
         if self.init.endswith(".json"):  # a bad file is refused before anything is computed
             Schedule.load(self.init).check_range(problem.sigma_max, problem.sigma_end)
+        if settings.effort == "none":  # so is a range of noise that has no place for the list
+            make_schedule("universal", problem, plain.num_steps, settings.solver)
         self.init_timesteps = total // 2 if self.init == "search" else 0
         self.total_timesteps = total - self.init_timesteps
         # Last, as it may integrate many exact trajectories.

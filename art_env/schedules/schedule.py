@@ -227,7 +227,8 @@ class Schedule:
         if levels[0] >= sigma_max or levels[-1] <= sigma_end:
             raise ValueError(
                 f"sigma_max = {sigma_max:g} and sigma_end = {sigma_end:g} leave no room for the levels of "
-                f"sigma_data = {sigma_data:g}, {levels[0]:.4g} to {levels[-1]:.4g}; use "
+                f"sigma_data = {sigma_data:g}, {levels[0]:.4g} to {levels[-1]:.4g}; on the "
+                "model's own clock they fit: train.py --effort quick, the schedule universal_clock, or here "
                 "clock=closed_form(reference, 256)"
             )
         meta["sigma_data"] = float(sigma_data)

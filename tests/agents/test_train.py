@@ -766,6 +766,7 @@ def test_without_training(run, tmp_path, effort, name, least) -> None:
         (("--effort", "some"), "Known: none, quick, full"),
         (("--effort", "none", "--solver", "heun"), "use solver='learned_2m'"),
         (("--effort", "quick", "--num-steps", 20), "2 to 12"),
+        (("--effort", "none", "--problem", "gaussian-1d"), "train.py --effort quick"),
     ],
 )
 def test_efforts_that_there_are_no_tables_for(run, args, message) -> None:
