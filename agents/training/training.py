@@ -134,6 +134,17 @@ class Training:
             metrics=problem.metrics[:1],
         )
 
+    def check_search(self) -> None:
+        """Refuse what the run's search cannot do, if it has one.
+
+        Raises:
+            ValueError: a problem without one list for all rows, or rollouts that are too small for groups.
+        """
+        if self.settings.effort == "full" and (
+            isinstance(self.settings, ListSearchSettings) or self.init == "search"
+        ):
+            self.make_search()
+
     def search(self) -> SearchResult:
         """A schedule, searched for without run folder, log and checkpoints."""
         with counting(self.counter, "training"):
@@ -276,6 +287,7 @@ def train(settings: Settings, say: Callable[[str], None] = silent) -> Result:
         training = Training(settings)
         evaluator = training.evaluator()
         if run is None:
+            training.check_search()
             run = RunFolder.create(settings, evaluator.problem.name, training.num_envs)
         with tracked(settings.track, run.folder, settings.to_dict()):
             return _train(training, evaluator, run, say)
@@ -411,12 +423,26 @@ def learn(
         callbacks.append(ProgressBarCallback())
     if remaining > 0:  # else killed after the training, whose checkpoint is its end
         with counting(counter, "training"), at_a_boundary():
-            model.learn(
-                remaining, CallbackList(callbacks), log_interval=NEVER, reset_num_timesteps=not going_on
-            )
+            try:
+                model.learn(
+                    remaining, CallbackList(callbacks), log_interval=NEVER, reset_num_timesteps=not going_on
+                )
+            except ValueError as error:
+                raise diverged(model, settings, error) from error
             save()
     save_agent(model, run.agent, settings.algorithm, training.plain_config)
     return model, seconds(), before + model.num_timesteps
+
+
+def diverged(model: BaseAlgorithm, settings: Settings, error: ValueError) -> ValueError:
+    """What to say of an error in a training: where the weights are not finite, that and the way out."""
+    if all(bool(weights.isfinite().all()) for weights in model.policy.state_dict().values()):
+        return error
+    rate = getattr(settings, "learning_rate", None) or "the default"
+    return ValueError(
+        f"{settings.algorithm} diverged within {model.num_timesteps:,} env steps: its weights are not finite; use a "
+        f"smaller learning_rate than {rate}"
+    )
 
 
 class Start(NamedTuple):

@@ -741,6 +741,48 @@ def test_a_policy_begins_with_a_schedule(run, tmp_path) -> None:
     assert "unknown init 'serach'. Did you mean 'search'" in err
 
 
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("evolution --problem random-mixtures", "the search finds one list; use base_schedule=7"),
+        ("art --init search --problem random-mixtures", "the search finds one list; use base_schedule=7"),
+        ("evolution --solver euler_maruyama --num-envs 32", "here a group is 2 rows"),
+    ],
+)
+def test_what_a_search_cannot_do_is_refused_before_a_folder_is_made(run, tmp_path, args, message) -> None:
+    code, _, err = run(
+        *(*args.split(), "--num-noises", 64, "--total-timesteps", 6000, "--run-dir", tmp_path / "run")
+    )
+    assert (code, err.count("\n")) == (2, 1)
+    assert message in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "sac"])
+def test_an_agent_that_diverges_says_so(run, tmp_path, algorithm) -> None:
+    """Else the error is the distribution's, that ``loc`` is NaN."""
+    options = (
+        "--problem mixture-1d --num-envs 16 --num-noises 64 --total-timesteps 1000 --no-oracle --no-progress"
+    )
+    code, _, err = run(
+        *(
+            algorithm,
+            "--learning-rate",
+            10,
+            *options.split(),
+            "--num-images",
+            64,
+            "--run-dir",
+            tmp_path / "run",
+        )
+    )
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"{algorithm} diverged within" in err
+    assert "use a smaller learning_rate than 10" in err
+    # What it did is in the log.
+    assert (tmp_path / "run" / "progress.csv").is_file()
+
+
 @pytest.mark.parametrize(("effort", "name", "least"), [("none", "universal", 0), ("quick", "adapted", 800)])
 def test_without_training(run, tmp_path, effort, name, least) -> None:
     """The schedule is the one that suits many models, and is called so."""
