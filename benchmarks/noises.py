@@ -61,11 +61,10 @@ class Tails:
         "mixture-1d:heun:5",
         "mixture-1d:heun:10",
         "mixture-1d:ipndm:10",
-        "mixture-1d:dpmpp_2m:20",
-        "mixture-1d:rk4:20",
+        "mixture-1d:dpmpp_2m:10",
         "mixture-2d:heun:5",
-        "mixture-2d:rk4:7",
-        "mixture-2d:rk4:10",
+        "mixture-2d:heun:10",
+        "mixture-2d:ipndm:10",
     )
     """problem:solver:K"""
     num_schedules: int = 32
@@ -103,7 +102,7 @@ class Polish:
     Where the oracle itself is bad on the training noises, no method that sees only those could have found it.
     """
 
-    cells: tuple[str, ...] = ("mixture-1d:ipndm:10", "mixture-1d:ipndm:20", "mixture-2d:ipndm:10")
+    cells: tuple[str, ...] = ("mixture-1d:ipndm:10", "mixture-2d:ipndm:10")
     """problem:solver:K, each with evolution and the oracle in the records."""
     records: Path = RECORDS
     out: Path = RESULTS / POLISH_FILE

@@ -20,7 +20,7 @@ Pages = Mapping[Path, Mapping[str, str]]
 
 END = "<!-- end -->"
 UNIVERSAL_LIST_TABLE, UNIVERSAL_CLOCK_TABLE, MANY_MODELS = "universal-list", "universal-clock", "many-models"
-SHAPE_TABLE = "where-data-take-shape"
+UNIVERSAL_FREE_TABLE, SHAPE_TABLE = "universal-free", "where-data-take-shape"
 FEW_SHOT = "few-shot"
 _BEGIN = r"<!-- table:([^\s>]+) -->"
 _BLOCK = re.compile(_BEGIN + rf"\n(?:(?!<!-- table:)[\s\S])*?{END}")

@@ -4,12 +4,14 @@ python -m benchmarks.universal
 
 Scores, on every bundled model, EDM's grid and the model's own closed form with DPM-Solver++ 2M, and the universal
 list and clock with one and two weights (``art_env/schedules/universal.json``). Both clocks are made of the same 16
-trajectories. None of these models had a part in the tables. Writes results/universal.csv and the tables of
+trajectories. Beside the universal list stand all lists that need no evaluation either, with DPM-Solver++ and UniPC.
+None of these models had a part in the tables. Writes results/universal.csv and the tables of
 docs/generalisation.md between their marks.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,11 +32,12 @@ from art_env.schedules.optimal import closed_form, final_rmse
 from art_env.schedules.registry import make_schedule
 from art_env.schedules.schedule import Schedule
 from art_env.schedules.transfer import CLOCK_KNOTS, CLOCK_NOISES, universal
-from benchmarks.records import RESULTS, CellLine
+from benchmarks.records import RESULTS, CellLine, title
 from benchmarks.tables import (
     GENERAL_PAGE,
     SHAPE_TABLE,
     UNIVERSAL_CLOCK_TABLE,
+    UNIVERSAL_FREE_TABLE,
     UNIVERSAL_LIST_TABLE,
     Pages,
     markdown,
@@ -44,6 +47,9 @@ from benchmarks.universal_fit import CLOCK_STEPS, RIVAL, Mixtures
 
 TIMES = np.array([0.25, 0.5, 0.75])
 EDM, OWN, LIST, CLOCK = "EDM's grid", "own clock", "universal list", "universal clock"
+# Lists that need no evaluation of the model, and the solvers that each of them is tried with.
+FREE = ("edm:zero=replace", "simple", "beta", "ays_sd15", "ays_sdxl", "ays_svd", "dmn")
+FREE_SOLVERS = {"dpmpp_2m": "DPM-Solver++", "ipndm": "iPNDM", "unipc_2": "UniPC-2", "unipc_3": "UniPC-3"}
 
 
 @dataclass
@@ -107,6 +113,25 @@ def measure(name: str, args: Args) -> list[Line]:
                 ]
                 mean = float(np.mean(errors))
                 lines.append(Line(name, solver, K, label, mean, min(errors), max(errors), evaluations))
+    return lines + measure_free(problem, args)
+
+
+def measure_free(problem: Problem, args: Args) -> list[Line]:
+    """The lines of lists that need no evaluation."""
+    lines = []
+    for solver in FREE_SOLVERS:
+        evaluator = Evaluator(problem, solver, args.seeds, metrics=())
+        for K in args.steps:
+            for spec in FREE:
+                # A list that ends at sigma_min has no 0 to replace, and wastes no step.
+                name = spec if problem.final_sigmas_type == "zero" else spec.partition(":")[0]
+                schedule = make_schedule(name, problem, K, solver)
+                errors = [
+                    final_rmse(problem.denoiser, evaluator.reference(i), schedule, solver)
+                    for i in range(len(args.seeds))
+                ]
+                mean = float(np.mean(errors))
+                lines.append(Line(problem.name, solver, K, spec, mean, min(errors), max(errors), 0))
     return lines
 
 
@@ -162,6 +187,47 @@ def table(lines: Sequence[Line], rival: str, own: str) -> str:
     return markdown(header, [*rows, better])
 
 
+def free_table(lines: Sequence[Line]) -> str:
+    """The universal list beside the pair of list and solver that is best over all models, and the best on each."""
+    steps = sorted({line.num_steps for line in lines})
+    names = list(dict.fromkeys(line.problem for line in lines))
+    own = {(x.problem, x.num_steps): x.rmse for x in lines if (x.solver, x.schedule) == ("learned_2m", LIST)}
+    free = {K: _free(lines, K) for K in steps}
+    best = {K: min(free[K], key=lambda pair: sum(map(math.log, free[K][pair].values()))) for K in steps}
+    header = [""]
+    for K in steps:
+        header += [f"K = {K}: universal list", f"K = {K}: {_pair(best[K])}", f"K = {K}: best of all"]
+    rows = []
+    for name in names:
+        row = [name]
+        for K in steps:
+            least = min(free[K], key=lambda pair: free[K][pair][name])
+            known = [own[name, K], free[K][best[K]][name], free[K][least][name]]
+            texts = [f"**{e:.3f}**" if e == min(known) else f"{e:.3f}" for e in known]
+            row += [*texts[:2], f"{texts[2]} {_pair(least)}"]
+        rows.append(row)
+    counts = ["universal list better on"]
+    for K in steps:
+        of_all = sum(own[name, K] < min(e[name] for e in free[K].values()) for name in names)
+        of_one = sum(own[name, K] < free[K][best[K]][name] for name in names)
+        counts += ["", f"{of_one} of {len(names)}", f"{of_all} of {len(names)}"]
+    return markdown(header, [*rows, counts])
+
+
+def _free(lines: Sequence[Line], K: int) -> dict[tuple[str, str], dict[str, float]]:
+    """RMSE by list and solver, and by problem."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for line in lines:
+        if line.num_steps == K and line.schedule in FREE:
+            found.setdefault((line.schedule, line.solver), {})[line.problem] = line.rmse
+    return found
+
+
+def _pair(pair: tuple[str, str]) -> str:
+    spec, solver = pair
+    return f"{title(spec)}, {FREE_SOLVERS[solver]}"
+
+
 def page_tables(args: Args | None = None) -> Pages:
     """The tables of docs/generalisation.md, from the files."""
     args = args or Args()
@@ -173,6 +239,7 @@ def page_tables(args: Args | None = None) -> Pages:
     tables = {
         UNIVERSAL_LIST_TABLE: table(lines, EDM, LIST),
         UNIVERSAL_CLOCK_TABLE: table(lines, OWN, CLOCK),
+        UNIVERSAL_FREE_TABLE: free_table(lines),
         SHAPE_TABLE: markdown(("", *(f"at time {t}" for t in TIMES)), taking_shape),
     }
     return {GENERAL_PAGE: tables}

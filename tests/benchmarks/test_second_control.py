@@ -43,7 +43,7 @@ def test_tables(tmp_path) -> None:
         "digits", "5", "0.100", "0.0800", "learned_2m", "0.0500", "-", "-", "0.0560 (0.0550 to 0.0570)", "-", "0.56",
     ]  # fmt: skip
     short = short_table(found, classical)
-    assert "| digits | 0.100 | (0.0800) | - | 0.0560 (0.0550 to 0.0570) | - | 0.0500 |" in short
+    assert "| digits | 0.100 | (0.0800) | - | - | 0.0560 (0.0550 to 0.0570) | - | 0.0500 | - |" in short
     row = table_by_steps(found, classical).splitlines()[-1]
     assert row == "| 5 | - | - | 1.12 to 1.12 | - | 0.56 to 0.56 |"
 
