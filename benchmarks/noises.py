@@ -146,7 +146,7 @@ def measure_tails(args: Tails, cell: Cell, schedule: Schedule) -> TailsLine:
     name, solver, K = cell
     problem = make_problem(name)
     dynamics = Dynamics(problem=problem, solver=solver, num_steps=K, features=(), base_schedule="closed_form")
-    center = SchedulePolicy(schedule, dynamics).actions.astype(np.float64)
+    center = SchedulePolicy(schedule, dynamics).actions[:, 0].astype(np.float64)
     rng = np.random.default_rng(0)
     offsets = args.width * rng.standard_normal((args.num_schedules, K))
     actions = np.clip(center + offsets, -1, 1)
@@ -155,7 +155,7 @@ def measure_tails(args: Tails, cell: Cell, schedule: Schedule) -> TailsLine:
     every = torch.arange(pool)
 
     def costs(row: np.ndarray) -> np.ndarray:
-        return -dynamics.returns(every, torch.from_numpy(row).expand(pool, K)).numpy()
+        return -dynamics.returns(every, torch.from_numpy(row)[:, None].expand(pool, K, 1)).numpy()
 
     cost = costs(center)
     noises = InitialNoiseSampler(pool)

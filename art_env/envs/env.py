@@ -31,7 +31,8 @@ class ARTEnv(BaseEnv, gym.Env):
     With the solvers ``learned_2m``, ``learned_3m`` and so on (``log_speed`` only) the box has 1, 2, ... entries
     more, the weights of the step: its slope is ``d + sum_j w_j (d - d_j)``, ``d_j`` the slope of j steps
     before, at no more evaluations. Action 0 is ``w_1 = 1/2`` and 0 for the others, the second-order rule of even
-    steps, or the weights of a base schedule that has some (see ``SlopeWeights``); the first step reads none of them, the second one the first only.
+    steps, or the weights of a base schedule that has some (see ``SlopeWeights``); the first step reads none of
+    them, the second one the first only.
     ``Box(-1e4, 1e4, (1,), float32)`` with ``control="speed"``: the paper's raw theta (the bound is there
     because SB3 wants a finite one, far beyond what its policy draws); sigma falls by
     ``theta T / K``, is held within the range, and may miss the end (``info["sigma_mismatch"]``).

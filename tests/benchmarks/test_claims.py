@@ -59,15 +59,16 @@ def test_policies_go_below_every_list_but_on_digits() -> None:
 
 
 def test_rows_that_change_places() -> None:
-    assert "Rows that change places are ties: everything that finds levels and weights." in TEXT
+    assert "Rows that change places are ties: DMN and `simple`, and all that find levels and weights." in TEXT
     rows = list(order.by_row(read_csv(RESULTS / order.FILE, order.Line)).items())
     swapped = {
         (high, low)
         for (high, above), (low, below) in itertools.pairwise(rows)
         if any(below[s].rmse >= above[s].rmse for s in order.OTHER_SETS)
     }
-    assert swapped
-    assert all(own[0].solver == "learned_2m" for pair in swapped for name, own in rows if name in pair)
+    free = {("DMN", "simple, SD's table")}
+    assert free < swapped
+    assert all(own[0].solver == "learned_2m" for pair in swapped - free for name, own in rows if name in pair)
 
 
 def test_who_needs_more_evaluations() -> None:

@@ -26,6 +26,25 @@ def test_table_marks_the_least_classical_oracle(tmp_path):
     ]
 
 
+def test_the_best_list_that_needs_nothing(tmp_path):
+    """Neither the oracle, nor what looks at the model, nor what evaluations found."""
+    cell = Cell("mixture-1d", "euler", 5)
+    tried = {ORACLE: 0.1, "gits": 0.2, "edm_tuned:zero=replace": 0.3, "simple": 0.5, "dmn": 0.4, "art": 0.15}
+    classical = Leaderboard(
+        tmp_path / "a",
+        [Record(cell, 5, m, 0, e, 1.0, 9 if m == "art" else 0, 0.0) for m, e in tried.items()],
+    )
+    found = Leaderboard(
+        tmp_path / "b",
+        [
+            Record(cell._replace(solver="unipc_2"), 5, m, 0, e, 1.0, 0, 0.0)
+            for m, e in ((ORACLE, 0.1), ("edm", 0.6))
+        ],
+    )
+    (row,) = solvers.free_table(found, classical).splitlines()[2:]
+    assert row == "| mixture-1d | 5 | **0.400** DMN | - | - | 0.600 EDM (rho = 7) | - | - | - |"
+
+
 def test_all_weights_is_a_solver_that_looks_back_at_everything():
     assert [solvers.all_weights(K) for K in (1, 2, 10)] == ["learned_2m", "learned_2m", "learned_10m"]
 
