@@ -90,7 +90,10 @@ class Band(NamedTuple):
 
 def drawers(board: Leaderboard, found: Sequence[Summary]) -> dict[str, Callable[[], Figure]]:
     """What draws each figure that the records are enough for, by file name."""
-    figures = {"ratios": partial(ratios, found, len(board.cells)), "steps": partial(steps, board)}
+    figures: dict[str, Callable[[], Figure]] = {
+        "ratios": partial(ratios, found, len(board.cells)),
+        "steps": partial(steps, board),
+    }
     if board.cells_of(OURS):
         figures["heat"] = partial(heat, board)
     return figures

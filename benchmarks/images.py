@@ -41,8 +41,8 @@ from art_env.schedules.registry import make_schedule
 from benchmarks import headline
 from benchmarks.records import RESULTS, ROOT, title
 from benchmarks.second_control import read_found
-from benchmarks.state_policies import SOLVERS
 from benchmarks.tasks import Tasks
+from benchmarks.universal import FREE_SOLVERS
 
 Table = Literal["solvers", "steps", "models", "saved", "inpaint", "mnist", "picture"]
 TRANSFER_STEPS = (4, 6, 9, 12, 15, 20)
@@ -57,6 +57,7 @@ SIZES = ("digits-small", "digits", "digits-large")
 RIVALS = ("uniform", "log_snr", "edm", "edm_tuned", "closed_form")
 # The oracle of a long RK4 run takes an hour and is far below what the metric resolves.
 LONGEST_ORACLE = 20
+NAMES = {"heun": "Heun", **FREE_SOLVERS}
 # Trajectories that actions are carried over on; without features they are all the same.
 FEW_NOISES = 16
 
@@ -296,10 +297,10 @@ def table_mnist(args: Args) -> list[Score]:
 def picture(args: Args) -> None:
     """The picture of the README: ART-RL's list with weights (seed 0) beside lists that cost nothing."""
     own, problem = headline.LEARNED, make_problem(headline.PROBLEM, device=args.device)
-    copied = [*headline.COPIED, ("edm:zero=replace", headline.DPMPP)]
+    copied = [*headline.COPIED, ("edm:zero=replace", own._replace(solver="dpmpp_2m"))]
     evaluators = {
         cell: Evaluator(problem, cell.solver, (0,), metrics=())
-        for cell in (own, headline.HEUN, headline.DPMPP)
+        for cell in (own, *(cell for _, cell in copied))
     }
     shown = [("ART-RL", own, read_found(args.out).records("art", own)[0].schedule())]
     for spec, cell in copied:
@@ -309,7 +310,9 @@ def picture(args: Args) -> None:
     for name, cell, schedule in shown:
         evaluator = evaluators[cell]
         score = evaluator.rows(schedule)[0]
-        text = f"{name}\n{SOLVERS[cell.solver]}, {score.nfe} evaluations, RMSE {score.mean:.3f}"
+        text = (
+            f"{name}\n{NAMES.get(cell.solver, cell.solver)}, {score.nfe} evaluations, RMSE {score.mean:.3f}"
+        )
         sets[text], errors[text] = evaluator.samples(schedule, 16), score.mean
     path = args.page / "docs" / "samples.png"
     path.parent.mkdir(parents=True, exist_ok=True)

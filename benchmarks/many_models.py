@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import tyro
 from tqdm import tqdm
@@ -119,9 +120,9 @@ class _Still:
     def __init__(self, num_actions: int) -> None:
         self.num_actions = num_actions
 
-    def predict(self, observation: object, deterministic: bool = True) -> tuple[object, None]:
+    def predict(self, observation: np.ndarray, *, deterministic: bool = True) -> tuple[np.ndarray, None]:
         """Zeros."""
-        return torch.zeros(len(observation), self.num_actions).numpy(), None  # type: ignore[arg-type]
+        return np.zeros((len(observation), self.num_actions), dtype=np.float32), None
 
 
 def _mean(values: torch.Tensor) -> float:

@@ -81,7 +81,7 @@ def by_row(lines: Sequence[Line]) -> dict[str, dict[int, Line]]:
 
 def table(lines: Sequence[Line]) -> str:
     """Errors on README's noises and on the others, and on how many of these a row is below the row above it."""
-    texts, above = [], {}
+    texts, above = [], dict[int, float]()
     for name, own in by_row(lines).items():
         others = {seed: line.rmse for seed, line in own.items() if seed != OWN_SET}
         kept = sum(rmse < above[seed] for seed, rmse in others.items()) if above else None

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import tyro
 
+from agents.art_rl import ARTRL
 from agents.distributed.cluster import connect
 from agents.distributed.workers import Workers
 from agents.training import Settings, Training
@@ -94,6 +95,8 @@ def found_by(training: Training) -> np.ndarray:
     """Train, and return the actions that were found, ``[K, A]``."""
     if training.settings.algorithm == "art":
         model, _ = training.fit()
+        assert isinstance(model, ARTRL)
+        assert model.policy.table is not None
         return np.asarray(model.policy.table.values.detach().numpy(), np.float64)
     return training.search().actions
 

@@ -51,7 +51,7 @@ def run(args: Args) -> None:
     """Fill the records, number of steps by number of steps."""
     for problem in args.problems:
         for K in args.steps:
-            plans = [(args.solvers, METHODS)]
+            plans: list[tuple[tuple[str, ...], tuple[str, ...]]] = [(args.solvers, METHODS)]
             if args.all_weights:
                 plans.append(((all_weights(K),), (ORACLE,)))
             for solvers, methods in plans:
