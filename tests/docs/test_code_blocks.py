@@ -42,6 +42,7 @@ ELSEWHERE = {
     "mkdocs build": "part of .ci/run",
     "mkdocs serve": "serves until it is stopped",
     "tensorboard --logdir runs": "serves until it is stopped",
+    "pip install torch==VERSION --index-url https://download.pytorch.org/whl/cpu": "the reader puts the version in",
 }
 SMALL = tuple(
     "--num-envs 32 --total-timesteps 320 --num-noises 64 --num-images 64 --no-oracle".split()  # noqa: SIM905
