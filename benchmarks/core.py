@@ -3,13 +3,14 @@
 python -m benchmarks.core --out runs/core --workers 2
 
 Runs the benchmarks at K = 5 alone into a folder of results, and ends with ``benchmarks.report``. By the seconds of
-the project's records that takes about two hours with two workers (extra ``[ray]``) on two cores. What a stage has
-recorded is not run again, so that a core that was interrupted goes on. ``--budget 0.02`` tries all of it with short
+the project's records that takes about two hours with two workers (extra ``[ray]``) on two cores. A stage that has ended is not run again, nor in most stages what has been recorded, so
+that a core that was interrupted goes on. ``--budget 0.02`` tries all of it with short
 trainings.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ import torch
 import tyro
 
 from art_env._util.cli import run_command
+from art_env._util.files import write_text
 from benchmarks import (
     efficiency,
     images,
@@ -171,11 +173,22 @@ STAGES: tuple[Callable[[Args], None], ...] = (policies, lists, weights, mnist, p
 
 
 def run_stage(stage: Callable[[Args], None], args: Args) -> float:
-    """Run a stage in its own process; returns its seconds."""
+    """Run a stage in its own process, unless it has ended before; returns its seconds."""
+    path, options = (
+        args.runs / f"{stage.__name__}.json",
+        {"problems": list(args.problems), "budget": args.budget},
+    )
+    if path.is_file():
+        kept = json.loads(path.read_text("utf-8"))
+        if kept["options"] == options:
+            return kept["seconds"]
     torch.set_num_threads(1)
     began = time.perf_counter()
     stage(args)
-    return time.perf_counter() - began
+    seconds = time.perf_counter() - began
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps({"options": options, "seconds": seconds}) + "\n")
+    return seconds
 
 
 def run(args: Args) -> Iterator[tuple[str, float]]:

@@ -28,6 +28,23 @@ def test_cells_of_some_problems(tmp_path) -> None:
     assert args.cells(("digits:heun:5", "digits:heun:10", "mixture-1d:heun:5")) == ("digits:heun:5",)
 
 
+def test_a_stage_that_has_ended_is_not_run_again(tmp_path) -> None:
+    args, runs = core.Args(tmp_path, problems=("digits",)), []
+
+    def stage(given: core.Args) -> None:
+        runs.append(given.budget)
+        if len(runs) == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        core.run_stage(stage, args)
+    seconds = core.run_stage(stage, args)
+    assert core.run_stage(stage, args) == seconds
+    assert len(runs) == 2
+    core.run_stage(stage, core.Args(tmp_path, problems=("digits",), budget=0.5))  # other trainings
+    assert runs == [1.0, 1.0, 0.5]
+
+
 def test_what_follows_the_stages(tmp_path, monkeypatch) -> None:
     """Other noises, the order and the pages, from a few of the project's own records."""
     args = core.Args(tmp_path, problems=("mixture-1d",))
