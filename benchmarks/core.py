@@ -3,8 +3,8 @@
 python -m benchmarks.core --out runs/core --workers 2
 
 Runs the benchmarks at K = 5 alone into a folder of results, and ends with ``benchmarks.report``. With two workers
-(extra ``[ray]``) on two cores of a shared virtual machine it took two and a half hours beside other jobs. A stage
-that has ended is not run again, nor in most stages what has been recorded, so that a core that was interrupted goes on.
+(extra ``[ray]``) on two cores of a shared virtual machine it took two and a half hours, beside other jobs. A stage
+that has ended is not run again, nor in most stages what has been recorded, so that an interrupted core goes on.
 ``--budget 0.02`` tries all of it with short trainings.
 """
 
