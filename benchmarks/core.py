@@ -129,12 +129,11 @@ def weights(args: Args) -> None:
 
 
 def other_solvers(args: Args) -> None:
-    """The oracles of UniPC and DEIS."""
+    """The oracles of UniPC and DEIS, and of lists with all weights."""
     solvers.run(
         solvers.Args(
             args.of("mixture-1d", "mixture-2d", "digits"),
             steps=(CORE_STEPS,),
-            all_weights=False,
             records=args.results / solvers.FILE,
             runs=args.runs / "solvers",
         )
