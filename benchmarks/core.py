@@ -173,10 +173,8 @@ STAGES: tuple[Callable[[Args], None], ...] = (policies, lists, weights, mnist, p
 
 def run_stage(stage: Callable[[Args], None], args: Args) -> float:
     """Run a stage in its own process, unless it has ended before; returns its seconds."""
-    path, options = (
-        args.runs / f"{stage.__name__}.json",
-        {"problems": list(args.problems), "budget": args.budget},
-    )
+    path = args.runs / f"{stage.__name__}.json"
+    options = {"problems": list(args.problems), "budget": args.budget}
     if path.is_file():
         kept = json.loads(path.read_text("utf-8"))
         if kept["options"] == options:

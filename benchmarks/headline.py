@@ -18,7 +18,7 @@ from benchmarks.tables import README, Pages, markdown
 PROBLEM, K = "digits", 5
 HEUN, LEARNED = Cell(PROBLEM, "heun", K), Cell(PROBLEM, "learned_2m", K)
 # Lists that need no evaluation of the model: EDM's without its wasted step, and the best there are with Heun's nine
-# evaluations and with five of a solver with one a step (by ``records`` on this problem).
+# evaluations, and with five of a solver that takes one a step.
 COPIED = (("edm:zero=replace", HEUN), ("dmn", HEUN._replace(solver="unipc_3")), ("simple", HEUN))
 ADAPTED = "`--effort quick`: adapted from fitted tables"
 FOUND = ("cma", "art", OURS)

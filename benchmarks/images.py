@@ -39,10 +39,9 @@ from art_env.problems.problem import Problem
 from art_env.schedules import Schedule
 from art_env.schedules.registry import make_schedule
 from benchmarks import headline
-from benchmarks.records import RESULTS, ROOT, title
+from benchmarks.records import RESULTS, ROOT, SOLVERS, title
 from benchmarks.second_control import read_found
 from benchmarks.tasks import Tasks
-from benchmarks.universal import FREE_SOLVERS
 
 Table = Literal["solvers", "steps", "models", "saved", "inpaint", "mnist", "picture"]
 TRANSFER_STEPS = (4, 6, 9, 12, 15, 20)
@@ -57,7 +56,6 @@ SIZES = ("digits-small", "digits", "digits-large")
 RIVALS = ("uniform", "log_snr", "edm", "edm_tuned", "closed_form")
 # The oracle of a long RK4 run takes an hour and is far below what the metric resolves.
 LONGEST_ORACLE = 20
-NAMES = {"heun": "Heun", **FREE_SOLVERS}
 # Trajectories that actions are carried over on; without features they are all the same.
 FEW_NOISES = 16
 
@@ -311,7 +309,7 @@ def picture(args: Args) -> None:
         evaluator = evaluators[cell]
         score = evaluator.rows(schedule)[0]
         text = (
-            f"{name}\n{NAMES.get(cell.solver, cell.solver)}, {score.nfe} evaluations, RMSE {score.mean:.3f}"
+            f"{name}\n{SOLVERS.get(cell.solver, cell.solver)}, {score.nfe} evaluations, RMSE {score.mean:.3f}"
         )
         sets[text], errors[text] = evaluator.samples(schedule, 16), score.mean
     path = args.page / "docs" / "samples.png"

@@ -21,6 +21,15 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 RECORDS = RESULTS / "leaderboard.jsonl"
 OURS, EVOLUTION, ORACLE = "search", "evolution", "oracle"
+# How tables call solvers; others by their own name.
+SOLVERS = {
+    "euler": "Euler",
+    "heun": "Heun",
+    "dpmpp_2m": "DPM-Solver++",
+    "ipndm": "iPNDM",
+    "unipc_2": "UniPC-2",
+    "unipc_3": "UniPC-3",
+}
 TITLES = {
     "uniform": "uniform",
     "log_snr": "log-SNR",

@@ -34,7 +34,7 @@ from art_env.evaluation.results import read_csv, write_csv
 from art_env.problems.library import make_problem
 from art_env.schedules.schedule import Schedule
 from benchmarks.lengths import shorter
-from benchmarks.records import RESULTS, Cell, CellLine, number
+from benchmarks.records import RESULTS, SOLVERS, Cell, CellLine, number
 from benchmarks.running import kept_oracle, run_training
 from benchmarks.tables import LEADERBOARD_PAGE, RESULTS_PAGE, Pages, markdown, median_and_range
 
@@ -49,7 +49,6 @@ BEST, SEARCH, ADAPTIVE = "best fixed schedule", "search by evolution", "adaptive
 BOUND = "policy trained by gradients"
 # Of the table of docs/results.md.
 SHORT_STEPS = 5
-SOLVERS = {"euler": "Euler", "heun": "Heun", "dpmpp_2m": "DPM-Solver++", "learned_2m": "learned_2m"}
 
 
 @dataclass

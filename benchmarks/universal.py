@@ -4,8 +4,8 @@ python -m benchmarks.universal
 
 Scores, on every bundled model, EDM's grid and the model's own closed form with DPM-Solver++ 2M, and the universal
 list and clock with one and two weights (``art_env/schedules/universal.json``). Both clocks are made of the same 16
-trajectories. Beside the universal list stand all lists that need no evaluation either, with DPM-Solver++ and UniPC.
-None of these models had a part in the tables. Writes results/universal.csv and the tables of
+trajectories. Beside the universal list stand all lists that need no evaluation either, with DPM-Solver++,
+iPNDM and UniPC. None of these models had a part in the tables. Writes results/universal.csv and the tables of
 docs/generalisation.md between their marks.
 """
 
@@ -32,7 +32,7 @@ from art_env.schedules.optimal import closed_form, final_rmse
 from art_env.schedules.registry import make_schedule
 from art_env.schedules.schedule import Schedule
 from art_env.schedules.transfer import CLOCK_KNOTS, CLOCK_NOISES, universal
-from benchmarks.records import RESULTS, CellLine, title
+from benchmarks.records import RESULTS, SOLVERS, CellLine, title
 from benchmarks.tables import (
     GENERAL_PAGE,
     SHAPE_TABLE,
@@ -49,7 +49,7 @@ TIMES = np.array([0.25, 0.5, 0.75])
 EDM, OWN, LIST, CLOCK = "EDM's grid", "own clock", "universal list", "universal clock"
 # Lists that need no evaluation of the model, and the solvers that each of them is tried with.
 FREE = ("edm:zero=replace", "simple", "beta", "ays_sd15", "ays_sdxl", "ays_svd", "dmn")
-FREE_SOLVERS = {"dpmpp_2m": "DPM-Solver++", "ipndm": "iPNDM", "unipc_2": "UniPC-2", "unipc_3": "UniPC-3"}
+FREE_SOLVERS = ("dpmpp_2m", "ipndm", "unipc_2", "unipc_3")
 
 
 @dataclass
@@ -106,14 +106,19 @@ def measure(name: str, args: Args) -> list[Line]:
                     LIST: (universal(problem, K, solver), 0),
                     CLOCK: (universal(problem, K, solver, on_clock=True), spent),
                 }
-            for label, (schedule, evaluations) in tried.items():
-                errors = [
-                    final_rmse(problem.denoiser, evaluator.reference(i), schedule, solver)
-                    for i in range(len(args.seeds))
-                ]
-                mean = float(np.mean(errors))
-                lines.append(Line(name, solver, K, label, mean, min(errors), max(errors), evaluations))
+            lines += [scored(evaluator, label, *of) for label, of in tried.items()]
     return lines + measure_free(problem, args)
+
+
+def scored(evaluator: Evaluator, label: str, schedule: Schedule, evaluations: int) -> Line:
+    """The line of one schedule, from all seed sets of the evaluator."""
+    problem, solver = evaluator.problem, evaluator.solver.name
+    errors = [
+        final_rmse(problem.denoiser, evaluator.reference(i), schedule, solver)
+        for i in range(len(evaluator.seeds))
+    ]
+    found = float(np.mean(errors)), min(errors), max(errors)
+    return Line(problem.name, solver, schedule.num_steps, label, *found, evaluations)
 
 
 def measure_free(problem: Problem, args: Args) -> list[Line]:
@@ -125,13 +130,7 @@ def measure_free(problem: Problem, args: Args) -> list[Line]:
             for spec in FREE:
                 # A list that ends at sigma_min has no 0 to replace, and wastes no step.
                 name = spec if problem.final_sigmas_type == "zero" else spec.partition(":")[0]
-                schedule = make_schedule(name, problem, K, solver)
-                errors = [
-                    final_rmse(problem.denoiser, evaluator.reference(i), schedule, solver)
-                    for i in range(len(args.seeds))
-                ]
-                mean = float(np.mean(errors))
-                lines.append(Line(problem.name, solver, K, spec, mean, min(errors), max(errors), 0))
+                lines.append(scored(evaluator, spec, make_schedule(name, problem, K, solver), 0))
     return lines
 
 
@@ -225,7 +224,7 @@ def _free(lines: Sequence[Line], K: int) -> dict[tuple[str, str], dict[str, floa
 
 def _pair(pair: tuple[str, str]) -> str:
     spec, solver = pair
-    return f"{title(spec)}, {FREE_SOLVERS[solver]}"
+    return f"{title(spec)}, {SOLVERS[solver]}"
 
 
 def page_tables(args: Args | None = None) -> Pages:

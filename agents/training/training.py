@@ -26,6 +26,7 @@ from agents.distributed.vector_env import ShardedVectorEnv
 from agents.rollout import sample_with_policy
 from agents.schedule_log import ScheduleLog
 from agents.schedule_policy import SchedulePolicy
+from agents.schedule_search import SearchOptions
 from agents.schedule_search.evolution import EvolutionOptions
 from agents.schedule_search.least_squares import LeastSquaresOptions
 from agents.schedule_search.record import Record
@@ -143,7 +144,10 @@ class Training:
         if self.settings.effort == "full" and (
             isinstance(self.settings, ListSearchSettings) or self.init == "search"
         ):
-            self.make_search()
+            rows, budget, options = self.search_plan()
+            make_search(
+                self.config, rows, budget, options, self.settings.seed
+            )  # without workers: nothing is sent
 
     def search(self) -> SearchResult:
         """A schedule, searched for without run folder, log and checkpoints."""
@@ -165,18 +169,23 @@ class Training:
             record: of a search that was killed, whose evaluations are counted again.
             callback: as ``ScheduleSearch``.
         """
-        settings, rows, budget = self.settings, self.num_envs, self.total_timesteps
-        if isinstance(settings, ListSearchSettings):
-            options = settings.options(rows)
-        else:
-            # A search needs larger rollouts than a policy with features.
-            rows, budget = rows * (4 if settings.features else 1), self.init_timesteps
-            options = EvolutionOptions(noises=max(rows // EvolutionOptions.population, 1))
-            if self.dynamics.has_final_errors:
-                options = LeastSquaresOptions()
+        rows, budget, options = self.search_plan()
         if record is not None:
             self.counter.rows["training"] += record.evaluations
-        return make_search(self.config, rows, budget, options, settings.seed, record, callback, self.workers)
+        seed = self.settings.seed
+        return make_search(self.config, rows, budget, options, seed, record, callback, self.workers)
+
+    def search_plan(self) -> tuple[int, int, SearchOptions]:
+        """Rows, env steps and options of that search."""
+        settings, rows = self.settings, self.num_envs
+        if isinstance(settings, ListSearchSettings):
+            return rows, self.total_timesteps, settings.options(rows)
+        # A search needs larger rollouts than a policy with features.
+        rows *= 4 if settings.features else 1
+        options: SearchOptions = EvolutionOptions(noises=max(rows // EvolutionOptions.population, 1))
+        if self.dynamics.has_final_errors:
+            options = LeastSquaresOptions()
+        return rows, self.init_timesteps, options
 
     def new_model(self, env: VecEnv, found: SearchResult | None = None) -> BaseAlgorithm:
         """A fresh agent.
@@ -385,7 +394,7 @@ def _searched(
     training: Training, run: RunFolder, log: ScheduleLog, say: Callable[[str], None]
 ) -> tuple[SearchResult, SearchLog]:
     """What the run's schedule search finds, and its log, whose last line is not written yet."""
-    settings, budget = training.settings, training.init_timesteps or training.total_timesteps
+    settings, (_, budget, _) = training.settings, training.search_plan()
     make = partial(training.make_search, Record(run.search))
     make_logger = partial(new_logger, settings, run, log.metrics)
     with counting(training.counter, "training"):
@@ -428,16 +437,16 @@ def learn(
                     remaining, CallbackList(callbacks), log_interval=NEVER, reset_num_timesteps=not going_on
                 )
             except ValueError as error:
-                raise diverged(model, settings, error) from error
+                if all(bool(weights.isfinite().all()) for weights in model.policy.state_dict().values()):
+                    raise
+                raise diverged(model, settings) from error
             save()
     save_agent(model, run.agent, settings.algorithm, training.plain_config)
     return model, seconds(), before + model.num_timesteps
 
 
-def diverged(model: BaseAlgorithm, settings: Settings, error: ValueError) -> ValueError:
-    """What to say of an error in a training: where the weights are not finite, that and the way out."""
-    if all(bool(weights.isfinite().all()) for weights in model.policy.state_dict().values()):
-        return error
+def diverged(model: BaseAlgorithm, settings: Settings) -> ValueError:
+    """The error of a training whose weights are not finite."""
     rate = getattr(settings, "learning_rate", None) or "the default"
     return ValueError(
         f"{settings.algorithm} diverged within {model.num_timesteps:,} env steps: its weights are not finite; use a "
