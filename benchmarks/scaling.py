@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -44,14 +44,14 @@ class Args:
     algorithms: tuple[str, ...] = ("search", "art")
     workers: tuple[int, ...] = (1, 2)
     """Numbers of workers; 0: in this process, without them."""
-    num_envs: int = 64
-    """Rows that step together."""
-    episodes: int = 400
-    """Episodes of each row."""
+    num_envs: tuple[int, ...] = (64, 512)
+    """Rows that step together; the search, which has none, is measured once."""
+    total_timesteps: int = 128_000
+    """Env steps of a training, those of all rows."""
     num_noises: int = 256
     """Initial noises of the trainings."""
     repeats: int = 2
-    """Trainings of each kind; the median is shown."""
+    """Trainings of each kind, four times as many searches; the median is shown."""
     ray_address: str | None = None
     """A Ray cluster that has the workers; by default they are on this machine."""
     out: Path = RESULTS / FILE
@@ -59,9 +59,10 @@ class Args:
 
 @dataclass(frozen=True)
 class Line:
-    """One training: seconds of the wall, CPU seconds, the load of the machine, and the actions that it found."""
+    """One training: rows, seconds of the wall, CPU seconds, the load of the machine, and the actions found."""
 
     algorithm: str
+    num_envs: int
     workers: int
     repeat: int
     wall: float
@@ -110,19 +111,21 @@ def measure(settings: Settings, repeat: int) -> Line:
     busiest = max((s - before[pid] for pid, s in worker_seconds(training.workers).items()), default=0.0)
     shown = " ".join(f"{a:.9g}" for a in actions.ravel())
     load, count = os.getloadavg()[0], settings.workers or 0
-    return Line(settings.algorithm, count, repeat, wall, caller, busiest, caller + busiest, load, shown)
+    name, rows = settings.algorithm, settings.num_envs or 0
+    return Line(name, rows, count, repeat, wall, caller, busiest, caller + busiest, load, shown)
 
 
 def table(lines: Sequence[Line]) -> str:
     """Medians of each number of workers, and how many times faster than the first one it is."""
     rows = []
-    for algorithm in dict.fromkeys(line.algorithm for line in lines):
-        mine = [line for line in lines if line.algorithm == algorithm]
+    for algorithm, num_envs in dict.fromkeys((line.algorithm, line.num_envs) for line in lines):
+        mine = [line for line in lines if (line.algorithm, line.num_envs) == (algorithm, num_envs)]
+        name = "search" if algorithm == "search" else f"{algorithm}, {num_envs} rows"
         first, *_ = counts = tuple(dict.fromkeys(line.workers for line in mine))
         medians = {
             n: {
-                name: median(getattr(line, name) for line in mine if line.workers == n)
-                for name in ("wall", "caller", "busiest", "path", "load")
+                key: median(getattr(line, key) for line in mine if line.workers == n)
+                for key in ("wall", "caller", "busiest", "path", "load")
             }
             for n in counts
         }
@@ -130,11 +133,11 @@ def table(lines: Sequence[Line]) -> str:
             n: np.array([[*map(float, x.actions.split())] for x in mine if x.workers == n]) for n in counts
         }
         for n, seconds in medians.items():
-            gains = [medians[first][name] / seconds[name] for name in ("wall", "path")]
+            gains = [medians[first][key] / seconds[key] for key in ("wall", "path")]
             off = float(np.abs(actions[n] - actions[first][:1]).max())
-            numbers = [f"{seconds[name]:.2f}" for name in ("wall", "caller", "busiest", "path")]
+            numbers = [f"{seconds[key]:.2f}" for key in ("wall", "caller", "busiest", "path")]
             ends = [f"{gains[0]:.2f}", f"{gains[1]:.2f}", f"{seconds['load']:.1f}", f"{off:.1g}"]
-            rows.append((algorithm, str(n), *numbers, *ends))
+            rows.append((name, str(n), *numbers, *ends))
     head = ("algorithm", "workers", "wall s", "caller CPU s", "busiest worker CPU s", "path s")
     return markdown((*head, "wall gain", "path gain", "load", "actions differ by"), rows)
 
@@ -145,26 +148,34 @@ def page_tables(results: Path = RESULTS) -> Pages:
     return {Path("docs/scaling.md"): {"scaling": table(read_csv(path, Line))}} if path.is_file() else {}
 
 
+def trainings(args: Args) -> Iterator[tuple[str, int, int, int]]:
+    """Algorithm, rows, repeat and number of workers of each training, in turn."""
+    for algorithm in args.algorithms:
+        for rows in args.num_envs[:1] if algorithm == "search" else args.num_envs:
+            # A search is short, and the speed of a shared machine changes within a minute.
+            for repeat in range(args.repeats * (4 if algorithm == "search" else 1)):
+                for workers in args.workers if repeat % 2 == 0 else args.workers[::-1]:
+                    yield algorithm, rows, repeat, workers
+
+
 def main(args: Args) -> None:
     """Train in turn, write the lines, print the table."""
     torch.set_num_threads(1)
     connect(args.ray_address, sum(args.workers))  # all of them stay; those that wait cost nothing
     lines = []
-    for repeat in range(args.repeats):
-        for algorithm in args.algorithms:
-            for n in args.workers if repeat % 2 == 0 else args.workers[::-1]:
-                settings = make_settings(
-                    algorithm,
-                    problem=args.problem,
-                    solver=args.solver,
-                    num_steps=args.num_steps,
-                    num_envs=args.num_envs,
-                    num_noises=args.num_noises,
-                    total_timesteps=args.episodes * args.num_envs * args.num_steps,
-                    workers=n or None,
-                )
-                lines.append(measure(settings, repeat))
-                print(lines[-1], flush=True)
+    for algorithm, num_envs, repeat, workers in trainings(args):
+        settings = make_settings(
+            algorithm,
+            problem=args.problem,
+            solver=args.solver,
+            num_steps=args.num_steps,
+            num_envs=num_envs,
+            num_noises=args.num_noises,
+            total_timesteps=args.total_timesteps,
+            workers=workers or None,
+        )
+        lines.append(measure(settings, repeat))
+        print(lines[-1], flush=True)
     write_csv(sorted(lines, key=lambda line: args.workers.index(line.workers)), args.out, Line)
     print(table(read_csv(args.out, Line)))
 

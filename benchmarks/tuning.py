@@ -97,8 +97,8 @@ def table(lines: Sequence[Line]) -> str:
                 f"**{x}**" if medians[value, r] == least else x for x, r in zip(texts, rates, strict=True)
             ]
             steps = (f"{rate:g}: {text}" for rate, text in zip(rates, bold, strict=True))
-            rows.append((title(algorithm), str(own[0].noise_set), f"{width} {value:g}", *steps))
-    return markdown(("method", "noise set", "width of exploration", "step size: ratio", "", ""), rows, left=3)
+            rows.append((title(algorithm), f"{width} {value:g}", *steps))
+    return markdown(("method", "width of exploration", "step size: ratio", "", ""), rows, left=2)
 
 
 def _median(values: Sequence[float]) -> float:

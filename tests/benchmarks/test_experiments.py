@@ -18,7 +18,7 @@ def test_tuning() -> None:
     ]
     assert len(lines) == 2 * len(values) * len(rates)
     rows = tuning.table(lines).splitlines()[2:]
-    assert rows[0] == "| ART-RL | 6 | std_start 0.09 | 0.02: **1.160** | 0.05: 1.190 | 0.1: 1.240 |"
+    assert rows[0] == "| ART-RL | std_start 0.09 | 0.02: **1.160** | 0.05: 1.190 | 0.1: 1.240 |"
     assert sum("**" in row for row in rows) == 1
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from art_env.schedules import Schedule
 from benchmarks import tasks as module
-from benchmarks.scaling import Line, table
+from benchmarks.scaling import Args as ScalingArgs
+from benchmarks.scaling import Line, table, trainings
 from benchmarks.tasks import Tasks
 
 TINY: dict[str, Any] = {"problem": "gaussian-1d", "solver": "euler", "num_steps": 2, "num_envs": 16}
@@ -46,12 +47,25 @@ def test_files_of_another_machine_are_unpacked_once(tmp_path) -> None:
     assert (folder / "schedule.json").read_text() == "mine"
 
 
+def test_one_worker_and_two_take_turns() -> None:
+    listed = list(trainings(ScalingArgs(num_envs=(64, 512), repeats=2)))
+    assert [w for name, _, _, w in listed if name == "search"] == [1, 2, 2, 1] * 4
+    assert [(rows, w) for name, rows, _, w in listed if name == "art"] == [
+        (rows, w) for rows in (64, 512) for w in (1, 2, 2, 1)
+    ]
+
+
 def test_the_table_of_scaling() -> None:
     lines = [
-        Line("art", 1, 0, 10.0, 1.0, 8.0, 9.0, 0.5, "0.25 0.5"),
-        Line("art", 2, 0, 6.0, 1.0, 4.0, 5.0, 0.5, "0.25 0.5000001"),
+        Line("art", 64, 1, 0, 10.0, 1.0, 8.0, 9.0, 0.5, "0.25 0.5"),
+        Line("art", 64, 2, 0, 6.0, 1.0, 4.0, 5.0, 0.5, "0.25 0.5000001"),
+        Line("art", 512, 1, 0, 9.0, 1.0, 8.0, 9.0, 0.5, "0.25 0.5"),
+        Line("art", 512, 2, 0, 9.0, 1.0, 8.0, 9.0, 0.5, "0.25 0.5"),
     ]
-    assert table(lines).splitlines()[-1].split(" | ")[-4:] == ["1.67", "1.80", "0.5", "1e-07 |"]
+    rows = [line.strip("| ").split(" | ") for line in table(lines).splitlines()[2:]]
+    assert [row[:2] for row in rows] == [[f"art, {n} rows", w] for n in (64, 512) for w in "12"]
+    assert rows[1][-4:] == ["1.67", "1.80", "0.5", "1e-07"]
+    assert rows[3][-4:] == ["1.00", "1.00", "0.5", "0"]
 
 
 @pytest.fixture(scope="module")
