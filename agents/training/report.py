@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from agents.training.training import COPIED, Result
+from agents.training.training import Result
 from art_env._util.files import atomic_path, write_text
 from art_env.adapters.counting import counting
 from art_env.evaluation.plots import samples_figure, schedule_figure
@@ -48,11 +48,11 @@ def draw(result: Result) -> None:
     evaluator, schedule = result.evaluator, result.schedule
     K, n = schedule.num_steps, evaluator.problem.effort.pictures
     title = f"{evaluator.problem.name}, {evaluator.solver.name}, K = {K}, {evaluator.nfe(K)} NFE"
-    edm = next(s for s in result.rivals if s.name == COPIED)
+    copied = result.copied
     with counting(result.training.counter, "pictures"):
         sets = {"exact": evaluator.exact_samples(n), schedule.name: evaluator.samples(schedule, n)}
         for other in result.classical or [evaluator]:
-            sets[f"{COPIED}, {other.solver.name}, {other.nfe(K)} NFE"] = other.samples(edm, n)
+            sets[f"{copied.name}, {other.solver.name}, {other.nfe(K)} NFE"] = other.samples(copied, n)
     pictures = {
         "schedule": schedule_figure(result.shown, title, highlight=schedule.name),
         "samples": samples_figure(sets, title),

@@ -51,8 +51,9 @@ from art_env.schedules.registry import make_schedule
 from art_env.schedules.schedule import Schedule
 
 RIVALS = ("uniform", "log_snr", "edm", "closed_form")
-# Beside a solver with weights stand these on EDM's list: at as many evaluations, and at nearly twice as many.
-CLASSICAL, COPIED = ("dpmpp_2m", "heun"), "edm"
+# The list that is copied most, without the step that EDM's own convention wastes where lists end at 0. A solver with
+# weights stands beside these on it: one with as many evaluations, and one with nearly twice as many.
+COPIED, CLASSICAL = "edm", ("dpmpp_2m", "heun")
 
 
 def silent(text: str) -> None:
@@ -236,6 +237,7 @@ class Result:
         evaluator: scores on held-out noises.
         model: the agent; None: the search has none.
         rivals: hand-crafted schedules.
+        copied: EDM's list, whose last level is called 0 where lists end at 0.
         classical: the same kind of scores with other solvers, beside a solver with weights.
         schedule: the agent's.
         oracle: the best fixed schedule on the evaluator's noises; None: it was not searched for.
@@ -249,6 +251,7 @@ class Result:
     evaluator: Evaluator
     model: BaseAlgorithm | None
     rivals: list[Schedule]
+    copied: Schedule
     classical: list[Evaluator]
     schedule: Schedule
     oracle: Schedule | None
@@ -316,6 +319,8 @@ def _train(training: Training, evaluator: Evaluator, run: RunFolder, say: Callab
     counter = training.counter
     with counting(counter, "schedules"):
         rivals = [make_schedule(name, problem, K, solver) for name in RIVALS]
+        end = ":zero=replace" if problem.final_sigmas_type == "zero" else ""
+        copied = make_schedule(COPIED + end, problem, K, solver)
     oracle = None
     if settings.wants_oracle:
         if not run.oracle.is_file():
@@ -339,14 +344,13 @@ def _train(training: Training, evaluator: Evaluator, run: RunFolder, say: Callab
     shown = [*rivals, schedule, *([oracle] if oracle else [])]
     classical = [training.evaluator(name) for name in CLASSICAL] if evaluator.solver.num_weights else []
     with counting(counter, "table"):
-        edm = next(s for s in rivals if s.name == COPIED)
-        others = [(replace(edm, name=f"{COPIED}, {other.solver.name}"), other) for other in classical]
+        others = [(replace(copied, name=f"{copied.name}, {other.solver.name}"), other) for other in classical]
         rows = [row for s, other in others for row in other.rows(s)]
         rows += [row for s in shown for row in evaluator.rows(s, oracle)]
         if model is not None and (sampler := training.sampler(model)) is not None:
             rows += evaluator.policy_rows(f"{settings.algorithm} policy", K, sampler, oracle)
     spent = found.seconds, found.env_steps, found.denoiser_evals
-    return Result(training, run, evaluator, model, rivals, classical, schedule, oracle, rows, *spent)
+    return Result(training, run, evaluator, model, rivals, copied, classical, schedule, oracle, rows, *spent)
 
 
 class Found(NamedTuple):

@@ -24,9 +24,11 @@ import train
 from agents.checkpoint import load_agent, read_settings
 from agents.tensor_file import read_tree
 from agents.training import Training, report
+from art_env.evaluation.evaluator import Evaluator
 from art_env.problems import problem as problems
 from art_env.problems.library import make_problem
 from art_env.schedules import Schedule
+from art_env.schedules.registry import make_schedule
 from benchmarks.running import make_settings
 
 ROOT = Path(__file__).parents[2]
@@ -800,6 +802,23 @@ def test_without_training(run, tmp_path, effort, name, least) -> None:
     assert summary["solver"] == "learned_2m"
     assert f"{evaluations:,} denoiser evaluations" in out
     assert not (folder / "agent.safetensors").exists()
+
+
+@pytest.mark.parametrize(("end", "name"), [("sigma_min", "edm"), ("zero", "edm:zero=replace")])
+def test_other_solvers_stand_on_edms_list(run, tmp_path, end, name) -> None:
+    """Where lists end at 0, on the list without the step that EDM's own convention wastes."""
+    folder = tmp_path / "run"
+    options = ("--problem", "mixture-1d", "--final-sigmas-type", end, "--num-steps", 3, "--eval-seeds", 0)
+    code, _, err = run("--effort", "none", *options, "--run-dir", folder, "--no-progress", "--no-oracle")
+    assert code == 0, err
+    with (folder / "results.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if ", " in row["schedule"] and row["metric"] == "rmse"]
+    assert [row["schedule"] for row in rows] == [f"{name}, dpmpp_2m", f"{name}, heun"]
+    problem = make_problem("mixture-1d", final_sigmas_type=end)
+    edm = make_schedule(name, problem, 3)
+    for row, solver in zip(rows, ("dpmpp_2m", "heun"), strict=True):
+        (score,) = Evaluator(problem, solver, (0,), metrics=()).rows(edm)
+        assert float(row["mean"]) == pytest.approx(score.mean, rel=0.01)
 
 
 @pytest.mark.parametrize(
