@@ -146,9 +146,8 @@ class Training:
             isinstance(self.settings, ListSearchSettings) or self.init == "search"
         ):
             rows, budget, options = self.search_plan()
-            make_search(
-                self.config, rows, budget, options, self.settings.seed
-            )  # without workers: nothing is sent
+            # Without workers: nothing is sent.
+            make_search(self.config, rows, budget, options, self.settings.seed)
 
     def search(self) -> SearchResult:
         """A schedule, searched for without run folder, log and checkpoints."""

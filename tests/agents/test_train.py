@@ -818,7 +818,7 @@ def test_other_solvers_stand_on_edms_list(run, tmp_path, end, name) -> None:
     edm = make_schedule(name, problem, 3)
     for row, solver in zip(rows, ("dpmpp_2m", "heun"), strict=True):
         (score,) = Evaluator(problem, solver, (0,), metrics=()).rows(edm)
-        assert float(row["mean"]) == pytest.approx(score.mean, rel=0.01)
+        assert float(row["mean"]) == pytest.approx(score.mean, rel=1e-5)
 
 
 @pytest.mark.parametrize(
